@@ -1,0 +1,17 @@
+"""Errors and warnings that callers can catch by name."""
+
+
+class NotFiniteError(FloatingPointError):
+    """Training met a loss or gradient that is not finite; the last finite weights were kept."""
+
+
+class ContractionTooLargeError(ValueError):
+    """A contraction would need more memory or time than its limits allow."""
+
+
+class MissingDataError(FileNotFoundError):
+    """A data set's file is absent; the message names what to install or which path to give."""
+
+
+class DomainWarning(UserWarning):
+    """Features left the domain of their embedding and were clipped to it."""

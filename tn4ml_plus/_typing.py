@@ -1,0 +1,54 @@
+"""Types that several rooms share."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def power_of_two(exponent, dtype):
+    """Exact 2**exponent for integer `exponent` within the normal range of the float `dtype`."""
+    info = jnp.finfo(dtype)
+    integer, mantissa, bias = {
+        32: (jnp.int32, 23, 127),
+        64: (jnp.int64, 52, 1023),
+    }[info.bits]
+    return jax.lax.bitcast_convert_type(
+        (exponent.astype(integer) + bias) << mantissa, jnp.dtype(dtype)
+    )
+
+
+def scale_by_power_of_two(value, exponent):
+    """value * 2**exponent, exact until it leaves the range of value's dtype (then 0 or inf)."""
+    limit = 1000 if value.dtype == jnp.float64 else 124
+    for _ in range(2):
+        part = jnp.clip(exponent, -limit, limit)
+        value = value * power_of_two(part, value.dtype)
+        exponent = exponent - part
+    return value
+
+
+class Amplitude(NamedTuple):
+    """A batch of network outputs ``value * 2**exponent``, so that no scale under- or overflows.
+
+    value: (batch, *outputs) floats of moderate size; exponent: (batch,) int32.
+    """
+
+    value: jax.Array
+    exponent: jax.Array
+
+    @property
+    def log_scale(self):
+        """Natural logarithm of the scale, (batch,)."""
+        return self.exponent.astype(self.value.dtype) * np.log(2.0).astype(self.value.dtype)
+
+    def dense(self):
+        """The plain numbers, (batch, *outputs)."""
+        exponent = self.exponent.reshape(self.exponent.shape + (1,) * (self.value.ndim - 1))
+        return scale_by_power_of_two(self.value, exponent)
+
+    def log_abs(self):
+        """Natural logarithm of the modulus, (batch, *outputs); -inf where the value is zero."""
+        log_scale = self.log_scale.reshape(self.exponent.shape + (1,) * (self.value.ndim - 1))
+        return jnp.log(jnp.abs(self.value)) + log_scale

@@ -1,0 +1,248 @@
+"""Chains: a scan of one GEMM a site over stacked cores, with its own backward pass."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._typing import Amplitude, power_of_two, scale_by_power_of_two
+from ..networks import MPS
+from ._pack import _contract, _log_norm_squared, _unpack, pack
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainStructure:
+    """What a packed chain is besides its arrays.
+
+    The arrays are ``left`` (sites before the center) and ``right`` (after it), each
+    (nsites, D, d, D) with the bond on the outer side first, and ``center`` (D, d, *outputs, D).
+    center: the site whose core carries the outputs (the middle where there are none);
+    bond_dims: sizes of the bonds left of sites 0..nsites-1, then of the last right bond (1 at open
+    ends); phys_dims: one a site.
+    """
+
+    center: int
+    bond_dims: tuple[int, ...]
+    phys_dims: tuple[int, ...]
+    output_inds: tuple[str, ...] = ()
+    output_dims: tuple[int, ...] = ()
+    cyclic: bool = False
+    site_ind_id: str = "k{}"
+    site_tag_id: str = "I{}"
+
+    @property
+    def nsites(self):
+        """Number of sites."""
+        return len(self.phys_dims)
+
+    @property
+    def phys_dim(self):
+        """Largest phys_dim, that of the packed cores."""
+        return max(self.phys_dims)
+
+    @property
+    def bond_dim(self):
+        """Largest bond, that of the packed cores."""
+        return max(self.bond_dims)
+
+
+@pack.register
+def _pack_chain(mps: MPS):
+    nsites, cyclic = mps.L, mps.cyclic
+    center = nsites // 2 if mps.output_site is None else mps.output_site
+    cores, bond_dims, phys_dims = [], [], []
+    for i in range(nsites):
+        tensor = mps[i]
+        inds = [mps.site_ind(i), *(ind for ind in mps.output_inds if ind in tensor.inds)]
+        if cyclic or i > 0:
+            inds.insert(0, mps.bond((i - 1) % nsites, i))
+        if cyclic or i < nsites - 1:
+            inds.append(mps.bond(i, (i + 1) % nsites))
+        data = tensor.transpose(*inds).data
+        if not cyclic:
+            data = data[None] if i == 0 else data
+            data = data[..., None] if i == nsites - 1 else data
+        cores.append(data)
+        bond_dims.append(data.shape[0])
+        phys_dims.append(data.shape[1])
+    bond_dims.append(cores[-1].shape[-1])
+    if mps.exponent:
+        cores[center] = cores[center] * 10.0**mps.exponent
+    structure = ChainStructure(
+        center,
+        tuple(bond_dims),
+        tuple(phys_dims),
+        mps.output_inds,
+        cores[center].shape[2:-1],
+        cyclic,
+        mps.site_ind_id,
+        mps.site_tag_id,
+    )
+    xp = jnp if any(isinstance(core, jax.core.Tracer) for core in cores) else np
+    bond, phys, dtype = structure.bond_dim, structure.phys_dim, xp.result_type(*cores)
+
+    def padded(core):
+        widths = [(0, bond - core.shape[0]), (0, phys - core.shape[1])]
+        widths += [(0, 0)] * (core.ndim - 3) + [(0, bond - core.shape[-1])]
+        return xp.pad(xp.asarray(core), widths).astype(dtype)
+
+    def stack(part):
+        return xp.stack([padded(c) for c in part]) if part else xp.zeros((0, bond, phys, bond), dtype)
+
+    packed = {
+        "left": stack(cores[:center]),
+        "center": padded(cores[center]),
+        "right": stack([xp.swapaxes(core, 0, -1) for core in cores[center + 1 :]]),
+    }
+    return jax.tree.map(jnp.asarray, packed), structure
+
+
+@_unpack.register
+def _unpack_chain(structure: ChainStructure, packed):
+    packed = jax.tree.map(np.asarray, packed)
+    cores = [*packed["left"], packed["center"], *packed["right"].swapaxes(1, 3)]
+    arrays = []
+    for i, core in enumerate(cores):
+        core = core[: structure.bond_dims[i], : structure.phys_dims[i]]
+        core = core[..., : structure.bond_dims[i + 1]]
+        core = np.moveaxis(core, -1, 1)
+        if not structure.cyclic:
+            core = core[:, 0] if i == structure.nsites - 1 else core
+            core = core[0] if i == 0 else core
+        arrays.append(np.ascontiguousarray(core))
+    return MPS(
+        arrays,
+        output_site=structure.center if structure.output_inds else None,
+        output_inds=structure.output_inds,
+        site_ind_id=structure.site_ind_id,
+        site_tag_id=structure.site_tag_id,
+    )
+
+
+def _exponent(v):
+    """Exponents of the largest moduli over the first axis, (D, batch) -> (batch,) int32."""
+    bits = lax.bitcast_convert_type(
+        jnp.max(jnp.abs(v), axis=0), {4: jnp.int32, 8: jnp.int64}[v.dtype.itemsize]
+    )
+    info = jnp.finfo(v.dtype)
+    field = ((bits >> info.nmant) & (2**info.nexp - 1)).astype(jnp.int32)
+    # Zeros and subnormals keep their scale: 2**0.
+    return jnp.where(field == 0, 0, jnp.minimum(field + info.minexp - 1, -info.minexp))
+
+
+def _khatri_rao(a, b):
+    """(p, batch), (q, batch) -> (p * q, batch), the first index slowest."""
+    return (a[:, None] * b[None]).reshape(-1, a.shape[-1])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def walk(cores, phi, state, reverse):
+    """Carry `state` through the sites of a chain.
+
+    cores: (nsites, D, d, D), entering bond first; phi: (nsites, d, batch); state: (D, batch);
+    reverse: start at the last site. Returns the last state (D, batch) and the exponent (batch,)
+    of the power of two by which it has to be multiplied. A site costs one GEMM on the Khatri-Rao
+    product of state and embedding, forward; two, backward. The rescaling of a state is folded into
+    the next site's embedding.
+    """
+    return _walk_forward(cores, phi, state, reverse)[0]
+
+
+def _walk_forward(cores, phi, state, reverse):
+    nsites, bond, phys, _ = cores.shape
+
+    def site(carry, inputs):
+        v, e, total = carry
+        core, p = inputs
+        x = _khatri_rao(v, p * power_of_two(-e, p.dtype))
+        u = lax.dot_general(core, x, (((0,), (0,)), ((), ())))
+        e_u = _exponent(u)
+        return (u, e_u, total + e_u), (v, e)
+
+    e = _exponent(state)
+    flat = cores.reshape(nsites, bond * phys, bond)
+    (u, e, total), saved = lax.scan(site, (state, e, e), (flat, phi), reverse=reverse)
+    return (u * power_of_two(-e, u.dtype), total), (cores, phi, saved, e)
+
+
+def _walk_backward(reverse, residuals, cotangent):
+    cores, phi, (states, exponents), e_last = residuals
+    g = cotangent[0] * power_of_two(-e_last, phi.dtype)
+    nsites, bond, phys, _ = cores.shape
+
+    def site(g, inputs):
+        core, p, v, e = inputs
+        scale = power_of_two(-e, p.dtype)
+        y = _khatri_rao(p * scale, g)
+        d_core = lax.dot_general(v, y, (((1,), (1,)), ((), ())))
+        # Unused, and then removed by the compiler, unless phi is differentiated.
+        d_x = lax.dot_general(core.reshape(bond * phys, bond), g, (((1,), (0,)), ((), ())))
+        d_phi = jnp.sum(d_x.reshape(bond, phys, -1) * v[:, None], axis=0) * scale
+        return core @ y, (d_core, d_phi)
+
+    flat = cores.reshape(nsites, bond, phys * bond)
+    g, (d_cores, d_phi) = lax.scan(
+        site, g, (flat, phi, states, exponents), reverse=not reverse
+    )
+    return d_cores.reshape(cores.shape), d_phi, g
+
+
+walk.defvjp(_walk_forward, _walk_backward)
+
+
+@_contract.register
+def _contract_chain(structure: ChainStructure, packed, phi):
+    phi = phi.transpose(1, 2, 0)
+    c, batch = structure.center, phi.shape[-1]
+    center = packed["center"]
+    bond, phys, outputs = center.shape[0], center.shape[1], center.shape[2:-1]
+
+    def from_boundary(start):
+        state = jnp.broadcast_to(start[:, None], (bond, batch)).astype(center.dtype)
+        left, e_left = walk(packed["left"], phi[:c], state, False)
+        right, e_right = walk(packed["right"], phi[c + 1 :], state, True)
+        z = center.reshape(-1, bond) @ right
+        z = z.reshape(bond * phys, -1, batch)
+        z = jnp.sum(z * _khatri_rao(left, phi[c])[:, None], axis=0)
+        return z, e_left + e_right
+
+    if structure.cyclic:
+        z, e = jax.vmap(from_boundary)(jnp.eye(bond, dtype=center.dtype))
+        largest = jnp.max(e, axis=0)
+        z = jnp.sum(scale_by_power_of_two(z, (e - largest)[:, None]), axis=0)
+        e = largest
+    else:
+        z, e = from_boundary(jnp.zeros(bond).at[0].set(1))
+    return Amplitude(z.T.reshape(batch, *outputs), e)
+
+
+@_log_norm_squared.register
+def _log_norm_squared_chain(structure: ChainStructure, packed):
+    center = packed["center"]
+    bond = center.shape[0]
+
+    def site(carry, core):
+        double, log = carry
+        if structure.cyclic:
+            double = jnp.einsum("abij,isk,jsl->abkl", double, core, core)
+        else:
+            double = jnp.einsum("ij,isk,jsl->kl", double, core, core)
+        size = jnp.max(jnp.abs(double))
+        size = lax.stop_gradient(jnp.where(size > 0, size, 1))
+        return (double / size, log + jnp.log(size)), None
+
+    if structure.cyclic:
+        eye = jnp.eye(bond, dtype=center.dtype)
+        double = jnp.einsum("ai,bj->abij", eye, eye)
+    else:
+        double = jnp.zeros((bond, bond), center.dtype).at[0, 0].set(1)
+    carry = (double, jnp.zeros((), center.dtype))
+    middle = jnp.moveaxis(center, 1, -2).reshape(bond, -1, bond)
+    carry, _ = lax.scan(jax.checkpoint(site), carry, packed["left"])
+    carry, _ = site(carry, middle)
+    (double, log), _ = lax.scan(jax.checkpoint(site), carry, packed["right"].swapaxes(1, 3))
+    trace = jnp.einsum("abab->", double) if structure.cyclic else double[0, 0]
+    return jnp.log(trace) + log

@@ -1,0 +1,57 @@
+"""The seam between quimb and speed: a network as a few arrays and a hashable structure."""
+
+from functools import singledispatch
+
+
+@singledispatch
+def pack(network):
+    """Split a network into ``(packed, structure)``.
+
+    packed: a pytree of few arrays, what optimisers see; structure: static and hashable, what
+    compiled functions are keyed by. `unpack` is the inverse.
+    """
+    raise TypeError(
+        f"Cannot pack a {type(network).__name__}: give a quimb TensorNetwork, or see "
+        "tn4ml_plus.networks.from_quimb."
+    )
+
+
+@singledispatch
+def _unpack(structure, packed):
+    raise TypeError(f"Not the structure of a packed network: {type(structure).__name__}.")
+
+
+def unpack(packed, structure):
+    """The quimb network that `pack` took apart, with the arrays of `packed` (NumPy)."""
+    return _unpack(structure, packed)
+
+
+@singledispatch
+def _contract(structure, packed, phi):
+    raise TypeError(f"Not the structure of a packed network: {type(structure).__name__}.")
+
+
+def contract(packed, structure, phi):
+    """Evaluate a network on a batch of embedded samples.
+
+    phi: (batch, nsites, phys_dim), zero-padded where a site's own phys_dim is smaller. Returns an
+    `Amplitude` with value (batch, *outputs). Pure and differentiable in `packed` and `phi`; call it
+    under `jax.jit` with `structure` static. Raises ValueError when phi does not fit the structure.
+    """
+    if phi.ndim != 3 or phi.shape[1:] != (structure.nsites, structure.phys_dim):
+        raise ValueError(
+            f"The network takes embedded samples of shape (batch, {structure.nsites}, "
+            f"{structure.phys_dim}), got {phi.shape}: is this the embedding, and are these the "
+            "features, that the network was made for?"
+        )
+    return _contract(structure, packed, phi)
+
+
+@singledispatch
+def _log_norm_squared(structure, packed):
+    raise TypeError(f"Not the structure of a packed network: {type(structure).__name__}.")
+
+
+def log_norm_squared(packed, structure):
+    """Natural logarithm of the squared Frobenius norm of the whole network, a scalar."""
+    return _log_norm_squared(structure, packed)

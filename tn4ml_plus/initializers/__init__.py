@@ -1,0 +1,16 @@
+"""How the cores of a network start."""
+
+from ._base import Initializer, identity_core
+from ._identity import Identity, LeastSquaresIdentity, least_squares_weights
+from ._random import GramSchmidt, HaarUnitary, RandomNormal
+
+__all__ = [
+    "GramSchmidt",
+    "HaarUnitary",
+    "Identity",
+    "Initializer",
+    "LeastSquaresIdentity",
+    "RandomNormal",
+    "identity_core",
+    "least_squares_weights",
+]

@@ -1,0 +1,176 @@
+"""Matrix product states with named outputs."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import quimb.tensor as qtn
+
+from ..initializers import LeastSquaresIdentity
+
+
+class MPS(qtn.MatrixProductState):
+    """quimb's matrix product state, one site of which may carry output indices besides.
+
+    arrays: one array a site in quimb's "lrp" order (left bond, right bond, physical); open ends
+    lack the missing bond. The array at `output_site` has one further axis per name in
+    `output_inds`. Inputs are the indices ``k0, k1, ...``. It is cyclic when the first array has
+    both bonds. Raises ValueError when arrays and outputs do not fit together.
+
+    >>> import numpy as np
+    >>> mps = MPS([np.ones((2, 3)), np.ones((2, 2, 3, 4)), np.ones((2, 3))],
+    ...           output_site=1, output_inds=("out",))
+    >>> mps.output_inds, mps.output_site, mps.outer_inds()
+    (('out',), 1, ('k0', 'k1', 'out', 'k2'))
+    """
+
+    _EXTRA_PROPS = (*qtn.MatrixProductState._EXTRA_PROPS, "_output_inds")
+
+    def __init__(
+        self,
+        arrays,
+        *,
+        output_site=None,
+        output_inds=(),
+        site_ind_id="k{}",
+        site_tag_id="I{}",
+        **tn_opts,
+    ):
+        if isinstance(arrays, qtn.MatrixProductState):
+            self._output_inds = ()
+            super().__init__(arrays)
+            return
+        arrays = list(arrays)
+        nsites = len(arrays)
+        output_inds = tuple(output_inds)
+        if (output_site is None) != (not output_inds):
+            raise ValueError("Give output_site and output_inds together, or neither.")
+        cyclic = nsites > 1 and np.ndim(arrays[0]) - len(output_inds) * (output_site == 0) == 3
+        bonds = [qtn.rand_uuid() for _ in range(nsites)]
+        tensors = []
+        for site, array in enumerate(arrays):
+            inds = []
+            if cyclic or site > 0:
+                inds.append(bonds[site])
+            if cyclic or site < nsites - 1:
+                inds.append(bonds[(site + 1) % nsites])
+            inds.append(site_ind_id.format(site))
+            if site == output_site:
+                inds += output_inds
+            if np.ndim(array) != len(inds):
+                raise ValueError(
+                    f"The array of site {site} has {np.ndim(array)} axes where {len(inds)} are "
+                    "expected: left bond, right bond, physical, then one per output index."
+                )
+            tensors.append(qtn.Tensor(array, inds, tags=site_tag_id.format(site)))
+        self._L = nsites
+        self._site_ind_id = site_ind_id
+        self._site_tag_id = site_tag_id
+        self._output_inds = output_inds
+        self.cyclic = cyclic
+        qtn.TensorNetwork.__init__(self, tensors, virtual=True, **tn_opts)
+
+    @property
+    def output_inds(self):
+        """Names of the output indices, in the order of the axes of the outputs."""
+        return self._output_inds
+
+    @property
+    def output_site(self):
+        """The 0-based site whose tensor carries the outputs, None without outputs."""
+        if not self._output_inds:
+            return None
+        (tid,) = self.ind_map[self._output_inds[0]]
+        tensor = self.tensor_map[tid]
+        return next(i for i in range(self.L) if self.site_tag(i) in tensor.tags)
+
+    def permute_arrays(self, shape="lrp"):
+        """Store the arrays in the order `shape`; output axes come last."""
+        for i in self.gen_sites_present():
+            tensor = self[i]
+            inds = {"p": self.site_ind(i)}
+            if self.cyclic or i > 0:
+                inds["l"] = self.bond(i, (i - 1) % self.L)
+            if self.cyclic or i < self.L - 1:
+                inds["r"] = self.bond(i, (i + 1) % self.L)
+            outputs = [ind for ind in self._output_inds if ind in tensor.inds]
+            tensor.transpose_(*(inds[axis] for axis in shape if axis in inds), *outputs)
+
+    @classmethod
+    def random(
+        cls,
+        nsites,
+        *,
+        bond_dim=8,
+        phys_dim=2,
+        n_outputs=None,
+        output_site=None,
+        cyclic=False,
+        initializer=None,
+        weights=None,
+        key,
+    ):
+        """MPS filled by an initializer, with at most one output index, ``"out"``.
+
+        bond_dim: size of every bond; phys_dim: int, or one int a site; n_outputs: size of the
+        output index, None for a plain amplitude; output_site: 0-based, None for the middle;
+        weights: (nsites, max phys_dim) numbers w with w . phi near 1 (see
+        `tn4ml_plus.initializers.least_squares_weights`), None for 1 / phys_dim; key: a JAX key,
+        split into one a site. Raises ValueError for sizes below one or weights of another shape.
+
+        >>> import jax
+        >>> mps = MPS.random(5, bond_dim=3, phys_dim=2, n_outputs=4, key=jax.random.key(0))
+        >>> mps.output_site, mps.ind_size("out"), mps.bond_sizes()
+        (2, 4, [3, 3, 3, 3])
+        """
+        initializer = LeastSquaresIdentity() if initializer is None else initializer
+        phys_dims = _phys_dims(phys_dim, nsites)
+        if bond_dim < 1:
+            raise ValueError(f"bond_dim must be at least 1, got {bond_dim}.")
+        if cyclic and nsites < 3:
+            raise ValueError(f"A cyclic chain needs at least 3 sites, got {nsites}.")
+        if n_outputs is not None and n_outputs < 1:
+            raise ValueError(f"n_outputs must be None or at least 1, got {n_outputs}.")
+        site = nsites // 2 if output_site is None else output_site
+        if not 0 <= site < nsites:
+            raise ValueError(f"output_site must be between 0 and {nsites - 1}, got {site}.")
+        widest = max(phys_dims)
+        if weights is None:
+            weights = np.array([[1 / d] * d + [0] * (widest - d) for d in phys_dims])
+        if np.shape(weights) != (nsites, widest):
+            raise ValueError(
+                f"weights must have the shape {(nsites, widest)} (nsites, largest phys_dim), "
+                f"got {np.shape(weights)}."
+            )
+        keys = jax.random.split(key, nsites + 1)
+        shape = (bond_dim, widest, bond_dim)
+        stack = np.asarray(_stack(initializer, shape, keys[:-1], jnp.asarray(weights, float)))
+        arrays = [stack[i, :, :d].transpose(0, 2, 1) for i, d in enumerate(phys_dims)]
+        if n_outputs is not None:
+            spread = jax.random.normal(keys[-1], (bond_dim, bond_dim, 1, n_outputs))
+            w = np.asarray(weights, stack.dtype)[site, : phys_dims[site], None]
+            arrays[site] = np.asarray(spread) * w / np.sqrt(bond_dim, dtype=stack.dtype)
+        if not cyclic:
+            arrays[-1] = arrays[-1][:, 0]
+            arrays[0] = arrays[0][0]
+        arrays = [np.ascontiguousarray(array) for array in arrays]
+        if n_outputs is None:
+            return cls(arrays)
+        return cls(arrays, output_site=site, output_inds=("out",))
+
+
+def _phys_dims(phys_dim, nsites):
+    if nsites < 1:
+        raise ValueError(f"nsites must be at least 1, got {nsites}.")
+    phys_dims = (phys_dim,) * nsites if np.ndim(phys_dim) == 0 else tuple(phys_dim)
+    if len(phys_dims) != nsites:
+        raise ValueError(f"phys_dim has {len(phys_dims)} entries for {nsites} sites.")
+    if min(phys_dims) < 1:
+        raise ValueError(f"phys_dim must be at least 1, got {min(phys_dims)}.")
+    return phys_dims
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _stack(initializer, shape, keys, weights):
+    return initializer.stack(keys, shape, weights, fan=len(weights) * shape[0])
