@@ -27,11 +27,11 @@ def snake_case(name):
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def register(kind):
-    """Class decorator that makes a variant known as ``snake_case(name)`` under `kind`."""
+def register(kind, name=None):
+    """Class decorator that makes a variant known under `kind` as `name`, its snake_case default."""
 
     def decorate(cls):
-        _CLASSES.setdefault(kind, {})[snake_case(cls.__name__)] = cls
+        _CLASSES.setdefault(kind, {})[name or snake_case(cls.__name__)] = cls
         return cls
 
     return decorate
@@ -79,11 +79,11 @@ def to_json(value):
     Raises TypeError for anything else, since only registered classes can be rebuilt.
     """
     for kind, classes in _CLASSES.items():
-        if type(value) in classes.values():
-            fields = {
-                f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init
-            }
-            return {"kind": kind, "class": snake_case(type(value).__name__), "fields": fields}
+        for name, cls in classes.items():
+            if type(value) is cls:
+                fields = dataclasses.fields(cls)
+                fields = {f.name: to_json(getattr(value, f.name)) for f in fields if f.init}
+                return {"kind": kind, "class": name, "fields": fields}
     if isinstance(value, tuple | list):
         return {"tuple" if isinstance(value, tuple) else "list": [to_json(v) for v in value]}
     if isinstance(value, dict):

@@ -45,10 +45,14 @@ class Amplitude(NamedTuple):
 
     def dense(self):
         """The plain numbers, (batch, *outputs)."""
-        exponent = self.exponent.reshape(self.exponent.shape + (1,) * (self.value.ndim - 1))
+        exponent = self.exponent.reshape(
+            self.exponent.shape + (1,) * (self.value.ndim - self.exponent.ndim)
+        )
         return scale_by_power_of_two(self.value, exponent)
 
     def log_abs(self):
         """Natural logarithm of the modulus, (batch, *outputs); -inf where the value is zero."""
-        log_scale = self.log_scale.reshape(self.exponent.shape + (1,) * (self.value.ndim - 1))
+        log_scale = self.log_scale.reshape(
+            self.exponent.shape + (1,) * (self.value.ndim - self.exponent.ndim)
+        )
         return jnp.log(jnp.abs(self.value)) + log_scale

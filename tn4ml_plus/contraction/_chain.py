@@ -43,6 +43,24 @@ class ChainStructure:
         """Largest phys_dim, that of the packed cores."""
         return max(self.phys_dims)
 
+    def padded(self):
+        """The same structure with every site's phys_dim that of the packed cores.
+
+        Networks that differ in the order of their sites share it, and so their compiled code.
+        """
+        return dataclasses.replace(self, phys_dims=(self.phys_dim,) * self.nsites)
+
+    def with_bias(self, packed, bias):
+        """`packed` plus the output core of another packed chain."""
+        return packed | {"center": packed["center"] + bias["center"]}
+
+    def rescale(self, packed, log_factor):
+        """Multiply the whole network by exp(log_factor): the center first, then all cores alike."""
+        at_center = np.clip(log_factor, -10 * np.log(2), 10 * np.log(2))
+        a_site = np.exp((log_factor - at_center) / self.nsites)
+        factors = {"left": a_site, "center": a_site * np.exp(at_center), "right": a_site}
+        return {name: core * core.dtype.type(factors[name]) for name, core in packed.items()}
+
     @property
     def bond_dim(self):
         """Largest bond, that of the packed cores."""

@@ -1,6 +1,6 @@
 """How the cores of a network start."""
 
-from ._base import Initializer, identity_core
+from ._base import Initializer, Noiseless, identity_core
 from ._identity import Identity, LeastSquaresIdentity, least_squares_weights
 from ._random import GramSchmidt, HaarUnitary, RandomNormal
 
@@ -10,6 +10,7 @@ __all__ = [
     "Identity",
     "Initializer",
     "LeastSquaresIdentity",
+    "Noiseless",
     "RandomNormal",
     "identity_core",
     "least_squares_weights",

@@ -1,6 +1,7 @@
 """What an initializer is, and the identity that all of them can add."""
 
 import abc
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -35,3 +36,22 @@ class Initializer(abc.ABC):
     def stack(self, keys, shape, weights, fan):
         """Cores (nsites, *shape), one key and one row of `weights` (nsites, phys_dim) a site."""
         return jax.vmap(lambda key, w: self(key, shape, w, fan))(keys, jnp.asarray(weights))
+
+
+@dataclasses.dataclass(frozen=True)
+class Noiseless(Initializer):
+    """What another initializer starts from: its identity, zeros if it adds none.
+
+    Decay pulls toward this network.
+    """
+
+    initializer: Initializer
+
+    @property
+    def add_identity(self):
+        """As the other initializer."""
+        return self.initializer.add_identity
+
+    def noise(self, key, shape, fan):
+        """Zeros."""
+        return jnp.zeros(shape)

@@ -65,6 +65,7 @@ class Identity(Initializer):
 
     def __call__(self, key, shape, weights, fan):
         """Core of `shape` (left, phys_dim, right) from a JAX key; `weights` are not used."""
+        del weights
         return super().__call__(key, shape, jnp.ones(shape[1]), fan)
 
 

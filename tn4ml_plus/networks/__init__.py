@@ -1,5 +1,6 @@
 """Tensor networks with named inputs and outputs, all of them quimb TensorNetworks."""
 
-from ._mps import MPS
+from ._generic import Network, from_quimb
+from ._mps import MPS, MPSSpec
 
-__all__ = ["MPS"]
+__all__ = ["MPS", "MPSSpec", "Network", "from_quimb"]

@@ -1,5 +1,6 @@
 """Matrix product states with named outputs."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import quimb.tensor as qtn
 
+from .._registry import register
 from ..initializers import LeastSquaresIdentity
 
 
@@ -109,6 +111,8 @@ class MPS(qtn.MatrixProductState):
         cyclic=False,
         initializer=None,
         weights=None,
+        output_std=0.1,
+        output_bias=None,
         key,
     ):
         """MPS filled by an initializer, with at most one output index, ``"out"``.
@@ -116,8 +120,10 @@ class MPS(qtn.MatrixProductState):
         bond_dim: size of every bond; phys_dim: int, or one int a site; n_outputs: size of the
         output index, None for a plain amplitude; output_site: 0-based, None for the middle;
         weights: (nsites, max phys_dim) numbers w with w . phi near 1 (see
-        `tn4ml_plus.initializers.least_squares_weights`), None for 1 / phys_dim; key: a JAX key,
-        split into one a site. Raises ValueError for sizes below one or weights of another shape.
+        `tn4ml_plus.initializers.least_squares_weights`), None for 1 / phys_dim; output_std: size of
+        the output core's noise; output_bias: (n_outputs,) where the outputs of an identity-aware
+        initializer start, None for 0; key: a JAX key, split into one a site. Raises ValueError for
+        sizes below one or weights of another shape.
 
         >>> import jax
         >>> mps = MPS.random(5, bond_dim=3, phys_dim=2, n_outputs=4, key=jax.random.key(0))
@@ -149,8 +155,11 @@ class MPS(qtn.MatrixProductState):
         arrays = [stack[i, :, :d].transpose(0, 2, 1) for i, d in enumerate(phys_dims)]
         if n_outputs is not None:
             spread = jax.random.normal(keys[-1], (bond_dim, bond_dim, 1, n_outputs))
-            w = np.asarray(weights, stack.dtype)[site, : phys_dims[site], None]
-            arrays[site] = np.asarray(spread) * w / np.sqrt(bond_dim, dtype=stack.dtype)
+            spread = np.array(spread) * (output_std / np.sqrt(bond_dim))
+            if output_bias is not None:
+                spread[0, 0] += np.asarray(output_bias)
+            w = np.asarray(weights)[site, : phys_dims[site], None]
+            arrays[site] = (spread * w).astype(stack.dtype)
         if not cyclic:
             arrays[-1] = arrays[-1][:, 0]
             arrays[0] = arrays[0][0]
@@ -174,3 +183,24 @@ def _phys_dims(phys_dim, nsites):
 @partial(jax.jit, static_argnums=(0, 1))
 def _stack(initializer, shape, keys, weights):
     return initializer.stack(keys, shape, weights, fan=len(weights) * shape[0])
+
+
+@register("network", name="mps")
+@dataclasses.dataclass(frozen=True)
+class MPSSpec:
+    """An `MPS` yet to be made: what estimators take as ``network``.
+
+    output_site: 0-based, None for the middle; cyclic: whether the ends are joined.
+
+    >>> import jax
+    >>> spec = MPSSpec(output_site=0)
+    >>> spec.random(3, bond_dim=2, n_outputs=2, key=jax.random.key(0)).output_site
+    0
+    """
+
+    output_site: int | None = None
+    cyclic: bool = False
+
+    def random(self, nsites, **options):
+        """The network, see `MPS.random`."""
+        return MPS.random(nsites, output_site=self.output_site, cyclic=self.cyclic, **options)

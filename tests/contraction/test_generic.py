@@ -1,0 +1,302 @@
+"""Networks of any geometry, against dense contractions by quimb."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import quimb.tensor as qtn
+
+from tn4ml_plus._errors import ContractionTooLargeError
+from tn4ml_plus.contraction import _generic, contract, log_norm_squared, pack, unpack
+from tn4ml_plus.networks import Network, from_quimb
+
+
+def tensor_network(*inds, seed, **dims):
+    """Random tensors of the indices `inds`, single letters but for the dims' keys, of size 2."""
+    rng = np.random.default_rng(seed)
+    return qtn.TensorNetwork(
+        [qtn.Tensor(rng.normal(size=[dims.get(i, 2) for i in t.split()]), t.split()) for t in inds]
+    )
+
+
+def ring(seed):
+    return qtn.TensorNetwork(qtn.MPS_rand_state(5, 3, cyclic=True, seed=seed))
+
+
+def peps(seed):
+    network = qtn.PEPS.rand(2, 3, 3, seed=seed)
+    network.reindex_({f"k{i},{j}": f"k{3 * i + j}" for i in range(2) for j in range(3)})
+    tensor = network["I1,1"]
+    data = np.random.default_rng(seed).normal(size=(*tensor.shape, 4))
+    tensor.modify(data=data, inds=(*tensor.inds, "out"))
+    return network
+
+
+def random_geometry(seed):
+    edges = [(0, 1), (0, 4), (1, 2), (1, 5), (2, 3), (2, 6), (3, 6), (4, 5), (5, 6), (0, 6)]
+    return qtn.TN_from_edges_rand(edges, 2, phys_dim=3, seed=seed)
+
+
+def tree(seed):
+    return qtn.TN_from_edges_rand([(0, 1), (0, 2), (2, 3), (2, 4)], 3, phys_dim=2, seed=seed)
+
+
+def mpo(seed):
+    return qtn.MPO_rand(4, 3, seed=seed)
+
+
+def mera(seed):
+    return qtn.MERA.rand(8, max_bond=2, seed=seed)
+
+
+def hyperindex(seed):
+    return tensor_network("k0 h a", "k1 h", "k2 a h out", "k3 h", seed=seed, h=3, a=4, k1=3, k3=1)
+
+
+def hyperindex_as_output(seed):
+    network = tensor_network("k0 h", "k1 h a", "a k2", seed=seed, h=3)
+    return from_quimb(network, ("h",))
+
+
+def disconnected(seed):
+    network = tensor_network("k0 a", "a k1", "k2 b", "b out k3", "c", "c", seed=seed, out=3)
+    network |= qtn.Tensor(-2.5)
+    return network
+
+
+def traced(seed):
+    return tensor_network("k0 a a b", "b k1 out", seed=seed, a=3)
+
+
+def one_tensor(seed):
+    return tensor_network("k1 out k0", seed=seed, k1=3)
+
+
+GEOMETRIES = [
+    ring,
+    peps,
+    random_geometry,
+    tree,
+    mpo,
+    mera,
+    hyperindex,
+    hyperindex_as_output,
+    disconnected,
+    traced,
+    one_tensor,
+]
+
+
+def dense(network, arrays, phi):
+    """(batch, *outputs), by quimb and one product with the embedded samples."""
+    network = network.copy()
+    for tensor, array in zip(network, arrays):
+        tensor.modify(data=array)
+    outputs = network.output_inds
+    inputs = [network.site_ind(i) for i in range(network.nsites)]
+    x = network.contract(output_inds=(*inputs, *outputs), optimize="greedy").data[None]
+    for i, dim in enumerate(network.phys_dims):
+        x = jnp.einsum(
+            "bi...,bi->b...", jnp.broadcast_to(x, (len(phi), *x.shape[1:])), phi[:, i, :dim]
+        )
+    return x
+
+
+def embedded(structure, batch, seed=1):
+    phi = np.random.default_rng(seed).normal(size=(batch, structure.nsites, structure.phys_dim))
+    for i, dim in enumerate(structure.phys_dims):
+        phi[:, i, dim:] = 0
+    return jnp.asarray(phi)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_equals_a_dense_contraction(geometry, batch):
+    network = from_quimb(geometry(0))
+    packed, structure = pack(network)
+    phi = embedded(structure, batch)
+    result = contract(packed, structure, phi)
+    expected = dense(network, packed, phi)
+    assert result.value.shape == (batch, *structure.output_dims)
+    assert result.exponent.shape == (batch,)
+    assert result.exponent.dtype == jnp.int32
+    atol = 1e-12 * jnp.abs(expected).max()
+    np.testing.assert_allclose(result.dense(), expected, rtol=1e-10, atol=atol)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_gradients_equal_those_of_a_dense_contraction(geometry):
+    network = from_quimb(geometry(0))
+    packed, structure = pack(network)
+    phi = embedded(structure, 3)
+    weights = np.random.default_rng(2).normal(size=(3, *structure.output_dims))
+    ours = jax.jit(
+        jax.grad(lambda p, x: jnp.sum(weights * contract(p, structure, x).dense()), (0, 1))
+    )(packed, phi)
+    theirs = jax.grad(lambda p, x: jnp.sum(weights * dense(network, p, x)), (0, 1))(packed, phi)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12 * jnp.abs(b).max())
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_log_norm_squared_equals_a_dense_contraction(geometry):
+    network = from_quimb(geometry(0))
+    packed, structure = pack(network)
+    inds = [network.site_ind(i) for i in range(network.nsites)]
+
+    def dense_log_norm(packed):
+        copy = network.copy()
+        for tensor, array in zip(copy, packed):
+            tensor.modify(data=array)
+        array = copy.contract(output_inds=(*inds, *network.output_inds), optimize="greedy").data
+        return jnp.log(jnp.sum(array**2))
+
+    value, gradient = jax.value_and_grad(log_norm_squared)(packed, structure)
+    expected, expected_gradient = jax.value_and_grad(dense_log_norm)(packed)
+    np.testing.assert_allclose(value, expected, rtol=1e-10)
+    for a, b in zip(gradient, expected_gradient, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12 * jnp.abs(b).max())
+
+
+@pytest.mark.parametrize("magnitude", [1e-30, 1e30])
+@pytest.mark.parametrize("geometry", [ring, peps, mera, disconnected])
+def test_scale_of_any_size_in_single_precision(geometry, magnitude):
+    network = from_quimb(geometry(0))
+    packed, structure = pack(network)
+    large = tuple(magnitude * array for array in packed)
+    phi = embedded(structure, 4)
+    assert phi.dtype == packed[0].dtype == jnp.float32
+    result = contract(large, structure, phi)
+    gradient = jax.grad(lambda p: contract(p, structure, phi).log_abs().sum())(large)
+    log_norm = log_norm_squared(large, structure)
+    shift = len(packed) * np.log(magnitude)
+    with jax.enable_x64(True):
+        packed = tuple(jnp.asarray(array, jnp.float64) for array in packed)
+        expected = jnp.log(jnp.abs(dense(network, packed, jnp.asarray(phi, jnp.float64)))) + shift
+        expected_log_norm = log_norm_squared(packed, structure) + 2 * shift
+    np.testing.assert_allclose(result.log_abs(), expected, rtol=1e-5)
+    np.testing.assert_allclose(log_norm, expected_log_norm, rtol=1e-5)
+    assert (jnp.abs(result.value).max(axis=range(1, result.value.ndim)) < 2).all()
+    assert all(jnp.isfinite(leaf).all() for leaf in gradient)
+    # The amplitude is linear in every tensor, so that <array, d log / d array> is 1 a number.
+    for array, leaf in zip(large, gradient):
+        np.testing.assert_allclose(jnp.sum(array * leaf), result.value.size, rtol=1e-3)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_pack_and_unpack_round_trip(geometry):
+    network = from_quimb(geometry(0))
+    packed, structure = pack(network)
+    again = unpack(packed, structure)
+    assert type(again) is Network
+    assert again.output_inds == network.output_inds == structure.output_inds
+    assert again.phys_dims == network.phys_dims == structure.phys_dims
+    assert [t.tags for t in again] == [t.tags for t in network]
+    for tensor, original in zip(again, network, strict=True):
+        np.testing.assert_allclose(tensor.data, original.data, rtol=1e-6)
+        assert tensor.left_inds is None or len(tensor.left_inds) == len(original.left_inds)
+    assert pack(again)[1] == structure
+    assert pack(network.copy())[1] == structure
+
+
+def test_unpacked_network_takes_its_quimb_class_again():
+    network = peps(0)
+    again = unpack(*pack(network)).view_like(network)
+    assert isinstance(again, qtn.PEPS)
+    assert again.Lx, again.Ly == (2, 3)
+
+
+def test_exponent_of_the_network_counts():
+    network = peps(0)
+    phi = embedded(pack(network)[1], 2)
+    plain = contract(*pack(network), phi)
+    network.exponent = 60.0
+    scaled = contract(*pack(network), phi)
+    shift = 60 * np.log(10)
+    np.testing.assert_allclose(scaled.log_abs(), plain.log_abs() + shift, rtol=1e-5)
+
+
+def test_complex_arrays_are_refused():
+    with pytest.raises(ValueError, match="must be real"):
+        pack(qtn.PEPS.rand(1, 2, 2, dtype=complex, site_ind_id="k{1}").view_as(qtn.TensorNetwork))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_one_geometry_is_one_structure(geometry):
+    (_, one), (_, other) = pack(geometry(0)), pack(geometry(1))
+    assert one == other
+    assert hash(one) == hash(other)
+
+
+def test_structures_differ_where_geometries_do():
+    structures = {pack(geometry(0))[1] for geometry in GEOMETRIES}
+    assert len(structures) == len(GEOMETRIES)
+
+
+def test_a_second_network_of_one_geometry_compiles_and_searches_nothing():
+    traces = []
+
+    @jax.jit
+    def evaluate(packed, phi):
+        traces.append(phi.shape)
+        return contract(packed, structure, phi)
+
+    packed, structure = pack(random_geometry(0))
+    phi = embedded(structure, 6)
+    run = jax.jit(
+        lambda packed, structure, phi: (
+            traces.append(phi.shape),
+            contract(packed, structure, phi),
+        )[1],
+        static_argnums=1,
+    )
+    run(packed, structure, phi)
+    misses = _generic._find_steps.cache_info().misses
+    run(*pack(random_geometry(1)), phi)
+    assert traces == [phi.shape]
+    run(*pack(random_geometry(2)), phi[:5])
+    assert traces == [phi.shape, phi[:5].shape]
+    assert _generic._find_steps.cache_info().misses == misses
+
+
+def test_too_large_a_batch_names_one_that_fits(monkeypatch):
+    packed, structure = pack(ring(0))
+    monkeypatch.setattr(_generic, "MAX_INTERMEDIATE", 1000)
+    with pytest.raises(ContractionTooLargeError, match="2.* elements .* samples") as error:
+        contract(packed, structure, embedded(structure, 4096))
+    fitting = int(str(error.value).split("at most ")[1].split()[0])
+    assert 0 < fitting < 4096
+    contract(packed, structure, embedded(structure, fitting))
+
+
+def test_too_large_a_network_is_refused_before_anything_is_allocated():
+    nodes = range(16)
+    edges = [(i, j) for i in nodes for j in nodes if i < j and (i + j) % 3 == 0]
+    network = qtn.TN_from_edges_rand(edges, 1, phys_dim=2, seed=0)
+    packed, structure = pack(from_quimb(network))
+    bond_dim = 64
+    shapes = tuple(
+        tuple(bond_dim if isinstance(ind, int) else 2 for ind in inds) for inds in structure.inds
+    )
+    structure = _generic.dataclasses.replace(structure, shapes=shapes)
+    packed = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    phi = jax.ShapeDtypeStruct((8, structure.nsites, 2), jnp.float32)
+    with pytest.raises(ContractionTooLargeError, match="smaller bond_dim"):
+        contract(packed, structure, phi)
+    with pytest.raises(ContractionTooLargeError, match="smaller bond_dim"):
+        log_norm_squared(packed, structure)
+
+
+def test_embedding_of_another_shape_is_refused():
+    packed, structure = pack(ring(0))
+    with pytest.raises(ValueError, match="embedded samples of shape"):
+        contract(packed, structure, jnp.ones((2, structure.nsites, 3)))

@@ -1,0 +1,40 @@
+"""Bringing the outputs of a fresh network to a wanted size."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._pack import contract
+
+
+def calibrate(packed, structure, phi, std=1.0):
+    """Scale a packed network so that its outputs on a batch have the standard deviation `std`.
+
+    The spread is measured around zero over batch and outputs, in the log domain, so that it works
+    from any start. phi: (batch, nsites, phys_dim). The output core takes what fits into a factor
+    of 2**10 and all cores share the rest evenly. A network whose outputs are all zero is returned
+    as it is.
+
+    >>> import jax, numpy as np
+    >>> from tn4ml_plus.contraction import contract, pack
+    >>> from tn4ml_plus.networks import MPS
+    >>> packed, structure = pack(MPS.random(6, n_outputs=3, key=jax.random.key(0)))
+    >>> phi = np.random.RandomState(0).rand(50, 6, 2).astype("f4")
+    >>> packed = calibrate(packed, structure, phi)
+    >>> f"{contract(packed, structure, phi).dense().std():.1f}"
+    '1.0'
+    """
+    amplitude = _amplitude(structure, packed, phi)
+    log_abs = np.asarray(amplitude.log_abs(), float)
+    largest = log_abs.max()
+    if not np.isfinite(largest):
+        return packed
+    log_factor = np.log(std) - largest - 0.5 * np.log(np.mean(np.exp(2 * (log_abs - largest))))
+    return structure.rescale(packed, log_factor)
+
+
+@partial(jax.jit, static_argnums=0)
+def _amplitude(structure, packed, phi):
+    return contract(packed, structure, jnp.asarray(phi))

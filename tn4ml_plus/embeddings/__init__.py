@@ -1,0 +1,41 @@
+"""Embeddings: feature maps from the columns of X to one vector for each site of a network."""
+
+from ._base import Embedding
+from ._combined import PerFeature, UnitNorm, UnitSum
+from ._discrete import OneHot, QuantumBasis
+from ._embedded import Embedded
+from ._image import PatchAmplitude, Patches, PatchFRQI
+from ._local import GaussianRBF, Hat
+from ._polynomial import Hermite, Laguerre, Legendre, LinearComplement, Polynomial
+from ._trigonometric import (
+    Fourier,
+    SpinCoherent,
+    Trigonometric,
+    TrigonometricAverage,
+    TrigonometricChain,
+)
+
+__all__ = [
+    "Embedded",
+    "Embedding",
+    "Fourier",
+    "GaussianRBF",
+    "Hat",
+    "Hermite",
+    "Laguerre",
+    "Legendre",
+    "LinearComplement",
+    "OneHot",
+    "PatchAmplitude",
+    "PatchFRQI",
+    "Patches",
+    "PerFeature",
+    "Polynomial",
+    "QuantumBasis",
+    "SpinCoherent",
+    "Trigonometric",
+    "TrigonometricAverage",
+    "TrigonometricChain",
+    "UnitNorm",
+    "UnitSum",
+]

@@ -1,0 +1,191 @@
+"""What every embedding offers: the map itself, its domain, unit weights and Gram matrix."""
+
+import abc
+import functools
+import math
+import numbers
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def as_float(x):
+    """Floating JAX array of `x`; integers and booleans become the default float."""
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
+
+
+def check_int(name, value, at_least):
+    """ValueError unless `value` is an integer >= `at_least`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{name} must be an integer >= {at_least}, got {value!r}.")
+
+
+def check_positive(name, value):
+    """ValueError unless `value` is a finite number > 0."""
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number > 0, got {value!r}.")
+
+
+def float_tuple(name, values):
+    """Tuple of finite Python floats; ValueError for anything else."""
+    try:
+        values = tuple(float(v) for v in values)
+    except TypeError:
+        raise ValueError(f"{name} must be a sequence of numbers, got {values!r}.") from None
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"{name} must be finite, got {values!r}.")
+    return values
+
+
+def basis_vector(size, index=0):
+    """Float64 unit vector."""
+    return np.eye(size)[index]
+
+
+def gauss_legendre(breakpoints, pieces=64, order=16):
+    """Nodes and weights of Gauss-Legendre on `pieces` equal parts between each two breakpoints."""
+    breakpoints = np.asarray(breakpoints, float)
+    fractions = np.arange(pieces) / pieces
+    starts = (breakpoints[:-1, None] + np.diff(breakpoints)[:, None] * fractions).ravel()
+    edges = np.append(starts, breakpoints[-1])
+    nodes, weights = np.polynomial.legendre.leggauss(order)
+    half = np.diff(edges)[:, None] / 2
+    return (edges[:-1, None] + half * (nodes + 1)).ravel(), (half * weights).ravel()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _call(embedding, x):
+    return embedding(x)
+
+
+class Embedding(abc.ABC):
+    """Feature map phi from the features of one site to a vector of size `phys_dim`.
+
+    Subclasses are frozen dataclasses with JSON-able fields, hence valid static arguments of jitted
+    functions. Inputs are expected inside `domain`; an infinite domain means "as they are".
+
+    >>> from tn4ml_plus.embeddings import LinearComplement
+    >>> embedding = LinearComplement()
+    >>> embedding.embed([[0.25, 1.0]]).tolist()
+    [[[0.25, 0.75], [1.0, 0.0]]]
+    >>> embedding.phys_dim, embedding.nsites(2), embedding.unit_weights.tolist()
+    (2, 2, [1.0, 1.0])
+    """
+
+    #: Range of the inputs.
+    domain: tuple[float, float] = (0.0, 1.0)
+    #: L2 norm of every embedded vector on the domain, None if it varies.
+    norm: float | None = None
+    #: Whether columns are independent features that may be scaled one by one.
+    columnwise: bool = True
+    #: Whether the domain is its integers only, so that integrals over it are sums.
+    discrete: bool = False
+    #: Number of consecutive features that one site sees.
+    site_features: int = 1
+
+    @property
+    @abc.abstractmethod
+    def phys_dim(self) -> int:
+        """Size of an embedded vector."""
+
+    @abc.abstractmethod
+    def __call__(self, x):
+        """Embed floats (...,), or (..., site_features) if that is above 1, into (..., phys_dim)."""
+
+    @property
+    def unit_weights(self) -> np.ndarray | None:
+        """Float64 w (phys_dim,) with w . phi(x) = 1 for every x of the domain, None without one."""
+        return None
+
+    @property
+    def is_partition_of_unity(self) -> bool:
+        """Whether `unit_weights` exist."""
+        return self.unit_weights is not None
+
+    def nsites(self, n_features: int) -> int:
+        """Number of sites for `n_features` columns; ValueError if they do not fit."""
+        if n_features < 1 or n_features % self.site_features:
+            raise ValueError(
+                f"{type(self).__name__} needs a multiple of {self.site_features} features "
+                f"(that many a site), got {n_features}: add or drop columns."
+            )
+        return n_features // self.site_features
+
+    def embed(self, X):
+        """Embed (batch, n_features) into (batch, nsites, phys_dim); ValueError as in `nsites`."""
+        X = as_float(X)
+        nsites = self.nsites(X.shape[-1])
+        if self.site_features > 1:
+            X = X.reshape(*X.shape[:-1], nsites, self.site_features)
+        return self(X)
+
+    def phys_dims(self, n_features: int) -> tuple[int, ...]:
+        """Own size of each site's vector, before any zero-padding to `phys_dim`."""
+        return (self.phys_dim,) * self.nsites(n_features)
+
+    def domains(self, n_features: int) -> tuple[tuple[float, float], ...]:
+        """Domain of each feature."""
+        self.nsites(n_features)
+        return (self.domain,) * n_features
+
+    def site_unit_weights(self, n_features: int) -> np.ndarray | None:
+        """Unit weights of each site (nsites, phys_dim), None unless every site has them."""
+        nsites, weights = self.nsites(n_features), self.unit_weights
+        return None if weights is None else np.tile(weights, (nsites, 1))
+
+    def gram(self) -> np.ndarray:
+        """Float64 (phys_dim, phys_dim) integral of phi phi^T over the domain of a site's features.
+
+        Composite Gauss-Legendre quadrature, a sum over the integers of a discrete domain.
+        Raises ValueError for several features a site, unless the subclass knows the integral.
+        """
+        if self.site_features > 1:
+            raise ValueError(
+                f"{type(self).__name__} has no Gram matrix: its integral over "
+                f"{self.site_features} features is not known. Use an embedding of single features."
+            )
+        if self.discrete:
+            points, weights = self._grid(), 1.0
+        else:
+            points, weights = gauss_legendre(self._breakpoints)
+        phi = self._evaluate(points)
+        return (phi.T * weights) @ phi
+
+    def site_grams(self, n_features: int) -> np.ndarray:
+        """Gram matrix of each site (nsites, phys_dim, phys_dim), zero where vectors are padded."""
+        return np.tile(self.gram(), (self.nsites(n_features), 1, 1))
+
+    @property
+    def _breakpoints(self):
+        """Domain ends and the points between where phi is not smooth."""
+        return self.domain
+
+    def _grid(self, size=1025):
+        """Points that cover the domain: (points,) or (points, site_features)."""
+        low, high = self.domain
+        if self.discrete:
+            return np.arange(low, high + 1)
+        line = np.linspace(low, high, size)
+        if self.site_features == 1:
+            return line
+        inside = np.random.default_rng(0).uniform(low, high, (size, self.site_features))
+        return np.concatenate([np.repeat(line[:, None], self.site_features, axis=1), inside])
+
+    def _evaluate(self, points):
+        """Phi of concrete points in float64, inside a traced function too."""
+        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+            return np.asarray(_call(self, jnp.asarray(points, dtype=jnp.float64)))
+
+    def _site_inputs(self, x):
+        """Floats (..., site_features), also where that is 1; ValueError for another last axis."""
+        x = as_float(x)
+        if self.site_features == 1:
+            return x[..., None]
+        if x.ndim == 0 or x.shape[-1] != self.site_features:
+            raise ValueError(
+                f"{type(self).__name__} maps (..., {self.site_features}) arrays, got {x.shape}: "
+                "use embed for (batch, n_features)."
+            )
+        return x

@@ -1,0 +1,245 @@
+"""Embeddings made of other embeddings."""
+
+import abc
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from tn4ml_plus._registry import register
+
+from ._base import Embedding, as_float, float_tuple
+from ._polynomial import LinearComplement
+from ._trigonometric import Trigonometric
+
+
+@register("embedding")
+@dataclasses.dataclass(frozen=True)
+class PerFeature(Embedding):
+    """Another embedding for each feature, vectors zero-padded to the largest phys_dim.
+
+    `domains`, `phys_dims`, `site_unit_weights` and `site_grams` tell the sites apart; `domain`,
+    `unit_weights` and `norm` describe what all sites share (`domain`: the hull).
+    ValueError unless embeddings are one or more of single features.
+
+    >>> from tn4ml_plus.embeddings import LinearComplement, OneHot
+    >>> mixed = PerFeature((LinearComplement(), OneHot(3)))
+    >>> mixed.embed([[0.25, 2]]).tolist()
+    [[[0.25, 0.75, 0.0], [0.0, 0.0, 1.0]]]
+    >>> mixed.phys_dims(2), mixed.domains(2)
+    ((2, 3), ((0.0, 1.0), (0.0, 2.0)))
+    """
+
+    embeddings: tuple[Embedding, ...] = ()
+
+    def __post_init__(self):
+        if not isinstance(self.embeddings, list | tuple) or not self.embeddings:
+            raise ValueError(
+                "embeddings must be a tuple with one embedding for each feature, such as "
+                f"PerFeature((Legendre(), OneHot(3))), got {self.embeddings!r}."
+            )
+        for embedding in self.embeddings:
+            if not isinstance(embedding, Embedding) or isinstance(embedding, PerFeature):
+                raise ValueError(f"PerFeature takes embedding objects, got {embedding!r}.")
+            if embedding.site_features > 1 or not embedding.columnwise:
+                raise ValueError(
+                    f"PerFeature takes embeddings of single features; {embedding!r} mixes several."
+                )
+        object.__setattr__(self, "embeddings", tuple(self.embeddings))
+
+    def _shared(self, values):
+        """The value that all sites have, else None."""
+        values = list(values)
+        return values[0] if all(value == values[0] for value in values) else None
+
+    @property
+    def phys_dim(self):
+        return max(embedding.phys_dim for embedding in self.embeddings)
+
+    @property
+    def domain(self):
+        lows, highs = zip(*(embedding.domain for embedding in self.embeddings))
+        return min(lows), max(highs)
+
+    @property
+    def norm(self):
+        return self._shared(embedding.norm for embedding in self.embeddings)
+
+    @property
+    def unit_weights(self):
+        weights = self.site_unit_weights(len(self.embeddings))
+        if weights is None or not (weights == weights[0]).all():
+            return None
+        return weights[0]
+
+    @property
+    def is_partition_of_unity(self):
+        return all(embedding.is_partition_of_unity for embedding in self.embeddings)
+
+    def nsites(self, n_features):
+        if n_features != len(self.embeddings):
+            raise ValueError(
+                f"PerFeature has {len(self.embeddings)} embeddings for {n_features} features: "
+                "give one for each feature."
+            )
+        return n_features
+
+    def phys_dims(self, n_features):
+        self.nsites(n_features)
+        return tuple(embedding.phys_dim for embedding in self.embeddings)
+
+    def domains(self, n_features):
+        self.nsites(n_features)
+        return tuple(embedding.domain for embedding in self.embeddings)
+
+    def site_unit_weights(self, n_features):
+        nsites = self.nsites(n_features)
+        if not self.is_partition_of_unity:
+            return None
+        weights = np.zeros((nsites, self.phys_dim))
+        for row, embedding in zip(weights, self.embeddings):
+            row[: embedding.phys_dim] = embedding.unit_weights
+        return weights
+
+    def gram(self):
+        if self._shared(self.embeddings) is None:
+            raise ValueError("The sites of PerFeature have different Gram matrices: site_grams.")
+        return self.embeddings[0].gram()
+
+    def site_grams(self, n_features):
+        grams = np.zeros((self.nsites(n_features), self.phys_dim, self.phys_dim))
+        for gram, embedding in zip(grams, self.embeddings):
+            gram[: embedding.phys_dim, : embedding.phys_dim] = embedding.gram()
+        return grams
+
+    def __call__(self, x):
+        x = as_float(x)
+        self.nsites(x.shape[-1])
+        columns = {}
+        for column, embedding in enumerate(self.embeddings):
+            columns.setdefault(embedding, []).append(column)
+        # One call for each distinct embedding keeps the compiled program small.
+        parts = []
+        for embedding, indices in columns.items():
+            phi = embedding(x[..., np.array(indices, np.int32)])
+            padding = self.phys_dim - embedding.phys_dim
+            parts.append(jnp.pad(phi, [(0, 0)] * x.ndim + [(0, padding)]))
+        order = np.argsort(np.concatenate(list(columns.values()))).astype(np.int32)
+        return jnp.concatenate(parts, axis=-2)[..., order, :]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rescaled(Embedding):
+    """An embedding divided by a positive number that depends on the embedded vector."""
+
+    embedding: Embedding
+
+    def __post_init__(self):
+        if not isinstance(self.embedding, Embedding) or isinstance(self.embedding, PerFeature):
+            raise ValueError(
+                f"embedding must be an embedding object, got {self.embedding!r}; "
+                "inside PerFeature, wrap each embedding by itself."
+            )
+        if not np.isfinite(self.embedding.domain).all():
+            raise ValueError(f"{self.embedding!r} has no finite domain: rescale its vectors.")
+        divisors = self._divisor(self.embedding._evaluate(self.embedding._grid()))
+        if not divisors.min() > 0:
+            raise ValueError(
+                f"{type(self).__name__} divides by a number that must be positive on the domain "
+                f"of {self.embedding!r}, but reaches {divisors.min():.3g}: choose other weights "
+                "or another embedding."
+            )
+
+    @abc.abstractmethod
+    def _divisor(self, phi):
+        """Positive (...,) of embedded vectors (..., phys_dim)."""
+
+    @property
+    def phys_dim(self):
+        return self.embedding.phys_dim
+
+    @property
+    def domain(self):
+        return self.embedding.domain
+
+    @property
+    def columnwise(self):
+        return self.embedding.columnwise
+
+    @property
+    def discrete(self):
+        return self.embedding.discrete
+
+    @property
+    def site_features(self):
+        return self.embedding.site_features
+
+    @property
+    def _breakpoints(self):
+        return self.embedding._breakpoints
+
+    def nsites(self, n_features):
+        return self.embedding.nsites(n_features)
+
+    def __call__(self, x):
+        phi = self.embedding(x)
+        return phi / self._divisor(phi)[..., None]
+
+    def embed(self, X):
+        phi = self.embedding.embed(X)
+        return phi / self._divisor(phi)[..., None]
+
+
+@register("embedding")
+@dataclasses.dataclass(frozen=True)
+class UnitNorm(_Rescaled):
+    """phi / |phi|_2 of another embedding.
+
+    ValueError if phi vanishes on a grid over the domain.
+
+    >>> from tn4ml_plus.embeddings import LinearComplement
+    >>> UnitNorm(LinearComplement())(0.5).round(3).tolist()
+    [0.707..., 0.707...]
+    """
+
+    embedding: Embedding = dataclasses.field(default=LinearComplement())
+
+    norm = 1.0
+
+    @property
+    def unit_weights(self):
+        weights, norm = self.embedding.unit_weights, self.embedding.norm
+        return None if weights is None or norm is None else weights * norm
+
+    def _divisor(self, phi):
+        return (phi**2).sum(axis=-1) ** 0.5
+
+
+@register("embedding")
+@dataclasses.dataclass(frozen=True)
+class UnitSum(_Rescaled):
+    """phi / (w . phi) of another embedding: a partition of unity with unit weights w = `weights`.
+
+    ValueError unless there are phys_dim weights and w . phi > 0 on a grid over the domain.
+
+    >>> from tn4ml_plus.embeddings import Trigonometric
+    >>> UnitSum(Trigonometric(), (1.0, 1.0))(0.5).round(3).tolist()
+    [0.5, 0.5]
+    """
+
+    embedding: Embedding = dataclasses.field(default=Trigonometric())
+    weights: tuple[float, ...] = (1.0, 1.0)
+
+    def __post_init__(self):
+        object.__setattr__(self, "weights", float_tuple("weights", self.weights))
+        phys_dim = getattr(self.embedding, "phys_dim", len(self.weights))
+        if len(self.weights) != phys_dim:
+            raise ValueError(f"weights must be {phys_dim} numbers, got {len(self.weights)}.")
+        super().__post_init__()
+
+    @property
+    def unit_weights(self):
+        return np.array(self.weights)
+
+    def _divisor(self, phi):
+        return (phi * np.asarray(self.weights, phi.dtype)).sum(axis=-1)

@@ -1,0 +1,15 @@
+"""Estimators with the manners of scikit-learn."""
+
+from ._classifier import TNClassifier
+from ._regressor import TNRegressor
+from ._scalers import CommonMinMax, MinMax, Passthrough, QuantileSigmoid, Scaler
+
+__all__ = [
+    "CommonMinMax",
+    "MinMax",
+    "Passthrough",
+    "QuantileSigmoid",
+    "Scaler",
+    "TNClassifier",
+    "TNRegressor",
+]

@@ -1,0 +1,349 @@
+"""What all estimators share: tables to embedded samples, networks, training, prediction."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import quimb.tensor as qtn
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+
+from .._errors import NotFiniteError
+from .._registry import resolve
+from ..contraction import calibrate, pack, unpack
+from ..embeddings import Embedding, Legendre
+from ..initializers import Noiseless, least_squares_weights
+from ..losses import CallableLoss, Loss, Objective
+from ..networks import MPSSpec, from_quimb
+from ..training import EarlyStopping, Gradient, Problem, Samples, bucket, outputs
+from ._columns import ColumnEncoder, read_table
+
+# Rows that the least-squares start and the calibration look at.
+_START_ROWS = 4096
+_BLOCK = 1024
+
+
+class TensorNetworkEstimator(BaseEstimator):
+    """Base of the estimators: `__init__` stores, `_fit` and `_amplitudes` do the work."""
+
+    #: The trainer that "gradient" stands for here.
+    _default_trainer = Gradient()
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.non_deterministic = False
+        return tags
+
+    @property
+    def network_(self):
+        """The network of a model with one member, live: what is done to it shows in predictions."""
+        check_is_fitted(self, "networks_")
+        if len(self.networks_) > 1:
+            raise AttributeError(
+                f"This {type(self).__name__} averages {len(self.networks_)} networks: see "
+                "networks_, or fit with n_members=1 for a single one."
+            )
+        return self.networks_[0]
+
+    # Strings to objects -------------------------------------------------------------------------
+
+    def _resolve(self, n_samples, n_features):
+        """Objects for all options that may be strings; raises before anything is trained."""
+        for name, low in (("bond_dim", 1), ("n_members", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+                raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}.")
+        embedding = self.embedding
+        if embedding is None:
+            embedding = Legendre(self._degree(n_samples, n_features))
+        embedding = resolve("embedding", embedding)
+        scaler = self.scaler
+        if scaler is None and embedding.discrete or not np.isfinite(embedding.domain).all():
+            scaler = "passthrough"
+        elif scaler is None:
+            scaler = "quantile_sigmoid" if embedding.columnwise else "common_min_max"
+        network = self.network
+        if not isinstance(network, qtn.TensorNetwork):
+            network = resolve("network", network)
+        return (
+            embedding,
+            resolve("scaler", scaler),
+            network,
+            resolve("initializer", self.initializer),
+            self._resolve_objective(),
+            self._resolve_trainer(),
+        )
+
+    def _degree(self, n_samples, n_features):
+        """Degree of the default Legendre embedding: what the amount of data supports."""
+        if n_samples >= 1000 and n_features <= 5:
+            return 7
+        return 4 if n_samples >= 1000 and n_features <= 10 else 2
+
+    def _resolve_objective(self):
+        loss = self._default_loss if self.loss is None else self.loss
+        if callable(loss) and not isinstance(loss, Loss | Objective | type):
+            loss = CallableLoss(loss)
+        loss = resolve("loss", loss)
+        if loss.loss.task not in (self._task, None):
+            raise ValueError(
+                f"{type(loss.loss).__name__} is a {loss.loss.task} loss, which "
+                f"{type(self).__name__} cannot train on: leave loss=None or choose another."
+            )
+        return loss
+
+    def _resolve_trainer(self):
+        trainer = self._default_trainer if self.trainer == "gradient" else self.trainer
+        trainer = resolve("trainer", trainer)
+        fields = {field.name for field in dataclasses.fields(trainer)}
+        flat = ("learning_rate", "max_epochs", "batch_size", "feature_dropout", "decay")
+        changes = {name: getattr(self, name) for name in flat if getattr(self, name) is not None}
+        if self.early_stopping and getattr(trainer, "early_stopping", True) is None:
+            changes["early_stopping"] = EarlyStopping()
+        unknown = sorted(set(changes) - fields)
+        if unknown:
+            raise ValueError(
+                f"{type(trainer).__name__} has no {', '.join(unknown)}: leave it at its default."
+            )
+        return dataclasses.replace(trainer, **changes)
+
+    # Fitting ------------------------------------------------------------------------------------
+
+    def _fit(self, table, target, weight, n_outputs, bias, partial_fit=False):
+        """Train on a table read by `read_table`; target is encoded, weight has no zeros."""
+        floats, raw = table
+        embedding, scaler, network, initializer, objective, trainer = self._resolve(*floats.shape)
+        going_on = partial_fit or self.warm_start
+        rng = check_random_state(self.random_state)
+        if not (going_on and hasattr(self, "networks_")):
+            for name in ("networks_", "_trainer_state", "_divisors"):
+                vars(self).pop(name, None)
+            self._encoder = ColumnEncoder.fit(floats, raw, weight, embedding, scaler)
+            self.embedding_ = self._encoder.embedding
+            self.history_ = {}
+            self.n_iter_ = 0
+        U = self._encoder.transform(floats, raw)
+        self._check_missing(U)
+        fitting, validation = self._split(trainer, target, rng)
+        if not hasattr(self, "networks_"):
+            self._start(U[fitting], weight[fitting], network, initializer, n_outputs, bias, rng)
+        samples = self._samples(U[fitting], target[fitting], weight[fitting])
+        if validation is not None:
+            validation = self._samples(U[validation], target[validation], weight[validation])
+        packs = [pack(member) for member in self.networks_]
+        structures = [structure for _, structure in packs]
+        problem = Problem(
+            structure=structures[0].padded(),
+            objective=objective,
+            params=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p for p, _ in packs)),
+            anchor=self._anchor,
+            samples=samples,
+            n_samples=len(fitting),
+            neutral=jnp.asarray(self._neutral),
+            orders=None if len(packs) == 1 else jnp.asarray(self.orders_),
+            validation=validation,
+            random_state=rng,
+            state=getattr(self, "_trainer_state", None) if partial_fit else None,
+            callbacks=tuple(self.callbacks or ()),
+            verbose=bool(self.verbose),
+        )
+        run = trainer.partial_train if partial_fit else trainer.train
+        try:
+            result = run(problem)
+        except NotFiniteError as error:
+            self._keep(error.result, structures, partial_fit)
+            raise
+        self._keep(result, structures, partial_fit)
+        return self
+
+    def _keep(self, result, structures, partial_fit):
+        self.networks_ = [
+            unpack(jax.tree.map(lambda leaf, m=m: leaf[m], result.params), structure)
+            for m, structure in enumerate(structures)
+        ]
+        if partial_fit:
+            self._trainer_state = result.state
+        for name, values in result.history.items():
+            self.history_.setdefault(name, []).extend(values)
+        self.n_iter_ += result.n_iter
+
+    def _split(self, trainer, target, rng):
+        """Row numbers to fit on and to validate on (None without early stopping)."""
+        rows = np.arange(len(target))
+        stopping = getattr(trainer, "early_stopping", None)
+        if stopping is None:
+            return rows, None
+        stratify = target if self._task == "classification" else None
+        try:
+            return train_test_split(
+                rows, test_size=stopping.validation_fraction, random_state=rng, stratify=stratify
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"Early stopping cannot set aside a validation set: {error} Give more samples or "
+                "set early_stopping=False."
+            ) from error
+
+    def _start(self, U, weight, network, initializer, n_outputs, bias, rng):
+        """Networks before training, the neutral vectors and what decay pulls toward."""
+        n_features = U.shape[1]
+        nsites = self.embedding_.nsites(n_features)
+        phys_dims = self.embedding_.phys_dims(n_features)
+        rows = np.unique(np.linspace(0, len(U) - 1, _START_ROWS).astype(int))
+        self._neutral = None
+        self._divisors = None
+        phi = self._embed(U[rows])[: len(rows)]
+        unit = self.embedding_.site_unit_weights(n_features)
+        if unit is None:
+            self._divisors = least_squares_weights(phi, sample_weight=weight[rows])
+            phi = self._embed(U[rows])[: len(rows)]
+            unit = self._divisors
+        self._neutral = _neutral(np.asarray(phi), np.isnan(U[rows]), weight[rows])
+        phi = self._embed(U[rows])[: len(rows)]
+        first = np.arange(nsites)
+        orders = [first] + [rng.permutation(nsites) for _ in range(self.n_members - 1)]
+        self.orders_ = np.stack(orders)
+        if isinstance(network, qtn.TensorNetwork):
+            member = _checked(from_quimb(network), phys_dims, n_outputs)
+            if len(orders) > 1 and len(set(phys_dims)) > 1:
+                raise ValueError("Sites of different phys_dim cannot be reordered: n_members=1.")
+            self.networks_ = [member] * len(orders)
+            packed, _ = pack(member)
+            self._anchor = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(orders)), packed)
+            return
+        members, anchors = [], []
+        for order in orders:
+            options = {
+                "bond_dim": int(self.bond_dim),
+                "phys_dim": [phys_dims[i] for i in order],
+                "n_outputs": n_outputs,
+                "weights": unit[order],
+                "key": jax.random.key(rng.randint(2**31 - 1)),
+            }
+            member = network.random(nsites, initializer=initializer, **options)
+            anchor = network.random(
+                nsites,
+                initializer=Noiseless(initializer),
+                output_std=0.0,
+                output_bias=bias,
+                **options,
+            )
+            packed, structure = pack(member)
+            packed = calibrate(packed, structure.padded(), phi[:, order], std=0.1)
+            anchor, _ = pack(anchor)
+            # Only the core with the outputs is zero in the anchor but for the bias.
+            packed = structure.with_bias(packed, anchor)
+            members.append(unpack(packed, structure))
+            anchors.append(anchor)
+        self.networks_ = members
+        self._anchor = jax.tree.map(lambda *leaves: jnp.stack(leaves), *anchors)
+
+    def _samples(self, U, target, weight):
+        length = _padded_length(len(U))
+        padding = [(0, length - len(U))]
+        return Samples(
+            self._embed(U),
+            jnp.asarray(np.pad(target, padding + [(0, 0)] * (target.ndim - 1))),
+            jnp.asarray(np.pad(weight / weight.mean(), padding), float),
+        )
+
+    # Embedding and prediction -------------------------------------------------------------------
+
+    def _check_missing(self, U):
+        if np.isnan(U).any() and self.embedding_.site_features > 1:
+            raise ValueError(
+                f"Input X contains NaN, and {type(self.embedding_).__name__} sees several features "
+                "at a site, so that none of them can be left out: impute them first."
+            )
+
+    def _embed(self, U):
+        """Embedded rows on the device, (padded length, nsites, phys_dim)."""
+        middle = np.clip(np.mean(self.embedding_.domains(U.shape[1]), axis=1), -1e6, 1e6)
+        middle = np.nan_to_num(middle)
+        padded = np.tile(middle, (_padded_length(len(U)), 1))
+        padded[: len(U)] = U
+        dtype = jnp.zeros(()).dtype
+        arrays = (self._divisors, self._neutral)
+        arrays = [None if a is None else a.astype(dtype) for a in arrays]
+        return _embed(self.embedding_, padded.astype(dtype), middle.astype(dtype), *arrays)
+
+    def _amplitudes(self, X):
+        """Amplitude of every member on the rows of X, as a list."""
+        check_is_fitted(self, "networks_")
+        U = self._encoder.transform(*read_table(self, X, reset=False))
+        self._check_missing(U)
+        phi = self._embed(U)
+        block = min(_BLOCK, len(phi))
+        packs = [pack(member) for member in self.networks_]
+        if len({structure.padded() for _, structure in packs}) == 1:
+            params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p for p, _ in packs))
+            orders = None if len(packs) == 1 else jnp.asarray(self.orders_)
+            stacked = outputs(packs[0][1].padded(), params, phi, orders, block)
+            amplitudes = [jax.tree.map(lambda a, m=m: a[m], stacked) for m in range(len(packs))]
+        else:
+            amplitudes = []
+            for (packed, structure), order in zip(packs, self.orders_, strict=True):
+                packed = jax.tree.map(lambda leaf: leaf[None], packed)
+                one = outputs(structure.padded(), packed, phi[:, order], None, block)
+                amplitudes.append(jax.tree.map(lambda a: a[0], one))
+        return [jax.tree.map(lambda a: a[: len(U)], amplitude) for amplitude in amplitudes]
+
+
+def read_weight(sample_weight, X):
+    """Validated sample weights, (n_samples,); ValueError if negative or all zero."""
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    if not (weight > 0).any():
+        raise ValueError("All sample weights are zero: at least one must be positive.")
+    return weight
+
+
+def _padded_length(n_samples):
+    """Bucketed number of rows, a multiple of the prediction block where it is larger."""
+    length = bucket(n_samples)
+    return length if length <= _BLOCK else -(-length // _BLOCK) * _BLOCK
+
+
+@partial(jax.jit, static_argnums=0)
+def _embed(embedding, U, middle, divisors, neutral):
+    missing = jnp.isnan(U)
+    phi = embedding.embed(jnp.where(missing, middle, U))
+    if divisors is not None:
+        # A positive scalar a sample and site; the floor keeps it so where w . phi would vanish.
+        phi = phi / jnp.maximum(jnp.einsum("bis,is->bi", phi, divisors), 0.1)[..., None]
+    if neutral is not None and embedding.site_features == 1:
+        phi = jnp.where(missing[..., None], neutral, phi)
+    return phi
+
+
+def _neutral(phi, missing, weight):
+    """Weighted mean vector of each site over the rows in which it is present."""
+    if missing.shape[1] != phi.shape[1]:
+        missing = np.zeros(phi.shape[:2], bool)
+    present = weight[:, None] * ~missing
+    present = np.where(present.sum(axis=0) > 0, present, weight[:, None])
+    return np.einsum("bi,bis->is", present / present.sum(axis=0), phi)
+
+
+def _checked(network, phys_dims, n_outputs):
+    """The network itself if its sites and outputs fit; ValueError otherwise."""
+    structure = pack(network)[1]
+    if structure.phys_dims != phys_dims:
+        raise ValueError(
+            f"The network has {structure.nsites} sites of phys_dim {structure.phys_dims}, but the "
+            f"embedded features need {len(phys_dims)} sites of phys_dim {phys_dims}: give a "
+            "network with the indices k0, k1, ... of these sizes, or another embedding."
+        )
+    if structure.output_dims != (n_outputs,):
+        raise ValueError(
+            f"The network's outputs have the shape {structure.output_dims}, but ({n_outputs},) is "
+            "needed: give it one output index of that size."
+        )
+    return network
+
+
+__all__ = ["MPSSpec", "TensorNetworkEstimator", "read_weight"]

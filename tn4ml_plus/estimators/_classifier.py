@@ -1,0 +1,185 @@
+"""Classification."""
+
+import jax
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.utils import check_array, column_or_1d, compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length
+
+from .._registry import register
+from ..losses import CrossEntropy
+from ..training import Gradient
+from ._base import TensorNetworkEstimator, read_weight
+from ._columns import read_table
+
+
+@register("estimator")
+class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
+    """Classifier whose class scores are the outputs of tensor networks on embedded features.
+
+    Raw tables work: columns are scaled to the embedding's domain, categorical columns of a frame
+    become one-hot sites, and missing values are replaced by their site's mean vector.
+
+    Parameters
+    ----------
+    bond_dim : size of the bonds, at least 1.
+    n_members : networks trained together, in the given and in random feature orders; class
+        probabilities are averaged. With 1, `network_` is the model.
+    embedding : name or object; None for Legendre polynomials of degree 2, of degree 4 for at most
+        10 features and degree 7 for at most 5 features when there are 1000 samples or more.
+    network : ``"mps"``, a spec such as ``MPSSpec(output_site=0)``, or any quimb TensorNetwork with
+        open indices k0, k1, ... and one for the classes, to start from.
+    initializer, loss, trainer, scaler : names or objects; loss=None is cross-entropy with label
+        smoothing 0.05, scaler=None the one that suits the embedding.
+    learning_rate, max_epochs, batch_size, feature_dropout, decay : override the trainer's own
+        values where not None. An explicit max_epochs is taken exactly.
+    early_stopping : set a tenth of the samples aside and keep the weights that did best on it.
+    class_weight : as in scikit-learn: None, ``"balanced"`` or a dict.
+    warm_start : whether fit goes on from the present networks.
+    callbacks : functions of a `tn4ml_plus.training.Epoch`; a true result stops training.
+
+    Attributes
+    ----------
+    classes_, n_features_in_, feature_names_in_, n_iter_ : as in scikit-learn.
+    networks_, network_ : the quimb networks; site i of member m reads feature orders_[m, i].
+    embedding_ : the embedding in use; history_ : lists by name, one value an epoch.
+
+    Raises
+    ------
+    ValueError for input or options that do not fit, before training; NotFiniteError (with the last
+    finite weights kept) when the loss stops being finite.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = TNClassifier(random_state=0).fit(X, y)
+    >>> bool(clf.score(X, y) > 0.95)
+    True
+    """
+
+    _task = "classification"
+    _default_loss = CrossEntropy(label_smoothing=0.05)
+    _default_trainer = Gradient(feature_dropout=0.2, decay=1.0)
+
+    def __init__(
+        self,
+        bond_dim=8,
+        *,
+        n_members=4,
+        embedding=None,
+        network="mps",
+        initializer="least_squares_identity",
+        loss=None,
+        trainer="gradient",
+        scaler=None,
+        learning_rate=None,
+        max_epochs=None,
+        batch_size=None,
+        feature_dropout=None,
+        decay=None,
+        early_stopping=False,
+        class_weight=None,
+        warm_start=False,
+        callbacks=None,
+        random_state=None,
+        verbose=False,
+    ):
+        self.bond_dim = bond_dim
+        self.n_members = n_members
+        self.embedding = embedding
+        self.network = network
+        self.initializer = initializer
+        self.loss = loss
+        self.trainer = trainer
+        self.scaler = scaler
+        self.learning_rate = learning_rate
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.feature_dropout = feature_dropout
+        self.decay = decay
+        self.early_stopping = early_stopping
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.callbacks = callbacks
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y, sample_weight=None):
+        """Train on X (n_samples, n_features), labels y (n_samples,); returns self."""
+        return self._fit_labels(X, y, sample_weight, None, partial_fit=False)
+
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """One epoch on more samples; the first call needs all `classes`; returns self.
+
+        The first call also fits the scaling of the columns and sets the networks up.
+        """
+        if not hasattr(self, "networks_") and classes is None:
+            raise ValueError("classes must be given at the first call of partial_fit.")
+        return self._fit_labels(X, y, sample_weight, classes, partial_fit=True)
+
+    def _fit_labels(self, X, y, sample_weight, classes, partial_fit):
+        going_on = (partial_fit or self.warm_start) and hasattr(self, "networks_")
+        table = read_table(self, X, reset=not going_on)
+        y = _labels(self, y)
+        check_consistent_length(table[0], y)
+        seen = np.unique(y)
+        if going_on:
+            if classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+                raise ValueError(f"classes differ from those of the first call, {self.classes_}.")
+        else:
+            self.classes_ = seen if classes is None else np.unique(classes)
+        unknown = np.setdiff1d(seen, self.classes_)
+        if len(unknown):
+            raise ValueError(f"y has labels {unknown} that are not among {self.classes_}.")
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"y has only one class, {self.classes_[0]!r}: a classifier needs at least two."
+            )
+        weight = read_weight(sample_weight, table[0])
+        if self.class_weight is not None:
+            weight = weight * compute_sample_weight(self.class_weight, y)
+        kept = weight > 0
+        codes = np.searchsorted(self.classes_, y).astype(np.int32)[kept]
+        table = _rows(table, kept)
+        prior = np.bincount(codes, weight[kept], len(self.classes_)) / weight[kept].sum()
+        bias = np.log(prior + 1e-3)
+        return self._fit(table, codes, weight[kept], len(bias), bias, partial_fit)
+
+    def predict_proba(self, X):
+        """Class probabilities, (n_samples, n_classes) in the order of classes_."""
+        loss = self._resolve_objective().loss
+        members = [loss.probabilities(amplitude) for amplitude in self._amplitudes(X)]
+        mean = np.mean([np.asarray(member, float) for member in members], axis=0)
+        return mean / mean.sum(axis=1, keepdims=True)
+
+    def predict_log_proba(self, X):
+        """Natural logarithm of the class probabilities."""
+        return np.log(np.maximum(self.predict_proba(X), np.finfo(float).tiny))
+
+    def decision_function(self, X):
+        """Log-probabilities (n_samples, n_classes); for two classes their difference (n_samples,)."""
+        scores = self.predict_log_proba(X)
+        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+    def predict(self, X):
+        """The most probable labels, (n_samples,)."""
+        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+
+
+def _labels(estimator, y):
+    if y is None:
+        raise ValueError(
+            f"{type(estimator).__name__} requires y to be passed, but the target y is None."
+        )
+    y = column_or_1d(y, warn=True)
+    if y.dtype.kind in "fc":
+        check_array(y, ensure_2d=False, input_name="y")
+    check_classification_targets(y)
+    return y
+
+
+def _rows(table, kept):
+    floats, raw = table
+    return floats[kept], [None if values is None else values[kept] for values in raw]

@@ -1,0 +1,169 @@
+"""From a table as users have it to numbers in the embedding's domain, NaN where missing."""
+
+import numbers
+import warnings
+
+import numpy as np
+from sklearn.utils.validation import validate_data
+
+from .._errors import DomainWarning
+from ..embeddings import OneHot, PerFeature
+from ._scalers import Passthrough
+
+MAX_LEVELS = 16
+
+
+def read_table(estimator, X, reset):
+    """Validated (n_samples, n_features) floats and, per column, its raw categories or None.
+
+    Frames (pandas, polars) may have categorical columns; their entries in the floats are NaN.
+    Arrays are numeric. Raises what scikit-learn's `validate_data` raises, and ValueError for
+    columns that are neither numbers nor categories.
+    """
+    names = getattr(X, "columns", None)
+    raw = [None]
+    if names is not None and hasattr(X, "dtypes"):
+        columns = [_read_column(name, X[name]) for name in names]
+        raw = [values if categorical else None for values, categorical in columns]
+    if all(values is None for values in raw):
+        X = validate_data(
+            estimator, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan"
+        )
+        return X, [None] * X.shape[1]
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    floats = [np.full(len(v), np.nan) if cat else v.astype(float) for v, cat in columns]
+    floats = np.stack(floats, axis=1)
+    if len(floats) == 0:
+        raise ValueError(
+            f"Found array with 0 sample(s) (shape={floats.shape}) while a minimum of 1 is "
+            f"required by {type(estimator).__name__}."
+        )
+    if np.isinf(floats).any():
+        bad = [str(n) for n, column in zip(names, floats.T) if np.isinf(column).any()]
+        raise ValueError(
+            f"Input X contains infinity in column(s) {', '.join(bad)}: replace it by a finite "
+            "number, or by NaN if the value is missing."
+        )
+    return floats, raw
+
+
+def _read_column(name, column):
+    """Values of one column of a frame and whether they are categories."""
+    dtype = column.dtype
+    is_numeric = getattr(dtype, "is_numeric", None)
+    if is_numeric is not None:  # polars
+        if dtype.is_numeric() or str(dtype) == "Boolean":
+            return column.cast(type(column)([0.0]).dtype).to_numpy(), False
+        categorical = str(dtype).startswith(("String", "Categorical", "Enum"))
+        values = np.array(column.to_list(), dtype=object) if categorical else None
+    else:  # pandas
+        kind = getattr(dtype, "kind", "O")
+        if kind in "biuf":
+            return column.to_numpy(dtype=float, na_value=np.nan), False
+        categorical = kind in "OU"
+        values = column.to_numpy(dtype=object) if categorical else None
+        if categorical and str(dtype) == "object":
+            present = [v for v in values if not _missing(v)]
+            if present and all(isinstance(v, numbers.Real) for v in present):
+                return np.array([np.nan if _missing(v) else v for v in values], float), False
+    if values is None:
+        raise ValueError(
+            f"Column {name!r} has dtype {dtype}, which is neither numeric nor categorical: convert "
+            "it to numbers, or to strings or categories."
+        )
+    strange = [v for v in values if not (_missing(v) or isinstance(v, str | numbers.Real))]
+    if strange:
+        raise ValueError(
+            f"Column {name!r} holds a {type(strange[0]).__name__}: categories must be strings, "
+            "numbers or booleans."
+        )
+    return values, True
+
+
+def _missing(value):
+    return value is None or value != value or str(value) == "<NA>"
+
+
+class ColumnEncoder:
+    """Fitted map from tables to sites: scaling of numbers, codes of categories, domains.
+
+    Attributes: embedding (the given one, or a `PerFeature` when there are categories),
+    scaler, state (its arrays), levels (per column its categories by frequency, None for numbers).
+    """
+
+    def __init__(self, embedding, scaler, state, levels):
+        self.embedding = embedding
+        self.scaler = scaler
+        self.state = state
+        self.levels = levels
+
+    @classmethod
+    def fit(cls, floats, raw, weight, embedding, scaler):
+        """Learn from the output of `read_table`."""
+        levels = [None if values is None else _levels(values, weight) for values in raw]
+        numeric = np.array([level is None for level in levels])
+        if not embedding.columnwise and not numeric.all():
+            raise ValueError(
+                f"{type(embedding).__name__} takes numeric columns only: encode the categorical "
+                "columns first, or use an embedding of single features."
+            )
+        if isinstance(embedding, PerFeature) and not numeric.all():
+            raise ValueError(
+                "PerFeature cannot be combined with categorical columns of a frame: give their "
+                "codes as numbers, with OneHot for them in PerFeature."
+            )
+        state = scaler.fit(floats[:, numeric], weight) if numeric.any() else {}
+        if not numeric.all():
+            embedding = PerFeature(
+                tuple(embedding if lv is None else OneHot(max(2, len(lv))) for lv in levels)
+            )
+        return cls(embedding, scaler, state, levels)
+
+    def transform(self, floats, raw):
+        """Floats (n_samples, n_features) inside the embedding's domains, NaN where missing."""
+        numeric = np.array([level is None for level in self.levels])
+        for j, (values, level) in enumerate(zip(raw, self.levels, strict=True)):
+            if (values is None) != (level is None):
+                expected = "numbers" if level is None else "categories"
+                raise ValueError(f"Column {j} held {expected} when fitting: convert it back.")
+        low, high = np.array(self.embedding.domains(floats.shape[1])).T
+        out = np.empty(floats.shape)
+        if numeric.any():
+            u = self.scaler.transform(floats[:, numeric], self.state)
+            low, high = low[numeric], high[numeric]
+            if isinstance(self.scaler, Passthrough):
+                self._warn_outside(u, low, high)
+                u = np.clip(u, low, high)
+            else:
+                u = low + u * (high - low)
+                if self.embedding.discrete:
+                    u = np.round(u)
+            out[:, numeric] = u
+        for j in np.flatnonzero(~numeric):
+            codes = {level: code for code, level in enumerate(self.levels[j])}
+            out[:, j] = [np.nan if _missing(v) else codes.get(_key(v), -1) for v in raw[j]]
+        return out
+
+    def _warn_outside(self, u, low, high):
+        outside = np.nansum((u < low) | (u > high))
+        if outside:
+            warnings.warn(
+                f"{outside} values left the domain of {type(self.embedding).__name__} and were "
+                "clipped to it: scale the columns into it, or use the default scaler.",
+                DomainWarning,
+                stacklevel=4,
+            )
+
+
+def _key(value):
+    """Plain Python form of a category, so that codes survive storage."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _levels(values, weight):
+    """The most frequent categories first, at most MAX_LEVELS; ties in order of their text."""
+    counts = {}
+    for value, w in zip(values, weight, strict=True):
+        if not _missing(value):
+            counts[_key(value)] = counts.get(_key(value), 0) + w
+    return sorted(counts, key=lambda v: (-counts[v], str(v)))[:MAX_LEVELS]

@@ -1,0 +1,118 @@
+"""One safetensors file for arrays and JSON metadata, written atomically."""
+
+import contextlib
+import json
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+FORMAT_VERSION = 1
+_KEY = "tn4ml_plus"
+
+
+def write(path, arrays, metadata):
+    """Write arrays and metadata to one file, complete or not at all.
+
+    arrays: names to arrays of booleans, integers or floats of at most 64 bits. metadata: what
+    `json.dumps` keeps unchanged, so string keys and no tuples; NaN and infinities are kept. The
+    file appears under `path`, whose suffix is free, only when all of it is on disk; a failed write
+    leaves an older file untouched. ValueError for another dtype, TypeError for other metadata.
+
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "model.safetensors")
+    ...     write(path, {"core": np.eye(2)}, {"bond_dim": 2})
+    ...     read(path)
+    ({'core': array([[1., 0.], [0., 1.]])}, {'bond_dim': 2})
+    """
+    # safetensors reads raw memory, so the layout must be plain; ascontiguousarray would lift 0-d.
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf" or array.itemsize > 8:
+            raise ValueError(
+                f"Array {name!r} has dtype {array.dtype}, which a file of arrays cannot hold; "
+                "convert it to booleans, integers or floats, or put labels in the metadata with "
+                "labels_to_json."
+            )
+    text = json.dumps({"format_version": FORMAT_VERSION, "content": metadata})
+    data = safetensors.numpy.save(arrays, metadata={_KEY: text})
+
+    path = Path(path)
+    # In the same folder, so that the replacement is a rename within one file system.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def read(path):
+    """Arrays and metadata of a file that `write` made, ``(arrays, metadata)``.
+
+    FileNotFoundError where there is none; ValueError for a file that is damaged, of another kind
+    (a pickle, a safetensors file of another library) or of a newer format. Nothing is executed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}; give the path passed to save().")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{str(path)!r} is damaged or not a safetensors file ({error}); save the model again."
+        ) from error
+    try:
+        document = json.loads(header[_KEY])
+        version, content = int(document["format_version"]), document["content"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{str(path)!r} is a safetensors file that tn4ml_plus did not write; load it with the "
+            "library that did."
+        ) from error
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"{str(path)!r} has format version {version}, newer than {FORMAT_VERSION}, the newest "
+            "one known here: upgrade tn4ml_plus."
+        )
+    return arrays, content
+
+
+def labels_to_json(labels):
+    """JSON form of a 1-d array of class labels: booleans, integers, floats or strings.
+
+    ValueError for other labels, for instance objects that are not all strings.
+
+    >>> labels_to_json(np.array(["no", "yes"]))
+    {'dtype': '<U3', 'values': ['no', 'yes']}
+    """
+    labels = np.asarray(labels)
+    strings = labels.dtype.kind == "U" or (
+        labels.dtype == object and all(isinstance(label, str) for label in labels.flat)
+    )
+    if labels.ndim != 1 or not (strings or (labels.dtype.kind in "biuf" and labels.itemsize <= 8)):
+        raise ValueError(
+            f"Labels of dtype {labels.dtype} and shape {labels.shape} cannot be stored; use a "
+            "1-d array of booleans, integers, floats or strings."
+        )
+    return {"dtype": labels.dtype.str, "values": labels.tolist()}
+
+
+def labels_from_json(data):
+    """Inverse of `labels_to_json`: same values, same dtype.
+
+    >>> labels_from_json({"dtype": "<i8", "values": [3, 7]})
+    array([3, 7])
+    """
+    return np.array(data["values"], dtype=data["dtype"])

@@ -1,0 +1,111 @@
+"""Regularisers of a network's norm, and their weighted sums."""
+
+import abc
+import dataclasses
+import math
+import numbers
+
+import jax
+import jax.numpy as jnp
+
+from tn4ml_plus._registry import register
+
+# QuadraticNorm continues as its tangent beyond e^20: its value, gradient and the gradient's square
+# (Adam's second moment) then stay in float32's range.
+_LOG_LIMIT = 20.0
+_LIMIT_SLOPE = 2 * math.expm1(_LOG_LIMIT) * math.exp(_LOG_LIMIT)
+
+
+class Regularizer(abc.ABC):
+    """A scalar function of log n, the natural log of the network's squared Frobenius norm n.
+
+    Regularisers add and take weights: ``0.4 * ReluLogNorm() + LogNorm()`` is a `Penalty`.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, log_norm_squared) -> jax.Array:
+        """The regulariser's value, a scalar."""
+
+    def __mul__(self, weight):
+        if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
+            return NotImplemented
+        return Penalty(tuple((weight * w, r) for w, r in _terms(self)))
+
+    __rmul__ = __mul__
+
+    def __add__(self, other):
+        if not isinstance(other, Regularizer):
+            return NotImplemented
+        return Penalty(_terms(self) + _terms(other))
+
+
+def _terms(regularizer):
+    return regularizer.terms if isinstance(regularizer, Penalty) else ((1.0, regularizer),)
+
+
+@register("regularizer")
+@dataclasses.dataclass(frozen=True)
+class Penalty(Regularizer):
+    """Weighted sum of regularisers; terms: pairs (weight, Regularizer), weights finite and >= 0.
+
+    >>> Penalty(((0.5, LogNorm()), (2.0, ReluLogNorm())))(-2.0).tolist()
+    2.0
+    """
+
+    terms: tuple[tuple[float, Regularizer], ...] = ()
+
+    def __post_init__(self):
+        terms = tuple((float(weight), regularizer) for weight, regularizer in self.terms)
+        object.__setattr__(self, "terms", terms)
+        for weight, regularizer in terms:
+            if not isinstance(regularizer, Regularizer):
+                raise TypeError(f"Expected a Regularizer, got {type(regularizer).__name__}.")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"The weight of {regularizer} must be finite and >= 0: {weight}.")
+
+    def __call__(self, log_norm_squared):
+        values = (weight * regularizer(log_norm_squared) for weight, regularizer in self.terms)
+        return sum(values, start=jnp.zeros_like(log_norm_squared))
+
+
+@register("regularizer")
+@dataclasses.dataclass(frozen=True)
+class LogNorm(Regularizer):
+    """(log n)^2: pulls the norm to 1 from both sides.
+
+    >>> LogNorm()(-3.0).tolist()
+    9.0
+    """
+
+    def __call__(self, log_norm_squared):
+        return jnp.square(log_norm_squared)
+
+
+@register("regularizer")
+@dataclasses.dataclass(frozen=True)
+class ReluLogNorm(Regularizer):
+    """max(0, log n): pulls norms above 1 down and leaves smaller ones free.
+
+    >>> ReluLogNorm()(3.0).tolist(), ReluLogNorm()(-3.0).tolist()
+    (3.0, 0.0)
+    """
+
+    def __call__(self, log_norm_squared):
+        return jax.nn.relu(log_norm_squared)
+
+
+@register("regularizer")
+@dataclasses.dataclass(frozen=True)
+class QuadraticNorm(Regularizer):
+    """(n - 1)^2 up to n = e^20, and its tangent in log n beyond, so that float32 stays finite.
+
+    >>> import math
+    >>> QuadraticNorm()(math.log(3.0)).round(5).tolist()
+    4.0
+    """
+
+    def __call__(self, log_norm_squared):
+        excess = jax.nn.relu(log_norm_squared - _LOG_LIMIT)
+        return jnp.square(jnp.expm1(jnp.minimum(log_norm_squared, _LOG_LIMIT))) + (
+            _LIMIT_SLOPE * excess
+        )

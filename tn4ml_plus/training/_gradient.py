@@ -1,0 +1,259 @@
+"""Training by stochastic gradients: any optax transformation, one compiled call an epoch."""
+
+import dataclasses
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm.auto import tqdm
+
+from .._errors import NotFiniteError
+from .._registry import register
+from ..contraction import unpack
+from ._objective import mean_loss, objective_value, reordered
+from ._problem import Epoch, Result, Samples, bucket, over_members
+from ._schedules import Schedule, WarmupCosine
+from ._stopping import EarlyStopping
+
+# One object for the whole process: compiled epochs are keyed by it.
+_ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)
+
+
+@register("trainer")
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+    """Minibatch gradient descent with padded, weighted last batches.
+
+    learning_rate: peak rate of the default Adam(0.9, 0.99), None for 5e-3; max_epochs: taken
+    exactly, None for 40 epochs but at least `min_steps` and at most `max_steps` steps; optimizer:
+    any optax transformation, which then brings its own rate and schedule; clip_norm: cap on the
+    gradient's global norm; decay: pull toward the identity start per unit of learning rate for
+    1000 samples, scaled by sqrt(1000 / n_samples); feature_dropout: share of the features that each
+    sample loses each step, in [0, 1); time_limit: seconds after which no new epoch starts;
+    callbacks: functions of an `Epoch`, a true result stops training.
+    Raises NotFiniteError when the loss stops being finite; its `result` has the last finite weights.
+
+    >>> Gradient(max_epochs=5, learning_rate=1e-3).max_epochs
+    5
+    """
+
+    learning_rate: float | None = None
+    max_epochs: int | None = None
+    batch_size: int = 64
+    optimizer: Any = None
+    schedule: Schedule = WarmupCosine()
+    min_steps: int = 500
+    max_steps: int = 3000
+    clip_norm: float | None = None
+    decay: float = 0.0
+    feature_dropout: float = 0.0
+    early_stopping: EarlyStopping | None = None
+    time_limit: float | None = None
+    callbacks: tuple = ()
+
+    def __post_init__(self):
+        for name, low in (("max_epochs", 1), ("batch_size", 1), ("min_steps", 1), ("max_steps", 1)):
+            value = getattr(self, name)
+            if value is not None and (value != int(value) or value < low):
+                raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}.")
+        for name in ("learning_rate", "clip_norm", "time_limit"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value!r}.")
+        if not self.decay >= 0:
+            raise ValueError(f"decay must be at least 0, got {self.decay!r}.")
+        if not 0 <= self.feature_dropout < 1:
+            raise ValueError(f"feature_dropout must be in [0, 1), got {self.feature_dropout!r}.")
+        if self.optimizer is not None and self.learning_rate is not None:
+            raise ValueError(
+                "optimizer brings its own learning rate: give learning_rate to it instead, e.g. "
+                "Gradient(optimizer=optax.adam(1e-3))."
+            )
+
+    def epochs(self, n_samples):
+        """Number of epochs for this many samples."""
+        steps = -(-n_samples // self.batch_size)
+        if self.max_epochs is not None:
+            return self.max_epochs
+        total = np.clip(40 * steps, self.min_steps, self.max_steps)
+        return int(max(1, round(total / steps)))
+
+    def train(self, problem):
+        """Train the networks of a `Problem`; returns a `Result`."""
+        n_epochs = self.epochs(problem.n_samples)
+        steps = -(-problem.n_samples // self.batch_size)
+        rates = self._rates(n_epochs * steps).reshape(n_epochs, steps)
+        return self._run(problem, rates)
+
+    def partial_train(self, problem):
+        """One epoch at the peak learning rate, continuing from ``problem.state``."""
+        steps = -(-problem.n_samples // self.batch_size)
+        peak = 1.0 if self.optimizer is not None else self.learning_rate or 5e-3
+        return self._run(problem, np.full((1, steps), peak))
+
+    def _rates(self, total_steps):
+        if self.optimizer is not None:
+            return np.ones(total_steps)
+        return (self.learning_rate or 5e-3) * self.schedule.factors(total_steps)
+
+    def _run(self, problem, rates):
+        program = Program(
+            problem.structure,
+            problem.objective,
+            _ADAM if self.optimizer is None else self.optimizer,
+            self.optimizer is None,
+            self.feature_dropout,
+            self.clip_norm,
+        )
+        n_epochs, steps = rates.shape
+        rng, n_samples, n_members = problem.random_state, problem.n_samples, problem.n_members
+        decay = self.decay * np.sqrt(1000 / max(1.0, float(problem.samples.weight.sum())))
+        params, state = problem.params, problem.state
+        if state is None:
+            state = _start(program.optimizer, params)
+        history = {"loss": [], "learning_rate": [], "seconds": []}
+        if problem.validation is not None:
+            history["validation_loss"] = []
+        best, best_loss, best_epoch = params, np.inf, 0
+        started = time.perf_counter()
+        progress = tqdm(total=n_epochs, desc="epochs", disable=not problem.verbose, leave=False)
+        with progress:
+            for epoch in range(n_epochs):
+                batches = _batches(rng, n_samples, n_members, self.batch_size, bucket(steps))
+                padded = np.zeros(batches.shape[0], params_dtype(params))
+                padded[:steps] = rates[epoch]
+                key = jax.random.key(rng.randint(2**31 - 1))
+                new_params, new_state, totals = _epoch(
+                    program, params, state, problem.samples, problem.neutral, problem.anchor,
+                    problem.orders, batches, steps, padded, decay, key,
+                )  # fmt: skip
+                totals = np.asarray(totals, float)[:steps].sum(axis=0)
+                loss = totals.mean() / float(problem.samples.weight.sum())
+                if not np.isfinite(loss):
+                    error = NotFiniteError(
+                        f"The loss stopped being finite in epoch {epoch + 1}. Lower learning_rate, "
+                        "set clip_norm, or use another initializer; the weights of the last finite "
+                        "epoch were kept."
+                    )
+                    error.result = Result(params, state, history, epoch)
+                    raise error
+                params, state = new_params, new_state
+                history["loss"].append(loss)
+                history["learning_rate"].append(float(rates[epoch, -1]))
+                history["seconds"].append(time.perf_counter() - started)
+                if problem.validation is not None:
+                    validation = _validation_loss(problem, params)
+                    history["validation_loss"].append(validation)
+                    if self.early_stopping is not None:
+                        if validation < best_loss - self.early_stopping.min_delta:
+                            best, best_loss, best_epoch = params, validation, epoch
+                        elif epoch - best_epoch >= self.early_stopping.patience:
+                            break
+                progress.set_postfix(loss=f"{loss:.4f}")
+                progress.update()
+                if self._wants_stop(problem, params, epoch, history):
+                    break
+        if self.early_stopping is not None and problem.validation is not None:
+            params = best
+        return Result(params, state, history, len(history["loss"]))
+
+    def _wants_stop(self, problem, params, epoch, history):
+        def members():
+            return [
+                unpack(jax.tree.map(lambda a, m=m: a[m], params), problem.structure)
+                for m in range(problem.n_members)
+            ]
+
+        seen = Epoch(epoch + 1, history, members)
+        stops = [bool(callback(seen)) for callback in (*self.callbacks, *problem.callbacks)]
+        late = self.time_limit is not None and history["seconds"][-1] >= self.time_limit
+        return late or any(stops)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a compiled epoch is keyed by, besides the shapes of its arrays."""
+
+    structure: Any
+    objective: Any
+    optimizer: Any
+    scaled: bool
+    feature_dropout: float
+    clip_norm: float | None
+
+
+def params_dtype(params):
+    """The dtype of packed parameters."""
+    return jax.tree.leaves(params)[0].dtype
+
+
+def _validation_loss(problem, params):
+    samples, _ = problem.validation
+    block = min(1024, len(samples.weight))
+    losses = mean_loss(
+        problem.structure, problem.objective, params, samples, problem.orders, block
+    )
+    return float(losses.mean())
+
+
+def _batches(rng, n_samples, n_members, batch_size, length):
+    """Shuffled sample numbers, (length, n_members, batch_size) int32, -1 where there is none."""
+    flat = np.full((n_members, length * batch_size), -1, np.int32)
+    for row in flat:
+        row[:n_samples] = rng.permutation(n_samples)
+    return flat.reshape(n_members, length, batch_size).transpose(1, 0, 2)
+
+
+@partial(jax.jit, static_argnames="optimizer")
+def _start(optimizer, params):
+    return jax.vmap(optimizer.init)(params)
+
+
+@partial(jax.jit, static_argnames="program")
+def _epoch(
+    program, params, state, samples, neutral, anchor, orders, batches, steps, rates, decay, key
+):
+    n_members = batches.shape[1]
+
+    def member(params, state, anchor, order, index, rate, decay, key):
+        weight = jnp.where(index >= 0, samples.weight[index], 0)
+        phi = samples.phi[index]
+        if program.feature_dropout:
+            dropped = jax.random.bernoulli(key, program.feature_dropout, phi.shape[:2])
+            phi = jnp.where(dropped[..., None], neutral, phi)
+        (_, total), gradient = jax.value_and_grad(
+            lambda p: objective_value(
+                program.structure, program.objective, p, reordered(phi, order),
+                samples.target[index], weight, jnp.sum(index >= 0),
+            ),
+            has_aux=True,
+        )(params)  # fmt: skip
+        if program.clip_norm is not None:
+            norm = optax.global_norm(gradient)
+            factor = jnp.minimum(1, program.clip_norm / jnp.maximum(norm, 1e-30))
+            gradient = jax.tree.map(lambda g: g * factor, gradient)
+        updates, state = program.optimizer.update(gradient, state, params)
+        sign = -rate if program.scaled else 1.0
+        params = jax.tree.map(
+            lambda p, u, a: (p + sign * u - rate * decay * (p - a)).astype(p.dtype),
+            params, updates, anchor,
+        )  # fmt: skip
+        return params, state, total
+
+    axes = (0, 0, 0, None if orders is None else 0, 0, None, None, 0)
+    step = over_members(member, n_members, axes)
+
+    def body(i, carry):
+        params, state, totals = carry
+        keys = jax.random.split(jax.random.fold_in(key, i), n_members)
+        params, state, total = step(
+            params, state, anchor, orders, batches[i], rates[i], decay, keys
+        )
+        return params, state, totals.at[i].set(total)
+
+    totals = jnp.zeros((len(batches), n_members), rates.dtype)
+    return jax.lax.fori_loop(0, steps, body, (params, state, totals))

@@ -1,0 +1,100 @@
+"""What a trainer is given and what it returns."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Samples(NamedTuple):
+    """Embedded samples on the device, padded to a bucketed length with samples of weight zero.
+
+    phi: (length, nsites, phys_dim); target: (length,) or (length, n_outputs); weight: (length,).
+    """
+
+    phi: jax.Array
+    target: jax.Array
+    weight: jax.Array
+
+
+def bucket(size):
+    """Smallest of 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ... that is at least `size`.
+
+    Four sizes an octave, so that nearby sizes share compiled code at a cost of at most a quarter.
+
+    >>> [bucket(n) for n in (1, 9, 455, 456, 60000)]
+    [1, 10, 512, 512, 65536]
+    """
+    step = 1 << max(0, int(size - 1).bit_length() - 3)
+    return -(-size // step) * step
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """What a callback sees after each epoch.
+
+    number: counted from 1; history: lists by name, one value an epoch; members: a function without
+    arguments that returns the current networks as a list of quimb networks.
+    """
+
+    number: int
+    history: dict[str, list[float]]
+    members: Callable[[], list]
+
+
+@dataclasses.dataclass
+class Problem:
+    """One training task: several networks of one structure on the same samples.
+
+    params: packed networks, leaves (n_members, ...); anchor: the same pytree, what decay pulls
+    toward; orders: (n_members, nsites) which site of phi each network's sites read, None for the
+    given order; neutral: (nsites, phys_dim) the vector of a dropped feature; n_samples: the real
+    ones among `samples`; state: a trainer's state to continue from, None to start.
+    """
+
+    structure: Any
+    objective: Any
+    params: Any
+    anchor: Any
+    samples: Samples
+    n_samples: int
+    neutral: jax.Array
+    orders: jax.Array | None = None
+    validation: tuple[Samples, int] | None = None
+    random_state: np.random.RandomState = dataclasses.field(default_factory=np.random.RandomState)
+    state: Any = None
+    callbacks: tuple = ()
+    verbose: bool = False
+
+    @property
+    def n_members(self):
+        """How many networks are trained together."""
+        return len(jax.tree.leaves(self.params)[0])
+
+
+@dataclasses.dataclass
+class Result:
+    """What training returns: params as in `Problem`, the trainer's state, history, epochs run."""
+
+    params: Any
+    state: Any
+    history: dict[str, list[float]]
+    n_iter: int
+
+
+def over_members(function, n_members, in_axes):
+    """vmap over members; a single member is squeezed instead, which keeps GEMMs unbatched."""
+    if n_members > 1:
+        return jax.vmap(function, in_axes=in_axes)
+
+    def single(*args):
+        args = [
+            jax.tree.map(lambda a: a[0], arg) if axis == 0 else arg
+            for arg, axis in zip(args, in_axes, strict=True)
+        ]
+        return jax.tree.map(lambda a: jnp.asarray(a)[None], function(*args))
+
+    return single
