@@ -159,11 +159,11 @@ def tensorkrowch(case, inline_mats):
     return torch_run(lambda phi: model(phi, **options), model.parameters(), case)
 
 
-def torchmps(case, parallel_eval, path):
+def torchmps(case, parallel_eval, repository):
     import torch
 
     torch.manual_seed(0)
-    sys.path.insert(0, path)
+    sys.path.insert(0, repository)
     from torchmps import MPS
 
     model = MPS(
@@ -178,17 +178,22 @@ def torchmps(case, parallel_eval, path):
     return torch_run(model, model.parameters(), case)
 
 
-def quimb(case, hyper_index):
-    """quimb's contraction along a cotengra path: a vmap over samples, or the batch as an index."""
+def quimb(case, batch, path):
+    """quimb's contraction: a vmap over samples, or the batch as an index of the features.
+
+    path: quimb's preset "auto-hq", or "hyper", a longer search around cotengra's greedy method.
+    """
     import cotengra
     import jax
     import jax.numpy as jnp
     import quimb.tensor as qtn
 
     n, d, D, out = case.n, case.d, case.D, case.n // 2
-    optimizer = cotengra.ReusableHyperOptimizer(
-        minimize="combo", max_repeats=32, max_time=10, parallel=False, directory=None
-    )
+    optimize = path
+    if path == "hyper":
+        optimize = cotengra.HyperOptimizer(
+            methods=["greedy"], minimize="combo", max_repeats=16, max_time=30, parallel=False
+        )
     # w with w . phi close to 1 for uniform features, so that outputs stay within float32.
     w = (2 / np.pi) / (1 / 2 + 1 / np.pi)
     rng = np.random.default_rng(0)
@@ -211,11 +216,11 @@ def quimb(case, hyper_index):
         features = [qtn.Tensor(phi[..., i], (*batch_inds, f"k{i}")) for i in range(n)]
         chain = [qtn.Tensor(core, ix) for core, ix in zip(cores, inds)]
         network = qtn.TensorNetwork(chain + features)
-        return network.contract(output_inds=(*batch_inds, "c"), optimize=optimizer).data
+        return network.contract(output_inds=(*batch_inds, "c"), optimize=optimize).data
 
     def loss(cores, x, y):
         phi = jnp.stack([jnp.cos(jnp.pi / 2 * x), jnp.sin(jnp.pi / 2 * x)], axis=1)  # (B, d, n)
-        if hyper_index:
+        if batch == "index":
             logits = contract(cores, phi, ("batch",))
         else:
             logits = jax.vmap(lambda phi: contract(cores, phi, ()))(phi)

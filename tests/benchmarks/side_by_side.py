@@ -76,7 +76,7 @@ class Contender:
 
     @property
     def name(self):
-        shown = [f"{key}={value}" for key, value in self.options if key != "path"]
+        shown = [f"{key}={value}" for key, value in self.options if key != "repository"]
         return ", ".join([self.group, *shown])
 
 
@@ -96,10 +96,10 @@ def contenders(torchmps):
         packages = ("tensorkrowch", "torch")
         yield Contender("TensorKrowch", "tensorkrowch", options, CASES, packages, True)
     for parallel_eval in (False, True) if torchmps else ():
-        options = (("parallel_eval", parallel_eval), ("path", torchmps))
+        options = (("parallel_eval", parallel_eval), ("repository", torchmps))
         yield Contender("TorchMPS", "torchmps", options, CASES, ("torch",), True)
-    for hyper_index in (False, True):
-        options = (("hyper_index", hyper_index),)
+    for batch, path in (("vmap", "auto-hq"), ("vmap", "hyper"), ("index", "auto-hq")):
+        options = (("batch", batch), ("path", path))
         yield Contender("quimb", "quimb", options, QUICK_CASES, ("quimb", "cotengra", "jax"))
 
 

@@ -46,7 +46,7 @@ def mpo(seed):
 
 
 def mera(seed):
-    return qtn.MERA.rand(8, max_bond=2, seed=seed)
+    return qtn.MERA.rand(4, max_bond=2, seed=seed)
 
 
 def hyperindex(seed):
@@ -87,18 +87,21 @@ GEOMETRIES = [
 ]
 
 
-def dense(network, arrays, phi):
-    """(batch, *outputs), by quimb and one product with the embedded samples."""
+def whole(network, arrays):
+    """The network with other arrays as one array (*inputs, *outputs), by quimb."""
     network = network.copy()
-    for tensor, array in zip(network, arrays):
+    for tensor, array in zip(network, arrays, strict=True):
         tensor.modify(data=array)
-    outputs = network.output_inds
     inputs = [network.site_ind(i) for i in range(network.nsites)]
-    x = network.contract(output_inds=(*inputs, *outputs), optimize="greedy").data[None]
+    return network.contract(output_inds=(*inputs, *network.output_inds), optimize="greedy").data
+
+
+def dense(network, arrays, phi):
+    """(batch, *outputs)."""
+    x = whole(network, arrays)
+    x = jnp.broadcast_to(x, (len(phi), *x.shape))
     for i, dim in enumerate(network.phys_dims):
-        x = jnp.einsum(
-            "bi...,bi->b...", jnp.broadcast_to(x, (len(phi), *x.shape[1:])), phi[:, i, :dim]
-        )
+        x = jnp.einsum("bi...,bi->b...", x, phi[:, i, :dim])
     return x
 
 
@@ -115,35 +118,44 @@ def x64():
         yield
 
 
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("batch", [1, 5])
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_equals_a_dense_contraction(geometry, batch):
-    network = from_quimb(geometry(0))
-    packed, structure = pack(network)
-    phi = embedded(structure, batch)
-    result = contract(packed, structure, phi)
-    expected = dense(network, packed, phi)
-    assert result.value.shape == (batch, *structure.output_dims)
-    assert result.exponent.shape == (batch,)
-    assert result.exponent.dtype == jnp.int32
-    atol = 1e-12 * jnp.abs(expected).max()
-    np.testing.assert_allclose(result.dense(), expected, rtol=1e-10, atol=atol)
+def assert_close(ours, theirs):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12 * max(jnp.abs(b).max(), 1))
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_gradients_equal_those_of_a_dense_contraction(geometry):
+def test_outputs_and_gradients_equal_a_dense_contraction(geometry):
     network = from_quimb(geometry(0))
     packed, structure = pack(network)
     phi = embedded(structure, 3)
     weights = np.random.default_rng(2).normal(size=(3, *structure.output_dims))
-    ours = jax.jit(
-        jax.grad(lambda p, x: jnp.sum(weights * contract(p, structure, x).dense()), (0, 1))
-    )(packed, phi)
-    theirs = jax.grad(lambda p, x: jnp.sum(weights * dense(network, p, x)), (0, 1))(packed, phi)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12 * jnp.abs(b).max())
+
+    def differentiated(outputs):
+        def loss(packed, phi):
+            x = outputs(packed, phi)
+            return jnp.sum(weights * x), x
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(packed, phi)
+
+    ours = differentiated(lambda packed, phi: contract(packed, structure, phi).dense())
+    theirs = differentiated(lambda packed, phi: dense(network, packed, phi))
+    assert ours[0][1].shape == (3, *structure.output_dims)
+    assert_close(ours, theirs)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("batch", [1, 2, 7])
+@pytest.mark.parametrize("geometry", [tree, hyperindex])
+def test_any_batch_size(geometry, batch):
+    network = from_quimb(geometry(0))
+    packed, structure = pack(network)
+    phi = embedded(structure, batch)
+    result = jax.jit(contract, static_argnums=1)(packed, structure, phi)
+    assert result.value.shape == (batch, *structure.output_dims)
+    assert result.exponent.shape == (batch,)
+    assert result.exponent.dtype == jnp.int32
+    assert_close(result.dense(), jax.jit(lambda *args: dense(network, *args))(packed, phi))
 
 
 @pytest.mark.usefixtures("x64")
@@ -151,38 +163,30 @@ def test_gradients_equal_those_of_a_dense_contraction(geometry):
 def test_log_norm_squared_equals_a_dense_contraction(geometry):
     network = from_quimb(geometry(0))
     packed, structure = pack(network)
-    inds = [network.site_ind(i) for i in range(network.nsites)]
 
-    def dense_log_norm(packed):
-        copy = network.copy()
-        for tensor, array in zip(copy, packed):
-            tensor.modify(data=array)
-        array = copy.contract(output_inds=(*inds, *network.output_inds), optimize="greedy").data
-        return jnp.log(jnp.sum(array**2))
+    def reference(packed):
+        return jnp.log(jnp.sum(whole(network, packed) ** 2))
 
-    value, gradient = jax.value_and_grad(log_norm_squared)(packed, structure)
-    expected, expected_gradient = jax.value_and_grad(dense_log_norm)(packed)
-    np.testing.assert_allclose(value, expected, rtol=1e-10)
-    for a, b in zip(gradient, expected_gradient, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12 * jnp.abs(b).max())
+    ours = jax.jit(jax.value_and_grad(log_norm_squared), static_argnums=1)(packed, structure)
+    assert_close(ours, jax.jit(jax.value_and_grad(reference))(packed))
 
 
 @pytest.mark.parametrize("magnitude", [1e-30, 1e30])
-@pytest.mark.parametrize("geometry", [ring, peps, mera, disconnected])
+@pytest.mark.parametrize("geometry", [ring, hyperindex, disconnected])
 def test_scale_of_any_size_in_single_precision(geometry, magnitude):
     network = from_quimb(geometry(0))
     packed, structure = pack(network)
     large = tuple(magnitude * array for array in packed)
     phi = embedded(structure, 4)
     assert phi.dtype == packed[0].dtype == jnp.float32
-    result = contract(large, structure, phi)
-    gradient = jax.grad(lambda p: contract(p, structure, phi).log_abs().sum())(large)
-    log_norm = log_norm_squared(large, structure)
+    result = jax.jit(contract, static_argnums=1)(large, structure, phi)
+    gradient = jax.jit(jax.grad(lambda p: contract(p, structure, phi).log_abs().sum()))(large)
+    log_norm = jax.jit(log_norm_squared, static_argnums=1)(large, structure)
     shift = len(packed) * np.log(magnitude)
     with jax.enable_x64(True):
-        packed = tuple(jnp.asarray(array, jnp.float64) for array in packed)
-        expected = jnp.log(jnp.abs(dense(network, packed, jnp.asarray(phi, jnp.float64)))) + shift
-        expected_log_norm = log_norm_squared(packed, structure) + 2 * shift
+        packed = [np.asarray(array, float) for array in packed]
+        expected = np.log(np.abs(dense(network, packed, np.asarray(phi, float)))) + shift
+        expected_log_norm = np.log(np.sum(whole(network, packed) ** 2)) + 2 * shift
     np.testing.assert_allclose(result.log_abs(), expected, rtol=1e-5)
     np.testing.assert_allclose(log_norm, expected_log_norm, rtol=1e-5)
     assert (jnp.abs(result.value).max(axis=range(1, result.value.ndim)) < 2).all()
@@ -245,33 +249,26 @@ def test_structures_differ_where_geometries_do():
 def test_a_second_network_of_one_geometry_compiles_and_searches_nothing():
     traces = []
 
-    @jax.jit
-    def evaluate(packed, phi):
-        traces.append(phi.shape)
+    def evaluate(packed, structure, phi):
+        traces.append(len(phi))
         return contract(packed, structure, phi)
 
+    run = jax.jit(evaluate, static_argnums=1)
     packed, structure = pack(random_geometry(0))
     phi = embedded(structure, 6)
-    run = jax.jit(
-        lambda packed, structure, phi: (
-            traces.append(phi.shape),
-            contract(packed, structure, phi),
-        )[1],
-        static_argnums=1,
-    )
     run(packed, structure, phi)
     misses = _generic._find_steps.cache_info().misses
     run(*pack(random_geometry(1)), phi)
-    assert traces == [phi.shape]
+    assert traces == [6]
     run(*pack(random_geometry(2)), phi[:5])
-    assert traces == [phi.shape, phi[:5].shape]
+    assert traces == [6, 5]
     assert _generic._find_steps.cache_info().misses == misses
 
 
 def test_too_large_a_batch_names_one_that_fits(monkeypatch):
     packed, structure = pack(ring(0))
     monkeypatch.setattr(_generic, "MAX_INTERMEDIATE", 1000)
-    with pytest.raises(ContractionTooLargeError, match="2.* elements .* samples") as error:
+    with pytest.raises(ContractionTooLargeError, match=r"2\^.* elements .* samples") as error:
         contract(packed, structure, embedded(structure, 4096))
     fitting = int(str(error.value).split("at most ")[1].split()[0])
     assert 0 < fitting < 4096

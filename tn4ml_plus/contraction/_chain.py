@@ -108,7 +108,9 @@ def _pack_chain(mps: MPS):
         return xp.pad(xp.asarray(core), widths).astype(dtype)
 
     def stack(part):
-        return xp.stack([padded(c) for c in part]) if part else xp.zeros((0, bond, phys, bond), dtype)
+        return (
+            xp.stack([padded(c) for c in part]) if part else xp.zeros((0, bond, phys, bond), dtype)
+        )
 
     packed = {
         "left": stack(cores[:center]),
@@ -202,9 +204,7 @@ def _walk_backward(reverse, residuals, cotangent):
         return core @ y, (d_core, d_phi)
 
     flat = cores.reshape(nsites, bond, phys * bond)
-    g, (d_cores, d_phi) = lax.scan(
-        site, g, (flat, phi, states, exponents), reverse=not reverse
-    )
+    g, (d_cores, d_phi) = lax.scan(site, g, (flat, phi, states, exponents), reverse=not reverse)
     return d_cores.reshape(cores.shape), d_phi, g
 
 

@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from .._errors import NotFiniteError
 from .._registry import resolve
 from ..contraction import calibrate, pack, unpack
-from ..embeddings import Embedding, Legendre
+from ..embeddings import Legendre
 from ..initializers import Noiseless, least_squares_weights
 from ..losses import CallableLoss, Loss, Objective
 from ..networks import MPSSpec, from_quimb
@@ -63,7 +63,7 @@ class TensorNetworkEstimator(BaseEstimator):
             embedding = Legendre(self._degree(n_samples, n_features))
         embedding = resolve("embedding", embedding)
         scaler = self.scaler
-        if scaler is None and embedding.discrete or not np.isfinite(embedding.domain).all():
+        if (scaler is None and embedding.discrete) or not np.isfinite(embedding.domain).all():
             scaler = "passthrough"
         elif scaler is None:
             scaler = "quantile_sigmoid" if embedding.columnwise else "common_min_max"

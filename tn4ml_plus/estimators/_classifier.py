@@ -1,6 +1,5 @@
 """Classification."""
 
-import jax
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_array, column_or_1d, compute_sample_weight
@@ -149,8 +148,9 @@ class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
 
     def predict_proba(self, X):
         """Class probabilities, (n_samples, n_classes) in the order of classes_."""
+        amplitudes = self._amplitudes(X)
         loss = self._resolve_objective().loss
-        members = [loss.probabilities(amplitude) for amplitude in self._amplitudes(X)]
+        members = [loss.probabilities(amplitude) for amplitude in amplitudes]
         mean = np.mean([np.asarray(member, float) for member in members], axis=0)
         return mean / mean.sum(axis=1, keepdims=True)
 
@@ -165,7 +165,8 @@ class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
 
     def predict(self, X):
         """The most probable labels, (n_samples,)."""
-        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+        best = np.argmax(self.predict_proba(X), axis=1)
+        return self.classes_[best]
 
 
 def _labels(estimator, y):

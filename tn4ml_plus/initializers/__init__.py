@@ -1,6 +1,6 @@
 """How the cores of a network start."""
 
-from ._base import Initializer, Noiseless, identity_core
+from ._base import Initializer, Noiseless, generators, identity_core
 from ._identity import Identity, LeastSquaresIdentity, least_squares_weights
 from ._random import GramSchmidt, HaarUnitary, RandomNormal
 
@@ -12,6 +12,7 @@ __all__ = [
     "LeastSquaresIdentity",
     "Noiseless",
     "RandomNormal",
+    "generators",
     "identity_core",
     "least_squares_weights",
 ]

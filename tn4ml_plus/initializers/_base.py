@@ -4,16 +4,30 @@ import abc
 import dataclasses
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 
 def identity_core(weights, left, right):
     """weights[s] * eye(left, right) as an array (left, phys_dim, right)."""
-    return jnp.asarray(weights)[None, :, None] * jnp.eye(left, right)[:, None, :]
+    return np.asarray(weights)[None, :, None] * np.eye(left, right)[:, None, :]
+
+
+def generators(key, count):
+    """Independent NumPy generators, one a site, from a JAX key.
+
+    Starting a network draws a few numbers for each of many shapes: NumPy needs no compilation.
+
+    >>> import jax
+    >>> first, second = generators(jax.random.key(0), 2)
+    >>> first.normal() != second.normal()
+    True
+    """
+    seed = np.random.SeedSequence(np.asarray(jax.random.key_data(key)).ravel().tolist())
+    return [np.random.default_rng(child) for child in seed.spawn(count)]
 
 
 class Initializer(abc.ABC):
-    """Fills the cores of a network: called once a site, with that site's own key.
+    """Fills the cores of a network: called once a site, with that site's own generator.
 
     A core has the shape (left, phys_dim, right); `weights` (phys_dim,) are numbers w with
     w . phi(x) near 1 over the data, so that ``identity_core(weights, ...)`` hands its left state
@@ -23,35 +37,37 @@ class Initializer(abc.ABC):
     add_identity: bool
 
     @abc.abstractmethod
-    def noise(self, key, shape, fan):
-        """Random core of shape (left, phys_dim, right)."""
+    def noise(self, rng, shape, fan):
+        """Random core of shape (left, phys_dim, right) from a NumPy generator."""
 
-    def __call__(self, key, shape, weights, fan):
-        """Core of `shape` (left, phys_dim, right) from a JAX key."""
-        core = self.noise(key, shape, fan)
+    def start(self, shape, weights):
+        """Core without noise: the identity, or zeros where none is added; decay pulls toward it."""
         if self.add_identity:
-            core = core + identity_core(weights, shape[0], shape[-1])
-        return core
+            return identity_core(weights, shape[0], shape[-1])
+        return np.zeros(shape)
 
-    def stack(self, keys, shape, weights, fan):
-        """Cores (nsites, *shape), one key and one row of `weights` (nsites, phys_dim) a site."""
-        return jax.vmap(lambda key, w: self(key, shape, w, fan))(keys, jnp.asarray(weights))
+    def __call__(self, rng, shape, weights, fan):
+        """Core of `shape` (left, phys_dim, right), float64."""
+        return self.start(shape, weights) + self.noise(rng, shape, fan)
 
 
 @dataclasses.dataclass(frozen=True)
 class Noiseless(Initializer):
-    """What another initializer starts from: its identity, zeros if it adds none.
+    """What another initializer starts from.
 
-    Decay pulls toward this network.
+    >>> import numpy as np
+    >>> from tn4ml_plus.initializers import Identity
+    >>> Noiseless(Identity())(np.random.default_rng(0), (1, 2, 1), (1, 0), fan=2).ravel()
+    array([1., 1.])
     """
 
     initializer: Initializer
 
-    @property
-    def add_identity(self):
+    def start(self, shape, weights):
         """As the other initializer."""
-        return self.initializer.add_identity
+        return self.initializer.start(shape, weights)
 
-    def noise(self, key, shape, fan):
+    def noise(self, rng, shape, fan):
         """Zeros."""
-        return jnp.zeros(shape)
+        del rng, fan
+        return np.zeros(shape)

@@ -2,12 +2,10 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .._registry import register
-from ._base import Initializer, identity_core
+from ._base import Initializer
 from ._random import standard_deviation
 
 
@@ -19,11 +17,11 @@ class LeastSquaresIdentity(Initializer):
     Exact for an embedding that is a partition of unity. `std` is the noise's standard deviation;
     None takes sqrt(0.5 / (nsites * bond_dim)).
 
-    >>> import jax, numpy as np
-    >>> core = LeastSquaresIdentity(std=0.0)(jax.random.key(0), (2, 2, 2), (1.0, 1.0), fan=8)
+    >>> import numpy as np
+    >>> core = LeastSquaresIdentity(std=0.0)(np.random.default_rng(0), (2, 2, 2), (1.0, 1.0), fan=8)
     >>> np.asarray(core)[:, 0]
     array([[1., 0.],
-           [0., 1.]], dtype=float32)
+           [0., 1.]])
     """
 
     std: float | None = None
@@ -33,10 +31,10 @@ class LeastSquaresIdentity(Initializer):
         if self.std is not None and not self.std >= 0:
             raise ValueError(f"std must be None or a number of at least 0, got {self.std!r}.")
 
-    def noise(self, key, shape, fan):
+    def noise(self, rng, shape, fan):
         """Normal entries."""
         std = standard_deviation(fan) if self.std is None else self.std
-        return std * jax.random.normal(key, shape)
+        return std * rng.normal(size=shape)
 
 
 @register("initializer")
@@ -47,8 +45,8 @@ class Identity(Initializer):
     It ignores the data: the state grows by sum_s phi_s a site, so use it with few sites or with an
     embedding whose components sum to one.
 
-    >>> import jax
-    >>> float(Identity(std=0.0)(jax.random.key(0), (2, 3, 2), (1.0, 0, 0), fan=8).sum())
+    >>> import numpy as np
+    >>> float(Identity(std=0.0)(np.random.default_rng(0), (2, 3, 2), (1.0, 0, 0), fan=8).sum())
     6.0
     """
 
@@ -59,14 +57,13 @@ class Identity(Initializer):
         if not self.std >= 0:
             raise ValueError(f"std must be a number of at least 0, got {self.std!r}.")
 
-    def noise(self, key, shape, fan):
+    def noise(self, rng, shape, fan):
         """Normal entries."""
-        return self.std * jax.random.normal(key, shape)
+        return self.std * rng.normal(size=shape)
 
-    def __call__(self, key, shape, weights, fan):
-        """Core of `shape` (left, phys_dim, right) from a JAX key; `weights` are not used."""
-        del weights
-        return super().__call__(key, shape, jnp.ones(shape[1]), fan)
+    def start(self, shape, weights):
+        """The identity on every component, whatever the weights."""
+        return super().start(shape, np.ones_like(weights, float))
 
 
 def least_squares_weights(phi, ridge=1e-3, sample_weight=None):
@@ -94,6 +91,3 @@ def least_squares_weights(phi, ridge=1e-3, sample_weight=None):
     silent = np.arange(phi.shape[-1])
     moment[:, silent, silent] += np.where(moment[:, silent, silent] == 0, 1.0, 0.0)
     return np.linalg.solve(moment, mean[..., None])[..., 0]
-
-
-__all__ = ["Identity", "LeastSquaresIdentity", "identity_core", "least_squares_weights"]

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .._registry import register
@@ -18,8 +16,8 @@ class RandomNormal(Initializer):
     Without the identity an amplitude over many sites is far below every float; training then
     relies on calibration (`tn4ml_plus.contraction.calibrate`).
 
-    >>> import jax
-    >>> RandomNormal(std=0.5)(jax.random.key(0), (3, 2, 3), (0.5, 0.5), fan=30).shape
+    >>> import numpy as np
+    >>> RandomNormal(std=0.5)(np.random.default_rng(0), (3, 2, 3), (0.5, 0.5), fan=30).shape
     (3, 2, 3)
     """
 
@@ -30,9 +28,9 @@ class RandomNormal(Initializer):
         if not self.std >= 0:
             raise ValueError(f"std must be a number of at least 0, got {self.std!r}.")
 
-    def noise(self, key, shape, fan):
+    def noise(self, rng, shape, fan):
         """Normal entries."""
-        return self.std * jax.random.normal(key, shape)
+        return self.std * rng.normal(size=shape)
 
 
 @register("initializer")
@@ -42,8 +40,8 @@ class GramSchmidt(Initializer):
 
     Where there are more rows than columns the columns are orthonormal instead.
 
-    >>> import jax, numpy as np
-    >>> core = GramSchmidt()(jax.random.key(0), (3, 2, 3), (0.5, 0.5), fan=30)
+    >>> import numpy as np
+    >>> core = GramSchmidt()(np.random.default_rng(0), (3, 2, 3), (0.5, 0.5), fan=30)
     >>> rows = core.reshape(3, 6)
     >>> bool(np.allclose(rows @ rows.T, np.eye(3), atol=1e-6))
     True
@@ -51,9 +49,9 @@ class GramSchmidt(Initializer):
 
     add_identity: bool = False
 
-    def noise(self, key, shape, fan):
+    def noise(self, rng, shape, fan):
         """Orthonormalised uniform entries."""
-        return _orthonormal(jax.random.uniform(key, shape))
+        return _orthonormal(rng.uniform(size=shape))
 
 
 @register("initializer")
@@ -63,24 +61,24 @@ class HaarUnitary(Initializer):
 
     Mezzadri, Notices of the AMS 54 (2007) 592: QR of a normal matrix, signs fixed by R's diagonal.
 
-    >>> import jax
-    >>> HaarUnitary()(jax.random.key(0), (4, 2, 4), (0.5, 0.5), fan=40).shape
+    >>> import numpy as np
+    >>> HaarUnitary()(np.random.default_rng(0), (4, 2, 4), (0.5, 0.5), fan=40).shape
     (4, 2, 4)
     """
 
     add_identity: bool = False
 
-    def noise(self, key, shape, fan):
+    def noise(self, rng, shape, fan):
         """Haar-distributed isometry."""
-        return _orthonormal(jax.random.normal(key, shape))
+        return _orthonormal(rng.normal(size=shape))
 
 
 def _orthonormal(core):
     """Nearest row-by-row orthonormalisation of a core seen as a (left, phys_dim * right) matrix."""
     matrix = core.reshape(core.shape[0], -1)
     tall = matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix
-    q, r = jnp.linalg.qr(tall)
-    q = q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
+    q, r = np.linalg.qr(tall)
+    q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
     return (q.T if tall is not matrix else q).reshape(core.shape)
 
 

@@ -1,15 +1,13 @@
 """Matrix product states with named outputs."""
 
 import dataclasses
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import quimb.tensor as qtn
 
 from .._registry import register
-from ..initializers import LeastSquaresIdentity
+from ..initializers import LeastSquaresIdentity, generators
 
 
 class MPS(qtn.MatrixProductState):
@@ -122,7 +120,8 @@ class MPS(qtn.MatrixProductState):
         weights: (nsites, max phys_dim) numbers w with w . phi near 1 (see
         `tn4ml_plus.initializers.least_squares_weights`), None for 1 / phys_dim; output_std: size of
         the output core's noise; output_bias: (n_outputs,) where the outputs of an identity-aware
-        initializer start, None for 0; key: a JAX key, split into one a site. Raises ValueError for
+        initializer start, None for 0; key: a JAX key, from which each site has its own
+        generator. The dtype is JAX's default float. Raises ValueError for
         sizes below one or weights of another shape.
 
         >>> import jax
@@ -149,21 +148,23 @@ class MPS(qtn.MatrixProductState):
                 f"weights must have the shape {(nsites, widest)} (nsites, largest phys_dim), "
                 f"got {np.shape(weights)}."
             )
-        keys = jax.random.split(key, nsites + 1)
-        shape = (bond_dim, widest, bond_dim)
-        stack = np.asarray(_stack(initializer, shape, keys[:-1], jnp.asarray(weights, float)))
-        arrays = [stack[i, :, :d].transpose(0, 2, 1) for i, d in enumerate(phys_dims)]
+        *sites, last = generators(key, nsites + 1)
+        arrays = []
+        for i, d in enumerate(phys_dims):
+            w = np.asarray(weights, float)[i, :d]
+            core = initializer(sites[i], (bond_dim, d, bond_dim), w, nsites * bond_dim)
+            arrays.append(core.transpose(0, 2, 1))
         if n_outputs is not None:
-            spread = jax.random.normal(keys[-1], (bond_dim, bond_dim, 1, n_outputs))
-            spread = np.array(spread) * (output_std / np.sqrt(bond_dim))
+            spread = last.normal(size=(bond_dim, bond_dim, 1, n_outputs))
+            spread *= output_std / np.sqrt(bond_dim)
             if output_bias is not None:
                 spread[0, 0] += np.asarray(output_bias)
-            w = np.asarray(weights)[site, : phys_dims[site], None]
-            arrays[site] = (spread * w).astype(stack.dtype)
+            arrays[site] = spread * np.asarray(weights)[site, : phys_dims[site], None]
         if not cyclic:
             arrays[-1] = arrays[-1][:, 0]
             arrays[0] = arrays[0][0]
-        arrays = [np.ascontiguousarray(array) for array in arrays]
+        dtype = jnp.zeros(()).dtype
+        arrays = [np.ascontiguousarray(array, dtype) for array in arrays]
         if n_outputs is None:
             return cls(arrays)
         return cls(arrays, output_site=site, output_inds=("out",))
@@ -178,11 +179,6 @@ def _phys_dims(phys_dim, nsites):
     if min(phys_dims) < 1:
         raise ValueError(f"phys_dim must be at least 1, got {min(phys_dims)}.")
     return phys_dims
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _stack(initializer, shape, keys, weights):
-    return initializer.stack(keys, shape, weights, fan=len(weights) * shape[0])
 
 
 @register("network", name="mps")

@@ -15,7 +15,7 @@ from .._errors import NotFiniteError
 from .._registry import register
 from ..contraction import unpack
 from ._objective import mean_loss, objective_value, reordered
-from ._problem import Epoch, Result, Samples, bucket, over_members
+from ._problem import Epoch, Result, bucket, over_members
 from ._schedules import Schedule, WarmupCosine
 from ._stopping import EarlyStopping
 
@@ -106,10 +106,10 @@ class Gradient:
             problem.objective,
             _ADAM if self.optimizer is None else self.optimizer,
             self.optimizer is None,
-            self.feature_dropout,
             self.clip_norm,
         )
         n_epochs, steps = rates.shape
+        samples_shape = problem.samples.phi.shape
         rng, n_samples, n_members = problem.random_state, problem.n_samples, problem.n_members
         decay = self.decay * np.sqrt(1000 / max(1.0, float(problem.samples.weight.sum())))
         params, state = problem.params, problem.state
@@ -126,10 +126,10 @@ class Gradient:
                 batches = _batches(rng, n_samples, n_members, self.batch_size, bucket(steps))
                 padded = np.zeros(batches.shape[0], params_dtype(params))
                 padded[:steps] = rates[epoch]
-                key = jax.random.key(rng.randint(2**31 - 1))
+                dropped = self._dropped(rng, batches.shape, samples_shape)
                 new_params, new_state, totals = _epoch(
                     program, params, state, problem.samples, problem.neutral, problem.anchor,
-                    problem.orders, batches, steps, padded, decay, key,
+                    problem.orders, batches, steps, padded, decay, dropped,
                 )  # fmt: skip
                 totals = np.asarray(totals, float)[:steps].sum(axis=0)
                 loss = totals.mean() / float(problem.samples.weight.sum())
@@ -161,6 +161,14 @@ class Gradient:
             params = best
         return Result(params, state, history, len(history["loss"]))
 
+    def _dropped(self, rng, batches_shape, samples_shape):
+        """Which features the samples of an epoch lose, (*batches_shape, nsites) bools, or None."""
+        if self.feature_dropout == 0:
+            return None
+        # Drawn here, since the compilation of a generator would take longer than many trainings.
+        draw = np.random.default_rng(rng.randint(2**31 - 1)).random
+        return draw((*batches_shape, samples_shape[1]), np.float32) < self.feature_dropout
+
     def _wants_stop(self, problem, params, epoch, history):
         def members():
             return [
@@ -182,7 +190,6 @@ class Program:
     objective: Any
     optimizer: Any
     scaled: bool
-    feature_dropout: float
     clip_norm: float | None
 
 
@@ -194,9 +201,7 @@ def params_dtype(params):
 def _validation_loss(problem, params):
     samples, _ = problem.validation
     block = min(1024, len(samples.weight))
-    losses = mean_loss(
-        problem.structure, problem.objective, params, samples, problem.orders, block
-    )
+    losses = mean_loss(problem.structure, problem.objective, params, samples, problem.orders, block)
     return float(losses.mean())
 
 
@@ -215,15 +220,14 @@ def _start(optimizer, params):
 
 @partial(jax.jit, static_argnames="program")
 def _epoch(
-    program, params, state, samples, neutral, anchor, orders, batches, steps, rates, decay, key
+    program, params, state, samples, neutral, anchor, orders, batches, steps, rates, decay, dropped
 ):
     n_members = batches.shape[1]
 
-    def member(params, state, anchor, order, index, rate, decay, key):
+    def member(params, state, anchor, order, index, rate, decay, dropped):
         weight = jnp.where(index >= 0, samples.weight[index], 0)
         phi = samples.phi[index]
-        if program.feature_dropout:
-            dropped = jax.random.bernoulli(key, program.feature_dropout, phi.shape[:2])
+        if dropped is not None:
             phi = jnp.where(dropped[..., None], neutral, phi)
         (_, total), gradient = jax.value_and_grad(
             lambda p: objective_value(
@@ -244,14 +248,15 @@ def _epoch(
         )  # fmt: skip
         return params, state, total
 
-    axes = (0, 0, 0, None if orders is None else 0, 0, None, None, 0)
+    by_member = [None if array is None else 0 for array in (orders, dropped)]
+    axes = (0, 0, 0, by_member[0], 0, None, None, by_member[1])
     step = over_members(member, n_members, axes)
 
     def body(i, carry):
         params, state, totals = carry
-        keys = jax.random.split(jax.random.fold_in(key, i), n_members)
+        lost = None if dropped is None else dropped[i]
         params, state, total = step(
-            params, state, anchor, orders, batches[i], rates[i], decay, keys
+            params, state, anchor, orders, batches[i], rates[i], decay, lost
         )
         return params, state, totals.at[i].set(total)
 

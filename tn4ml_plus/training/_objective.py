@@ -38,9 +38,7 @@ def outputs(structure, params, phi, orders, block):
             return contract(params, structure, reordered(phi, order))
 
         blocks = phi.reshape(-1, block, *phi.shape[1:])
-        return jax.tree.map(
-            lambda a: a.reshape(-1, *a.shape[2:]), jax.lax.map(part, blocks)
-        )
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), jax.lax.map(part, blocks))
 
     n_members = len(jax.tree.leaves(params)[0])
     return over_members(member, n_members, (0, None if orders is None else 0))(params, orders)
