@@ -220,6 +220,9 @@ def _contract_chain(structure: ChainStructure, packed, phi):
 
     def from_boundary(start):
         state = jnp.broadcast_to(start[:, None], (bond, batch)).astype(center.dtype)
+        # Without the barrier XLA folds this constant into chains of two sites and, on the CPU,
+        # miscompiles them (jax 0.10): outputs then come from uninitialised memory.
+        state = lax.optimization_barrier(state)
         left, e_left = walk(packed["left"], phi[:c], state, False)
         right, e_right = walk(packed["right"], phi[c + 1 :], state, True)
         z = center.reshape(-1, bond) @ right
