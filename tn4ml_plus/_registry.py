@@ -57,17 +57,28 @@ def lookup(kind, name):
 def resolve(kind, spec):
     """Turn a string into the default instance of the class it names; pass instances through.
 
-    Raises ValueError for an unknown name, TypeError for an object that is not of this kind.
+    Raises ValueError for an unknown name or an object that is not of this kind.
     """
     if isinstance(spec, str):
-        return lookup(kind, spec)()
+        cls = lookup(kind, spec)
+        missing = [
+            f.name
+            for f in dataclasses.fields(cls)
+            if f.default is f.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise ValueError(
+                f"The {kind} {spec!r} needs {', '.join(missing)}: pass an object, "
+                f"{cls.__name__}({', '.join(f'{name}=...' for name in missing)})."
+            )
+        return cls()
     if isinstance(spec, tuple(_CLASSES.get(kind, {}).values())):
         return spec
     if isinstance(spec, type) and spec in _CLASSES.get(kind, {}).values():
-        raise TypeError(
+        raise ValueError(
             f"{kind} must be an instance, not the class {spec.__name__}: write {spec.__name__}()."
         )
-    raise TypeError(
+    raise ValueError(
         f"{kind} must be one of {', '.join(map(repr, names(kind)))} or an instance of such a "
         f"class, got {type(spec).__name__}."
     )

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .._registry import register
 from .._typing import Amplitude, power_of_two, scale_by_power_of_two
 from ..networks import MPS
 from ._pack import _contract, _log_norm_squared, _unpack, pack
 
 
+@register("structure", name="chain")
 @dataclasses.dataclass(frozen=True)
 class ChainStructure:
     """What a packed chain is besides its arrays.

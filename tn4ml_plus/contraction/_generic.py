@@ -11,6 +11,7 @@ import quimb.tensor as qtn
 from jax import lax
 
 from .._errors import ContractionTooLargeError
+from .._registry import register
 from .._typing import Amplitude, power_of_two
 from ..networks import Network, from_quimb
 from ._chain import _exponent
@@ -21,6 +22,7 @@ MAX_INTERMEDIATE = 2**28
 _BATCH = -1
 
 
+@register("structure", name="generic")
 @dataclasses.dataclass(frozen=True)
 class GenericStructure:
     """What a packed network of any geometry is besides its arrays, one a tensor.
@@ -66,6 +68,10 @@ class GenericStructure:
     def phys_dim(self):
         """Largest phys_dim, that of the embedded samples."""
         return max(self.phys_dims)
+
+    def padded(self):
+        """The structure itself: its arrays are not padded."""
+        return self
 
 
 @pack.register

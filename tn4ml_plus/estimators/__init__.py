@@ -3,6 +3,7 @@
 from ._classifier import TNClassifier
 from ._regressor import TNRegressor
 from ._scalers import CommonMinMax, MinMax, Passthrough, QuantileSigmoid, Scaler
+from ._state import load
 
 __all__ = [
     "CommonMinMax",
@@ -12,4 +13,5 @@ __all__ = [
     "Scaler",
     "TNClassifier",
     "TNRegressor",
+    "load",
 ]

@@ -17,10 +17,12 @@ from .._registry import resolve
 from ..contraction import calibrate, pack, unpack
 from ..embeddings import Legendre
 from ..initializers import Noiseless, least_squares_weights
+from ..io import write
 from ..losses import CallableLoss, Loss, Objective
 from ..networks import MPSSpec, from_quimb
 from ..training import EarlyStopping, Gradient, Problem, Samples, bucket, outputs
 from ._columns import ColumnEncoder, read_table
+from ._state import to_state
 
 # Rows that the least-squares start and the calibration look at.
 _START_ROWS = 4096
@@ -49,6 +51,15 @@ class TensorNetworkEstimator(BaseEstimator):
                 "networks_, or fit with n_members=1 for a single one."
             )
         return self.networks_[0]
+
+    def save(self, path):
+        """Write the fitted model to one safetensors file, atomically; `tn4ml_plus.load` reads it.
+
+        Raises NotFittedError before fit, ValueError for parameters that only code could rebuild
+        (functions, foreign objects), naming the parameter.
+        """
+        check_is_fitted(self, "networks_")
+        write(path, *to_state(self))
 
     # Strings to objects -------------------------------------------------------------------------
 
@@ -167,7 +178,7 @@ class TensorNetworkEstimator(BaseEstimator):
             for m, structure in enumerate(structures)
         ]
         if partial_fit:
-            self._trainer_state = result.state
+            self._trainer_state = [np.asarray(leaf) for leaf in result.state]
         for name, values in result.history.items():
             self.history_.setdefault(name, []).extend(values)
         self.n_iter_ += result.n_iter
@@ -211,7 +222,10 @@ class TensorNetworkEstimator(BaseEstimator):
         if isinstance(network, qtn.TensorNetwork):
             member = _checked(from_quimb(network), phys_dims, n_outputs)
             if len(orders) > 1 and len(set(phys_dims)) > 1:
-                raise ValueError("Sites of different phys_dim cannot be reordered: n_members=1.")
+                raise ValueError(
+                    "The sites have different phys_dims, so the given network cannot read them in "
+                    "another order: set n_members=1."
+                )
             self.networks_ = [member] * len(orders)
             packed, _ = pack(member)
             self._anchor = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(orders)), packed)

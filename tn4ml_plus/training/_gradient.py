@@ -35,7 +35,8 @@ class Gradient:
     1000 samples, scaled by sqrt(1000 / n_samples); feature_dropout: share of the features that each
     sample loses each step, in [0, 1); time_limit: seconds after which no new epoch starts;
     callbacks: functions of an `Epoch`, a true result stops training.
-    Raises NotFiniteError when the loss stops being finite; its `result` has the last finite weights.
+    Raises NotFiniteError when the loss stops being finite; its `result` has the last finite
+    weights.
 
     >>> Gradient(max_epochs=5, learning_rate=1e-3).max_epochs
     5
@@ -45,7 +46,7 @@ class Gradient:
     max_epochs: int | None = None
     batch_size: int = 64
     optimizer: Any = None
-    schedule: Schedule = WarmupCosine()
+    schedule: Schedule = dataclasses.field(default=WarmupCosine())
     min_steps: int = 500
     max_steps: int = 3000
     clip_norm: float | None = None
@@ -115,6 +116,14 @@ class Gradient:
         params, state = problem.params, problem.state
         if state is None:
             state = _start(program.optimizer, params)
+        else:
+            tree = jax.tree.structure(jax.eval_shape(lambda: _start(program.optimizer, params)))
+            if tree.num_leaves != len(state):
+                raise ValueError(
+                    "The optimizer differs from the one that training started with: keep it, or "
+                    "call fit to start again."
+                )
+            state = jax.tree.unflatten(tree, [jnp.asarray(leaf) for leaf in state])
         history = {"loss": [], "learning_rate": [], "seconds": []}
         if problem.validation is not None:
             history["validation_loss"] = []
@@ -139,7 +148,7 @@ class Gradient:
                         "set clip_norm, or use another initializer; the weights of the last finite "
                         "epoch were kept."
                     )
-                    error.result = Result(params, state, history, epoch)
+                    error.result = Result(params, jax.tree.leaves(state), history, epoch)
                     raise error
                 params, state = new_params, new_state
                 history["loss"].append(loss)
@@ -159,7 +168,7 @@ class Gradient:
                     break
         if self.early_stopping is not None and problem.validation is not None:
             params = best
-        return Result(params, state, history, len(history["loss"]))
+        return Result(params, jax.tree.leaves(state), history, len(history["loss"]))
 
     def _dropped(self, rng, batches_shape, samples_shape):
         """Which features the samples of an epoch lose, (*batches_shape, nsites) bools, or None."""

@@ -52,7 +52,7 @@ class Problem:
     params: packed networks, leaves (n_members, ...); anchor: the same pytree, what decay pulls
     toward; orders: (n_members, nsites) which site of phi each network's sites read, None for the
     given order; neutral: (nsites, phys_dim) the vector of a dropped feature; n_samples: the real
-    ones among `samples`; state: a trainer's state to continue from, None to start.
+    ones among `samples`; state: the leaves of a trainer's state to continue from, None to start.
     """
 
     structure: Any
@@ -77,7 +77,7 @@ class Problem:
 
 @dataclasses.dataclass
 class Result:
-    """What training returns: params as in `Problem`, the trainer's state, history, epochs run."""
+    """What training returns: params as in `Problem`, leaves of the state, history, epochs run."""
 
     params: Any
     state: Any

@@ -1,0 +1,111 @@
+"""Fitted estimators as arrays and JSON, and back, without running any code of the file."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._registry import from_json, lookup, snake_case, to_json
+from ..contraction import pack, unpack
+from ..io import labels_from_json, labels_to_json, read
+from ._columns import ColumnEncoder
+
+_SPECIAL = ("networks_", "_encoder", "_anchor", "_trainer_state")
+
+
+def to_state(estimator):
+    """Arrays and JSON metadata of a fitted estimator; ValueError for what JSON cannot hold."""
+    arrays, parameters, attributes, labels = {}, {}, {}, {}
+    for name, value in estimator.get_params(deep=False).items():
+        try:
+            parameters[name] = to_json(value)
+        except TypeError as error:
+            raise ValueError(
+                f"The parameter {name} cannot be saved: {error} Replace it with "
+                f"set_params({name}=...) first; the fitted networks stay as they are."
+            ) from None
+    for name, value in vars(estimator).items():
+        if name in parameters or name in _SPECIAL:
+            continue
+        if isinstance(value, np.ndarray) and (value.dtype.kind in "OU" or name == "classes_"):
+            labels[name] = labels_to_json(value)
+        elif isinstance(value, np.ndarray):
+            arrays[name] = value
+        else:
+            attributes[name] = to_json(value)
+    structures = []
+    for m, network in enumerate(estimator.networks_):
+        packed, structure = pack(network)
+        structures.append(to_json(structure))
+        _put(arrays, f"network.{m}", packed)
+    _put(arrays, "anchor", estimator._anchor)
+    if hasattr(estimator, "_trainer_state"):
+        _put(arrays, "trainer", estimator._trainer_state)
+    encoder = estimator._encoder
+    for name, value in encoder.state.items():
+        arrays[f"scaler.{name}"] = value
+    metadata = {
+        "estimator": snake_case(type(estimator).__name__),
+        "parameters": parameters,
+        "attributes": attributes,
+        "labels": labels,
+        "structures": structures,
+        "encoder": [to_json(part) for part in (encoder.embedding, encoder.scaler, encoder.levels)],
+    }
+    return arrays, metadata
+
+
+def load(path):
+    """Read an estimator that `save` wrote; its predictions are bit-equal.
+
+    Raises FileNotFoundError, or ValueError for a file that is damaged, newer or not of this
+    library. Nothing in the file is executed.
+    """
+    arrays, metadata = read(path)
+    try:
+        return _from_state(arrays, metadata)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{path} is not a complete model of this library ({error!r}): save it again with the "
+            "version that wrote it."
+        ) from error
+
+
+def _from_state(arrays, metadata):
+    parameters = {name: from_json(value) for name, value in metadata["parameters"].items()}
+    estimator = lookup("estimator", metadata["estimator"])(**parameters)
+    for name, value in metadata["attributes"].items():
+        setattr(estimator, name, from_json(value))
+    for name, value in metadata["labels"].items():
+        dtype = object if name == "feature_names_in_" else None
+        setattr(estimator, name, np.asarray(labels_from_json(value), dtype))
+    for name in arrays:
+        if "." not in name:
+            setattr(estimator, name, arrays[name])
+    embedding, scaler, levels = map(from_json, metadata["encoder"])
+    state = {name.split(".")[1]: a for name, a in arrays.items() if name.startswith("scaler.")}
+    estimator._encoder = ColumnEncoder(embedding, scaler, state, levels)
+    estimator.networks_ = [
+        unpack(_get(arrays, f"network.{m}"), from_json(structure))
+        for m, structure in enumerate(metadata["structures"])
+    ]
+    estimator._anchor = jax.tree.map(jnp.asarray, _get(arrays, "anchor"))
+    if any(name.startswith("trainer.") for name in arrays):
+        estimator._trainer_state = list(_get(arrays, "trainer"))
+    return estimator
+
+
+def _put(arrays, prefix, tree):
+    """Store a dict or a sequence of arrays under names that `_get` can read back."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in items:
+        arrays[f"{prefix}.{key}"] = np.asarray(value)
+
+
+def _get(arrays, prefix):
+    """What `_put` stored: a dict, or a tuple where the names are numbers."""
+    found = {
+        name[len(prefix) + 1 :]: a for name, a in arrays.items() if name.startswith(prefix + ".")
+    }
+    if all(key.isdigit() for key in found):
+        return tuple(found[key] for key in sorted(found, key=int))
+    return found
