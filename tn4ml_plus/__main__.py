@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from tqdm import tqdm
 
-from . import TNClassifier
+from .estimators import TNClassifier
 
 TABLES = {
     "iris": load_iris,

@@ -1,5 +1,18 @@
 """The one place where the step benchmark meets the library."""
 
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tn4ml_plus.contraction import contract, pack
+from tn4ml_plus.embeddings import Trigonometric
+from tn4ml_plus.losses import CrossEntropy
+from tn4ml_plus.networks import MPS
+
+OPTIMIZER = optax.adam(1e-3)
+
 
 def make_step(n, d, D, B, n_classes):
     """Build the training step that side_by_side.py times: ``(state, step)``.
@@ -8,4 +21,19 @@ def make_step(n, d, D, B, n_classes):
     one trigonometric embedding (d = 2), forward, cross-entropy, backward and Adam step of a chain
     of n sites and bond D in float32, and leaves `loss` (a scalar) on the device.
     """
-    raise ImportError("tn4ml_plus.training has no bare step yet: wire tests/benchmarks/_ours.py.")
+    del B
+    network = MPS.random(n, bond_dim=D, phys_dim=d, n_outputs=n_classes, key=jax.random.key(0))
+    packed, structure = pack(network)
+    return (packed, OPTIMIZER.init(packed)), partial(_step, structure)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _step(structure, state, x, y):
+    packed, optimizer = state
+
+    def mean_loss(packed):
+        return jnp.mean(CrossEntropy()(contract(packed, structure, Trigonometric().embed(x)), y))
+
+    loss, gradient = jax.value_and_grad(mean_loss)(packed)
+    updates, optimizer = OPTIMIZER.update(gradient, optimizer, packed)
+    return (optax.apply_updates(packed, updates), optimizer), loss

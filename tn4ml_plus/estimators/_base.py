@@ -263,7 +263,7 @@ class TensorNetworkEstimator(BaseEstimator):
         return Samples(
             self._embed(U),
             jnp.asarray(np.pad(target, padding + [(0, 0)] * (target.ndim - 1))),
-            jnp.asarray(np.pad(weight / weight.mean(), padding), float),
+            jnp.asarray(np.pad(weight, padding), float),
         )
 
     # Embedding and prediction -------------------------------------------------------------------

@@ -57,7 +57,7 @@ class GramSchmidt(Initializer):
 @register("initializer")
 @dataclasses.dataclass(frozen=True)
 class HaarUnitary(Initializer):
-    """Isometries from the Haar measure: left -> (phys_dim, right), or the adjoint if left is larger.
+    """Isometries from the Haar measure, left -> (phys_dim, right), or adjoint if left is larger.
 
     Mezzadri, Notices of the AMS 54 (2007) 592: QR of a normal matrix, signs fixed by R's diagonal.
 

@@ -1,7 +1,6 @@
 """Training by stochastic gradients: any optax transformation, one compiled call an epoch."""
 
 import dataclasses
-import time
 from functools import partial
 from typing import Any
 
@@ -9,13 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm.auto import tqdm
 
-from .._errors import NotFiniteError
 from .._registry import register
-from ..contraction import unpack
-from ._objective import mean_loss, objective_value, reordered
-from ._problem import Epoch, Result, bucket, over_members
+from ._loop import run
+from ._objective import objective_value, reordered
+from ._problem import bucket, over_members
 from ._schedules import Schedule, WarmupCosine
 from ._stopping import EarlyStopping
 
@@ -110,65 +107,27 @@ class Gradient:
             self.clip_norm,
         )
         n_epochs, steps = rates.shape
-        samples_shape = problem.samples.phi.shape
-        rng, n_samples, n_members = problem.random_state, problem.n_samples, problem.n_members
-        decay = self.decay * np.sqrt(1000 / max(1.0, float(problem.samples.weight.sum())))
-        params, state = problem.params, problem.state
-        if state is None:
-            state = _start(program.optimizer, params)
-        else:
-            tree = jax.tree.structure(jax.eval_shape(lambda: _start(program.optimizer, params)))
-            if tree.num_leaves != len(state):
-                raise ValueError(
-                    "The optimizer differs from the one that training started with: keep it, or "
-                    "call fit to start again."
-                )
-            state = jax.tree.unflatten(tree, [jnp.asarray(leaf) for leaf in state])
-        history = {"loss": [], "learning_rate": [], "seconds": []}
-        if problem.validation is not None:
-            history["validation_loss"] = []
-        best, best_loss, best_epoch = params, np.inf, 0
-        started = time.perf_counter()
-        progress = tqdm(total=n_epochs, desc="epochs", disable=not problem.verbose, leave=False)
-        with progress:
-            for epoch in range(n_epochs):
-                batches = _batches(rng, n_samples, n_members, self.batch_size, bucket(steps))
-                padded = np.zeros(batches.shape[0], params_dtype(params))
-                padded[:steps] = rates[epoch]
-                dropped = self._dropped(rng, batches.shape, samples_shape)
-                new_params, new_state, totals = _epoch(
-                    program, params, state, problem.samples, problem.neutral, problem.anchor,
-                    problem.orders, batches, steps, padded, decay, dropped,
-                )  # fmt: skip
-                totals = np.asarray(totals, float)[:steps].sum(axis=0)
-                loss = totals.mean() / float(problem.samples.weight.sum())
-                if not np.isfinite(loss):
-                    error = NotFiniteError(
-                        f"The loss stopped being finite in epoch {epoch + 1}. Lower learning_rate, "
-                        "set clip_norm, or use another initializer; the weights of the last finite "
-                        "epoch were kept."
-                    )
-                    error.result = Result(params, jax.tree.leaves(state), history, epoch)
-                    raise error
-                params, state = new_params, new_state
-                history["loss"].append(loss)
-                history["learning_rate"].append(float(rates[epoch, -1]))
-                history["seconds"].append(time.perf_counter() - started)
-                if problem.validation is not None:
-                    validation = _validation_loss(problem, params)
-                    history["validation_loss"].append(validation)
-                    if self.early_stopping is not None:
-                        if validation < best_loss - self.early_stopping.min_delta:
-                            best, best_loss, best_epoch = params, validation, epoch
-                        elif epoch - best_epoch >= self.early_stopping.patience:
-                            break
-                progress.set_postfix(loss=f"{loss:.4f}")
-                progress.update()
-                if self._wants_stop(problem, params, epoch, history):
-                    break
-        if self.early_stopping is not None and problem.validation is not None:
-            params = best
-        return Result(params, jax.tree.leaves(state), history, len(history["loss"]))
+        rng, weight = problem.random_state, problem.samples.weight
+        total_weight = float(weight.sum())
+        samples = problem.samples._replace(weight=weight * (problem.n_samples / total_weight))
+        decay = self.decay * np.sqrt(1000 / total_weight)
+
+        def step(epoch, params, state):
+            batches = _batches(problem, self.batch_size, bucket(steps))
+            padded = np.zeros(len(batches), samples.weight.dtype)
+            padded[:steps] = rates[epoch]
+            dropped = self._dropped(rng, batches.shape, samples.phi.shape)
+            params, state, totals = _epoch(
+                program, params, state, samples, problem.neutral, problem.anchor,
+                problem.orders, batches, steps, padded, decay, dropped,
+            )  # fmt: skip
+            loss = np.asarray(totals, float)[:steps].sum(axis=0).mean() / problem.n_samples
+            return params, state, loss, {"learning_rate": float(rates[epoch, -1])}
+
+        state = _state(program.optimizer, problem.params, problem.state)
+        return run(
+            problem, step, state, n_epochs, self.early_stopping, self.time_limit, self.callbacks
+        )
 
     def _dropped(self, rng, batches_shape, samples_shape):
         """Which features the samples of an epoch lose, (*batches_shape, nsites) bools, or None."""
@@ -177,18 +136,6 @@ class Gradient:
         # Drawn here, since the compilation of a generator would take longer than many trainings.
         draw = np.random.default_rng(rng.randint(2**31 - 1)).random
         return draw((*batches_shape, samples_shape[1]), np.float32) < self.feature_dropout
-
-    def _wants_stop(self, problem, params, epoch, history):
-        def members():
-            return [
-                unpack(jax.tree.map(lambda a, m=m: a[m], params), problem.structure)
-                for m in range(problem.n_members)
-            ]
-
-        seen = Epoch(epoch + 1, history, members)
-        stops = [bool(callback(seen)) for callback in (*self.callbacks, *problem.callbacks)]
-        late = self.time_limit is not None and history["seconds"][-1] >= self.time_limit
-        return late or any(stops)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,29 +149,31 @@ class Program:
     clip_norm: float | None
 
 
-def params_dtype(params):
-    """The dtype of packed parameters."""
-    return jax.tree.leaves(params)[0].dtype
-
-
-def _validation_loss(problem, params):
-    samples, _ = problem.validation
-    block = min(1024, len(samples.weight))
-    losses = mean_loss(problem.structure, problem.objective, params, samples, problem.orders, block)
-    return float(losses.mean())
-
-
-def _batches(rng, n_samples, n_members, batch_size, length):
+def _batches(problem, batch_size, length):
     """Shuffled sample numbers, (length, n_members, batch_size) int32, -1 where there is none."""
+    n_samples, n_members = problem.n_samples, problem.n_members
     flat = np.full((n_members, length * batch_size), -1, np.int32)
     for row in flat:
-        row[:n_samples] = rng.permutation(n_samples)
+        row[:n_samples] = problem.random_state.permutation(n_samples)
     return flat.reshape(n_members, length, batch_size).transpose(1, 0, 2)
 
 
 @partial(jax.jit, static_argnames="optimizer")
 def _start(optimizer, params):
     return jax.vmap(optimizer.init)(params)
+
+
+def _state(optimizer, params, leaves):
+    """A fresh state of the optimizer, or the one whose leaves are given."""
+    if leaves is None:
+        return _start(optimizer, params)
+    tree = jax.tree.structure(jax.eval_shape(partial(_start, optimizer), params))
+    if tree.num_leaves != len(leaves):
+        raise ValueError(
+            "The optimizer differs from the one that training started with: keep it, or call fit "
+            "to start again."
+        )
+    return jax.tree.unflatten(tree, [jnp.asarray(leaf) for leaf in leaves])
 
 
 @partial(jax.jit, static_argnames="program")
@@ -270,4 +219,7 @@ def _epoch(
         return params, state, totals.at[i].set(total)
 
     totals = jnp.zeros((len(batches), n_members), rates.dtype)
-    return jax.lax.fori_loop(0, steps, body, (params, state, totals))
+    params, state, totals = jax.lax.fori_loop(0, steps, body, (params, state, totals))
+    # Weights that left the floats in the last step would show in no loss of this epoch.
+    finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
+    return params, state, jnp.where(finite, totals, jnp.nan)

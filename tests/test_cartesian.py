@@ -1,0 +1,231 @@
+"""Every embedding x every initializer x every kind of chain."""
+
+import functools
+import itertools
+import string
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tn4ml_plus._registry import lookup, names
+from tn4ml_plus.contraction import calibrate, contract, pack, unpack
+from tn4ml_plus.embeddings import (
+    Embedded,
+    GaussianRBF,
+    Hat,
+    Legendre,
+    LinearComplement,
+    OneHot,
+    PatchAmplitude,
+    Patches,
+    PatchFRQI,
+    PerFeature,
+    Polynomial,
+    QuantumBasis,
+    Trigonometric,
+    UnitNorm,
+)
+from tn4ml_plus.initializers import least_squares_weights
+from tn4ml_plus.networks import MPS
+
+# All are zero-padded to this phys_dim, so that chains of one kind share their compiled code.
+WIDEST = 5
+SITES, LONG = 4, 784
+MADE_BY_HAND = {
+    "patch_amplitude": lambda nsites: PatchAmplitude((2 * nsites, 2), (2, 2)),
+    "patch_frqi": lambda nsites: PatchFRQI((2 * nsites, 1), (2, 1)),
+    "patches": lambda nsites: Patches((2 * nsites, 2), (2, 2)),
+    "per_feature": lambda nsites: PerFeature((Legendre(), OneHot(4)) * (nsites // 2)),
+}
+PARAMETRISED = [
+    Embedded(3),
+    GaussianRBF((-1.0, 0.0, 2.0), 3.0),
+    Hat((-1.0, 0.0, 3.0)),
+    Legendre(4, orthonormal=True),
+    LinearComplement(3),
+    OneHot(4),
+    Polynomial(2, n=2),
+    QuantumBasis(((1.0, 0.0), (0.6, 0.8), (1.0, 1.0))),
+    Trigonometric(2),
+    UnitNorm(GaussianRBF()),
+]
+EMBEDDINGS = {name: MADE_BY_HAND.get(name) for name in names("embedding")}
+EMBEDDINGS |= {repr(embedding): lambda _, e=embedding: e for embedding in PARAMETRISED}
+INITIALIZERS = names("initializer")
+# cyclic, outputs, where: at the edge, in the middle, absent.
+GEOMETRIES = list(itertools.product((False, True), ("edge", "middle", "absent")))
+
+
+def embedding_of(name, nsites):
+    make = EMBEDDINGS[name]
+    return lookup("embedding", name)() if make is None else make(nsites)
+
+
+@functools.cache
+def embedded(name, nsites, batch):
+    """Embedding, float64 vectors (batch, nsites, phys_dim) of samples inside its domain."""
+    embedding = embedding_of(name, nsites)
+    n_features = nsites * embedding.site_features
+    rng = np.random.default_rng(0)
+    columns = []
+    parts = getattr(embedding, "embeddings", (embedding,) * n_features)
+    for part, (low, high) in zip(parts, embedding.domains(n_features), strict=True):
+        if part.discrete:
+            columns.append(rng.integers(int(low), int(high) + 1, batch))
+        else:
+            columns.append(rng.uniform(max(low, -3), min(high, 3), batch))
+    with jax.enable_x64(True):
+        phi = jax.jit(embedding.embed)(np.stack(columns, axis=1).astype(float))
+        return embedding, np.asarray(phi)
+
+
+def chain(name, initializer, geometry, nsites, batch, bond_dim):
+    """MPS for an embedding and its samples, made as the estimators make it."""
+    cyclic, where = geometry
+    embedding, phi = embedded(name, nsites, batch)
+    n_features = nsites * embedding.site_features
+    weights = embedding.site_unit_weights(n_features)
+    if weights is None:
+        weights = least_squares_weights(phi)
+        phi = phi / np.maximum(np.einsum("bis,is->bi", phi, weights), 0.1)[..., None]
+    mps = MPS.random(
+        nsites,
+        bond_dim=bond_dim,
+        phys_dim=embedding.phys_dims(n_features),
+        n_outputs=None if where == "absent" else 2,
+        output_site=0 if where == "edge" else None,
+        cyclic=cyclic,
+        initializer=lookup("initializer", initializer)(),
+        weights=weights,
+        key=jax.random.key(len(name)),
+    )
+    return mps, phi
+
+
+def widened(mps, phi):
+    """Packed chain, its structure and samples, all of phys_dim `WIDEST`."""
+    packed, structure = pack(mps)
+    missing = WIDEST - structure.phys_dim
+    axes = {"left": 2, "center": 1, "right": 2}
+    padded = {
+        part: np.pad(array, [(0, missing * (axis == axes[part])) for axis in range(array.ndim)])
+        for part, array in packed.items()
+    }
+    widest = type(structure)(
+        **{**vars(structure), "phys_dims": (WIDEST,) * mps.L, "output_inds": structure.output_inds}
+    )
+    return padded, widest, np.pad(phi, [(0, 0), (0, 0), (0, missing)])
+
+
+def dense(mps, phi, weights):
+    """Outputs, and the chain whose arrays are the gradients of sum(weights * outputs)."""
+    letters = {}
+
+    def subscripts(inds):
+        for ind in inds:
+            letters.setdefault(ind, string.ascii_letters[len(letters)])
+        return "".join(map(letters.get, inds))
+
+    sites = [mps[i] for i in range(mps.L)]
+    terms = [subscripts(t.inds) for t in sites]
+    terms += [subscripts(["batch", mps.site_ind(i)]) for i in range(mps.L)]
+    out = subscripts(["batch", *mps.output_inds])
+    vectors = [phi[:, i, : t.ind_size(mps.site_ind(i))] for i, t in enumerate(sites)]
+    arrays = [*(t.data for t in sites), *vectors]
+    outputs = np.einsum(",".join(terms) + "->" + out, *arrays, optimize=True)
+    gradient = mps.copy()
+    for i, term in enumerate(terms[: mps.L]):
+        others = [*terms[:i], *terms[i + 1 :], out]
+        operands = [*arrays[:i], *arrays[i + 1 :], weights]
+        gradient[i].modify(
+            data=np.einsum(",".join(others) + "->" + term, *operands, optimize=True)
+        )
+    return outputs, gradient
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def differentiate(packed, structure, phi, weights):
+    """Outputs and the gradient of sum(weights * outputs)."""
+
+    def total(packed):
+        outputs = contract(packed, structure, phi).dense()
+        return jnp.sum(weights * outputs), outputs
+
+    gradient, outputs = jax.grad(total, has_aux=True)(packed)
+    return outputs, gradient
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def mean_value(packed, structure, phi):
+    """Amplitude and the gradient of the mean of its value."""
+
+    def mean(packed):
+        amplitude = contract(packed, structure, phi)
+        return jnp.mean(amplitude.value), amplitude
+
+    gradient, amplitude = jax.grad(mean, has_aux=True)(packed)
+    return amplitude, gradient
+
+
+def test_no_embedding_is_left_out():
+    for name in EMBEDDINGS:
+        embedding, phi = embedded(name, SITES, 5)
+        assert phi.shape[1:] == (SITES, embedding.phys_dim)
+        assert embedding.phys_dim <= WIDEST
+    assert len(INITIALIZERS) >= 5
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("initializer", INITIALIZERS)
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_outputs_and_gradients_equal_a_dense_contraction(name, initializer, geometry):
+    with jax.enable_x64(True):
+        mps, phi = chain(name, initializer, geometry, SITES, batch=5, bond_dim=3)
+        assert all(t.dtype == "float64" for t in mps)
+        weights = np.random.default_rng(1).normal(size=(5, *(2,) * len(mps.output_inds)))
+        packed, structure, wide = widened(mps, phi)
+        outputs, gradient = differentiate(packed, structure, wide, weights)
+        expected, expected_gradient = dense(mps, phi, weights)
+        expected_gradient, _, _ = widened(expected_gradient, phi)
+        assert outputs.dtype == np.float64
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-9)
+        close(outputs, expected, atol=1e-12 * np.abs(expected).max())
+        largest = max(np.abs(g).max(initial=0) for g in expected_gradient.values())
+        assert largest > 0
+        for part, array in gradient.items():
+            close(array, expected_gradient[part], atol=1e-12 * largest)
+        again = unpack(*pack(mps.copy()))
+        np.testing.assert_array_equal(
+            mps.contract(output_inds=mps.outer_inds()).data,
+            again.contract(output_inds=mps.outer_inds()).data,
+        )
+
+
+def assert_finite(tree):
+    for leaf in jax.tree.leaves(tree):
+        assert np.isfinite(leaf).all()
+
+
+# Every embedding meets every initializer, and both of them meet the kinds of chains in turn.
+LONG_CASES = [
+    (name, initializer, GEOMETRIES[(i + j) % len(GEOMETRIES)])
+    for (i, name), (j, initializer) in itertools.product(
+        enumerate(names("embedding")), enumerate(INITIALIZERS)
+    )
+]
+
+
+@pytest.mark.parametrize(("name", "initializer", "geometry"), LONG_CASES)
+def test_long_chains_are_finite_in_single_precision(name, initializer, geometry):
+    mps, phi = chain(name, initializer, geometry, LONG, batch=3, bond_dim=4)
+    packed, structure, phi = widened(mps, phi.astype(np.float32))
+    assert packed["center"].dtype == np.float32
+    packed = calibrate(packed, structure, phi, std=0.1)
+    amplitude, gradient = mean_value(packed, structure, phi)
+    assert amplitude.exponent.dtype == np.int32
+    assert_finite((amplitude, gradient))
+    outputs = np.asarray(amplitude.dense())
+    np.testing.assert_allclose(np.sqrt(np.mean(outputs**2)), 0.1, rtol=1e-3)
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))

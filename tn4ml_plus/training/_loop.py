@@ -1,0 +1,73 @@
+"""The loop over epochs that trainers share: history, progress, stopping, the best weights."""
+
+import time
+
+import jax
+import numpy as np
+from tqdm.auto import tqdm
+
+from .._errors import NotFiniteError
+from ..contraction import unpack
+from ._objective import mean_loss
+from ._problem import Epoch, Result
+
+
+def run(problem, step, state, n_epochs, early_stopping=None, time_limit=None, callbacks=()):
+    """Call ``step(epoch, params, state)`` for each epoch and return a `Result`.
+
+    A step returns params, state, the mean loss and a dict of further numbers for the history; a
+    mean loss that is not finite stands for weights that are not to be kept, and raises
+    NotFiniteError with the `result` so far.
+    """
+    params, history = problem.params, {"loss": [], "seconds": []}
+    best, best_loss, best_epoch = params, np.inf, 0
+    started = time.perf_counter()
+    progress = tqdm(total=n_epochs, desc="epochs", disable=not problem.verbose, leave=False)
+    with progress:
+        for epoch in range(n_epochs):
+            new_params, new_state, loss, numbers = step(epoch, params, state)
+            if not np.isfinite(loss):
+                error = NotFiniteError(
+                    f"The loss stopped being finite in epoch {epoch + 1}. Lower learning_rate, "
+                    "set clip_norm, or use another initializer; the weights of the last finite "
+                    "epoch were kept."
+                )
+                error.result = Result(params, jax.tree.leaves(state), history, epoch)
+                raise error
+            params, state = new_params, new_state
+            numbers |= {"loss": loss, "seconds": time.perf_counter() - started}
+            if problem.validation is not None:
+                numbers["validation_loss"] = _validation_loss(problem, params)
+            for name, value in numbers.items():
+                history.setdefault(name, []).append(value)
+            progress.set_postfix(loss=f"{loss:.4f}")
+            progress.update()
+            stop = time_limit is not None and numbers["seconds"] >= time_limit
+            if early_stopping is not None and problem.validation is not None:
+                if numbers["validation_loss"] < best_loss - early_stopping.min_delta:
+                    best, best_loss, best_epoch = params, numbers["validation_loss"], epoch
+                stop |= epoch - best_epoch >= early_stopping.patience
+            seen = Epoch(epoch + 1, history, _networks(problem, params))
+            stops = [bool(callback(seen)) for callback in (*callbacks, *problem.callbacks)]
+            if stop or any(stops):
+                break
+    if early_stopping is not None and problem.validation is not None:
+        params = best
+    return Result(params, jax.tree.leaves(state), history, len(history["loss"]))
+
+
+def _networks(problem, params):
+    def members():
+        return [
+            unpack(jax.tree.map(lambda leaf, m=m: leaf[m], params), problem.structure)
+            for m in range(problem.n_members)
+        ]
+
+    return members
+
+
+def _validation_loss(problem, params):
+    samples, _ = problem.validation
+    block = min(1024, len(samples.weight))
+    losses = mean_loss(problem.structure, problem.objective, params, samples, problem.orders, block)
+    return float(losses.mean())
