@@ -19,12 +19,16 @@ extensions = [
 exclude_patterns = ["_build", "jupyter_execute", "tables"]
 html_theme = "furo"
 html_title = project
+html_show_copyright = False
 
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
+nb_merge_streams = True
+# Progress bars and the warnings of a build machine say nothing to a reader.
+nb_output_stderr = "remove"
 
 default_role = "code"
 autodoc_member_order = "groupwise"

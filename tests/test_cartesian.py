@@ -139,9 +139,7 @@ def dense(mps, phi, weights):
     for i, term in enumerate(terms[: mps.L]):
         others = [*terms[:i], *terms[i + 1 :], out]
         operands = [*arrays[:i], *arrays[i + 1 :], weights]
-        gradient[i].modify(
-            data=np.einsum(",".join(others) + "->" + term, *operands, optimize=True)
-        )
+        gradient[i].modify(data=np.einsum(",".join(others) + "->" + term, *operands, optimize=True))
     return outputs, gradient
 
 

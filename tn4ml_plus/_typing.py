@@ -29,6 +29,17 @@ def scale_by_power_of_two(value, exponent):
     return value
 
 
+def exponent_of(v):
+    """Base-2 exponents of the largest moduli over the first axis, (D, batch) -> (batch,) int32."""
+    bits = jax.lax.bitcast_convert_type(
+        jnp.max(jnp.abs(v), axis=0), {4: jnp.int32, 8: jnp.int64}[v.dtype.itemsize]
+    )
+    info = jnp.finfo(v.dtype)
+    field = ((bits >> info.nmant) & (2**info.nexp - 1)).astype(jnp.int32)
+    # Zeros and subnormals keep their scale: 2**0.
+    return jnp.where(field == 0, 0, jnp.minimum(field + info.minexp - 1, -info.minexp))
+
+
 class Amplitude(NamedTuple):
     """A batch of network outputs ``value * 2**exponent``, so that no scale under- or overflows.
 

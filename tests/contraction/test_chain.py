@@ -88,11 +88,13 @@ def test_short_chains_in_single_precision(nsites, output, cyclic):
 
 def test_a_chain_whose_phys_dims_and_bonds_differ():
     with jax.enable_x64(True):
-        mps = random_chain(4, phys_dim=(2, 3, 1, 2), n_outputs=3, output_site=1, bond_dim=4)
-        mps.compress()
+        shapes = [(3, 2), (3, 2, 3, 3), (2, 4, 1), (4, 2)]
+        rng = np.random.default_rng(0)
+        arrays = [rng.normal(size=shape) for shape in shapes]
+        mps = MPS(arrays, output_site=1, output_inds=("out",))
         packed, structure = pack(mps)
         assert structure.phys_dims == (2, 3, 1, 2)
-        assert len(set(structure.bond_dims)) > 2
+        assert structure.bond_dims == (1, 3, 2, 4, 1)
         phi = samples(6, 4, 3).astype(float)
         for i, size in enumerate(structure.phys_dims):
             phi[:, i, size:] = 0
@@ -134,21 +136,39 @@ def log_abs_and_gradient(packed, structure, phi):
     return amplitude, gradient
 
 
-@pytest.mark.parametrize("magnitude", [1e-30, 1.0, 1e30])
-def test_scale_of_any_size_over_many_sites(magnitude):
+def scaled_chain(magnitude):
     mps = random_chain(LONG, n_outputs=2, bond_dim=4)
-    phi = samples(3, LONG)
     packed, structure = pack(mps)
     scaled = jax.tree.map(lambda core: core * np.float32(magnitude), packed)
-    amplitude, gradient = log_abs_and_gradient(scaled, structure, phi)
-    factor = float(np.float32(magnitude))
-    expected = log_abs(mps, phi, shift=np.log(factor))
+    phi = samples(3, LONG)
+    return mps, phi, scaled, *log_abs_and_gradient(scaled, structure, phi)
+
+
+every_magnitude = pytest.mark.parametrize("magnitude", [1e-30, 1e-3, 1.0, 1e3, 1e30])
+
+
+@every_magnitude
+def test_scale_of_any_size_over_many_sites(magnitude):
+    mps, phi, _, amplitude, _ = scaled_chain(magnitude)
+    expected = log_abs(mps, phi, shift=np.log(float(np.float32(magnitude))))
     # In float64, since the logarithms themselves reach 5e4.
     found = np.log(np.abs(np.asarray(amplitude.value, float)))
     found += np.asarray(amplitude.exponent, float)[:, None] * np.log(2)
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-3)
     np.testing.assert_allclose(amplitude.log_abs(), expected, rtol=1e-5, atol=5e-3)
-    assert np.abs(amplitude.value).max() < 2**12
+
+
+@every_magnitude
+def test_value_is_of_moderate_size(magnitude):
+    _, _, _, amplitude, _ = scaled_chain(magnitude)
+    largest = np.abs(amplitude.value).max(axis=1)
+    assert (largest < 2**12).all()
+    assert (largest > 2**-12).all()
+
+
+@every_magnitude
+def test_gradient_of_any_scale(magnitude):
+    _, _, scaled, amplitude, gradient = scaled_chain(magnitude)
     # The outputs are linear in every core: <core, d log / d core> is 1 a number.
     for part in ("left", "right"):
         inner = np.einsum(

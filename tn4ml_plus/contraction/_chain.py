@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from .._registry import register
-from .._typing import Amplitude, power_of_two, scale_by_power_of_two
+from .._typing import Amplitude, exponent_of, power_of_two, scale_by_power_of_two
 from ..networks import MPS
 from ._pack import _contract, _log_norm_squared, _unpack, pack
 
@@ -144,17 +144,6 @@ def _unpack_chain(structure: ChainStructure, packed):
     )
 
 
-def _exponent(v):
-    """Exponents of the largest moduli over the first axis, (D, batch) -> (batch,) int32."""
-    bits = lax.bitcast_convert_type(
-        jnp.max(jnp.abs(v), axis=0), {4: jnp.int32, 8: jnp.int64}[v.dtype.itemsize]
-    )
-    info = jnp.finfo(v.dtype)
-    field = ((bits >> info.nmant) & (2**info.nexp - 1)).astype(jnp.int32)
-    # Zeros and subnormals keep their scale: 2**0.
-    return jnp.where(field == 0, 0, jnp.minimum(field + info.minexp - 1, -info.minexp))
-
-
 def _khatri_rao(a, b):
     """(p, batch), (q, batch) -> (p * q, batch), the first index slowest."""
     return (a[:, None] * b[None]).reshape(-1, a.shape[-1])
@@ -167,8 +156,8 @@ def walk(cores, phi, state, reverse):
     cores: (nsites, D, d, D), entering bond first; phi: (nsites, d, batch); state: (D, batch);
     reverse: start at the last site. Returns the last state (D, batch) and the exponent (batch,)
     of the power of two by which it has to be multiplied. A site costs one GEMM on the Khatri-Rao
-    product of state and embedding, forward; two, backward. The rescaling of a state is folded into
-    the next site's embedding.
+    product of state and embedding, forward; two, backward. Every state is rescaled by an exact
+    power of two, constant under differentiation.
     """
     return _walk_forward(cores, phi, state, reverse)[0]
 
@@ -177,37 +166,39 @@ def _walk_forward(cores, phi, state, reverse):
     nsites, bond, phys, _ = cores.shape
 
     def site(carry, inputs):
-        v, e, total = carry
+        v, total = carry
         core, p = inputs
-        x = _khatri_rao(v, p * power_of_two(-e, p.dtype))
-        u = lax.dot_general(core, x, (((0,), (0,)), ((), ())))
-        e_u = _exponent(u)
-        return (u, e_u, total + e_u), (v, e)
+        u = lax.dot_general(core, _khatri_rao(v, p), (((0,), (0,)), ((), ())))
+        e = exponent_of(u)
+        return (u * power_of_two(-e, u.dtype), total + e), (v, e)
 
-    e = _exponent(state)
+    e = exponent_of(state)
     flat = cores.reshape(nsites, bond * phys, bond)
-    (u, e, total), saved = lax.scan(site, (state, e, e), (flat, phi), reverse=reverse)
-    return (u * power_of_two(-e, u.dtype), total), (cores, phi, saved, e)
+    last, saved = lax.scan(
+        site, (state * power_of_two(-e, state.dtype), e), (flat, phi), reverse=reverse
+    )
+    return last, (cores, phi, saved, e)
 
 
 def _walk_backward(reverse, residuals, cotangent):
-    cores, phi, (states, exponents), e_last = residuals
-    g = cotangent[0] * power_of_two(-e_last, phi.dtype)
+    cores, phi, (states, exponents), e_first = residuals
     nsites, bond, phys, _ = cores.shape
 
     def site(g, inputs):
         core, p, v, e = inputs
-        scale = power_of_two(-e, p.dtype)
-        y = _khatri_rao(p * scale, g)
+        g = g * power_of_two(-e, g.dtype)
+        y = _khatri_rao(p, g)
         d_core = lax.dot_general(v, y, (((1,), (1,)), ((), ())))
         # Unused, and then removed by the compiler, unless phi is differentiated.
         d_x = lax.dot_general(core.reshape(bond * phys, bond), g, (((1,), (0,)), ((), ())))
-        d_phi = jnp.sum(d_x.reshape(bond, phys, -1) * v[:, None], axis=0) * scale
+        d_phi = jnp.sum(d_x.reshape(bond, phys, -1) * v[:, None], axis=0)
         return core @ y, (d_core, d_phi)
 
     flat = cores.reshape(nsites, bond, phys * bond)
-    g, (d_cores, d_phi) = lax.scan(site, g, (flat, phi, states, exponents), reverse=not reverse)
-    return d_cores.reshape(cores.shape), d_phi, g
+    g, (d_cores, d_phi) = lax.scan(
+        site, cotangent[0], (flat, phi, states, exponents), reverse=not reverse
+    )
+    return d_cores.reshape(cores.shape), d_phi, g * power_of_two(-e_first, g.dtype)
 
 
 walk.defvjp(_walk_forward, _walk_backward)
@@ -239,6 +230,8 @@ def _contract_chain(structure: ChainStructure, packed, phi):
         e = largest
     else:
         z, e = from_boundary(jnp.zeros(bond).at[0].set(1))
+    e_z = exponent_of(z)
+    z, e = z * power_of_two(-e_z, z.dtype), e + e_z
     return Amplitude(z.T.reshape(batch, *outputs), e)
 
 

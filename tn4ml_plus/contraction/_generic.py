@@ -12,9 +12,8 @@ from jax import lax
 
 from .._errors import ContractionTooLargeError
 from .._registry import register
-from .._typing import Amplitude, power_of_two
+from .._typing import Amplitude, exponent_of, power_of_two
 from ..networks import Network, from_quimb
-from ._chain import _exponent
 from ._pack import _contract, _log_norm_squared, _unpack, pack
 
 # Elements of the largest intermediate of a contraction: 1 GiB of float32.
@@ -209,7 +208,7 @@ def _plan(inputs, output, dims):
 def _rescale(x, inds):
     """Divide by the power of two next to the largest modulus, of every sample where it has them."""
     columns = x.reshape(x.shape[0] if _BATCH in inds else 1, -1).T
-    exponent = _exponent(lax.stop_gradient(columns))
+    exponent = exponent_of(lax.stop_gradient(columns))
     scale = power_of_two(-exponent, x.dtype)
     return x * scale.reshape(-1, *[1] * (x.ndim - 1)) if x.ndim else x * scale[0], exponent
 

@@ -41,6 +41,29 @@ class TensorNetworkEstimator(BaseEstimator):
         tags.non_deterministic = False
         return tags
 
+    def get_params(self, deep=True):
+        """Parameters; with deep, the fields of objects among them too, as ``trainer__decay``."""
+        params = super().get_params(deep=False)
+        if deep:
+            for name, value in list(params.items()):
+                if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                    for field in dataclasses.fields(value):
+                        params[f"{name}__{field.name}"] = getattr(value, field.name)
+        return params
+
+    def set_params(self, **params):
+        """Set parameters, or with ``trainer__decay=...`` a field of an object among them."""
+        super().set_params(**{name: v for name, v in params.items() if "__" not in name})
+        for name in (name for name in params if "__" in name):
+            outer, _, field = name.partition("__")
+            if name not in self.get_params():
+                raise ValueError(
+                    f"Invalid parameter {name!r} for {type(self).__name__}: {outer} must be an "
+                    f"object with the field {field}, e.g. {outer}=Gradient() instead of a string."
+                )
+            setattr(self, outer, dataclasses.replace(getattr(self, outer), **{field: params[name]}))
+        return self
+
     @property
     def network_(self):
         """The network of a model with one member, live: what is done to it shows in predictions."""

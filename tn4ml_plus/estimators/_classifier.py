@@ -159,7 +159,7 @@ class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
         return np.log(np.maximum(self.predict_proba(X), np.finfo(float).tiny))
 
     def decision_function(self, X):
-        """Log-probabilities (n_samples, n_classes), or (n_samples,) their difference for 2 classes."""
+        """Log-probabilities (n_samples, n_classes); for 2 classes their difference (n_samples,)."""
         scores = self.predict_log_proba(X)
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 

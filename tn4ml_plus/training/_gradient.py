@@ -66,6 +66,11 @@ class Gradient:
             raise ValueError(f"decay must be at least 0, got {self.decay!r}.")
         if not 0 <= self.feature_dropout < 1:
             raise ValueError(f"feature_dropout must be in [0, 1), got {self.feature_dropout!r}.")
+        if self.optimizer is not None and self.decay > 0:
+            raise ValueError(
+                "decay goes with the default optimizer: chain optax.add_decayed_weights into "
+                "yours, or set decay=0."
+            )
         if self.optimizer is not None and self.learning_rate is not None:
             raise ValueError(
                 "optimizer brings its own learning rate: give learning_rate to it instead, e.g. "
@@ -195,7 +200,7 @@ def _epoch(
             has_aux=True,
         )(params)  # fmt: skip
         if program.clip_norm is not None:
-            norm = optax.global_norm(gradient)
+            norm = optax.tree.norm(gradient)
             factor = jnp.minimum(1, program.clip_norm / jnp.maximum(norm, 1e-30))
             gradient = jax.tree.map(lambda g: g * factor, gradient)
         updates, state = program.optimizer.update(gradient, state, params)

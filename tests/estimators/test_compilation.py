@@ -1,0 +1,66 @@
+"""What has been compiled once is not compiled again: traces and compilations are counted."""
+
+import numpy as np
+import pytest
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+from tn4ml_plus import TNClassifier, TNRegressor
+
+SMALL = {"bond_dim": 2, "n_members": 2, "max_epochs": 2, "batch_size": 16, "random_state": 0}
+
+
+@pytest.mark.parametrize("estimator", [TNClassifier, TNRegressor])
+def test_a_second_fit_of_the_same_shapes_compiles_nothing(data, compilations, estimator):
+    X, y = data
+    model = estimator(**SMALL).fit(X, y)
+    model.predict(X)
+    assert compilations
+    compilations.clear()
+    model.fit(X[::-1], y[::-1])
+    model.predict(X[::-1])
+    assert compilations == []
+
+
+@pytest.mark.parametrize("estimator", [TNClassifier, TNRegressor])
+def test_a_second_estimator_compiles_nothing(data, compilations, estimator):
+    X, y = data
+    estimator(**SMALL).fit(X, y).predict(X)
+    compilations.clear()
+    other = {"random_state": 7, "learning_rate": 1e-3, "max_epochs": 3, "decay": 0.3}
+    other |= {"feature_dropout": 0.4}
+    estimator(**SMALL | other).fit(X * 2, y).predict(X)
+    assert compilations == []
+
+
+def test_cross_validation_compiles_in_its_first_fold_only(data, compilations):
+    X, y = data
+    X, y = X[:57], y[:57]
+    counts = []
+
+    class Counted(TNClassifier):
+        def fit(self, X, y):
+            counts.append(len(compilations))
+            return super().fit(X, y)
+
+    scores = cross_val_score(Counted(**SMALL), X, y, cv=StratifiedKFold(5), error_score="raise")
+    assert len(scores) == len(counts) == 5
+    # Folds differ by a sample in size: 45 or 46 for training, 11 or 12 for testing.
+    assert counts[1:] == [counts[1]] * 4
+    assert len(compilations) == counts[1]
+
+
+def test_nearby_sizes_share_compiled_code(data, compilations):
+    X, y = data
+    TNClassifier(**SMALL).fit(X, y).predict(X)
+    compilations.clear()
+    TNClassifier(**SMALL).fit(X[:58], y[:58]).predict(X[:57])
+    assert compilations == []
+
+
+def test_shapes_that_differ_do_compile(data, compilations):
+    X, y = data
+    TNClassifier(**SMALL).fit(X, y)
+    compilations.clear()
+    TNClassifier(**SMALL | {"bond_dim": 3}).fit(X, y)
+    assert compilations
+    assert np.isfinite(X).all()

@@ -1,0 +1,603 @@
+"""Estimators on tables as users have them."""
+
+import itertools
+import pickle
+import warnings
+
+import jax
+import numpy as np
+import optax
+import pandas as pd
+import polars as pl
+import pytest
+import quimb.tensor as qtn
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.utils import compute_sample_weight
+
+from tn4ml_plus import TNClassifier, TNRegressor
+from tn4ml_plus._errors import DomainWarning, NotFiniteError
+from tn4ml_plus.contraction import pack
+from tn4ml_plus.embeddings import Legendre, LinearComplement, OneHot, Patches, PerFeature
+from tn4ml_plus.networks import MPS, MPSSpec
+from tn4ml_plus.training import EarlyStopping, Gradient
+
+SMALL = {"bond_dim": 2, "max_epochs": 2, "batch_size": 16, "random_state": 0}
+SINGLE = SMALL | {"n_members": 1}
+LEARN = SINGLE | {"max_epochs": 30, "learning_rate": 0.02}
+
+
+def weights_of(model):
+    return [tensor.data for network in model.networks_ for tensor in network]
+
+
+def assert_same_weights(one, other):
+    for a, b in zip(weights_of(one), weights_of(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# Learning and what is predicted -----------------------------------------------------------------
+
+
+def test_learns_labels_of_any_kind(data):
+    X, y = data
+    codes = TNClassifier(**LEARN).fit(X, y)
+    assert codes.score(X, y) > 0.9
+    for labels in (np.array(["no", "yes", "so-so"]), np.array([-5, 0, 7]), np.array([0.0, 1, 2])):
+        model = TNClassifier(**LEARN).fit(X, labels[y])
+        np.testing.assert_array_equal(model.classes_, labels)
+        np.testing.assert_array_equal(model.predict(X), labels[codes.predict(X)])
+        assert_same_weights(model, codes)
+
+
+def test_probabilities_scores_and_labels_agree(data):
+    X, y = data
+    model = TNClassifier(**SMALL).fit(X, y)
+    p = model.predict_proba(X)
+    assert p.shape == (60, 3)
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-12)
+    assert (p > 0).all()
+    np.testing.assert_allclose(np.exp(model.predict_log_proba(X)), p, rtol=1e-9)
+    np.testing.assert_array_equal(model.decision_function(X), model.predict_log_proba(X))
+    np.testing.assert_array_equal(model.predict(X), p.argmax(axis=1))
+
+
+def test_two_classes_have_one_score(data):
+    X, y = data
+    model = TNClassifier(**SINGLE).fit(X, y == 1)
+    scores, p = model.decision_function(X), model.predict_proba(X)
+    assert scores.shape == (60,)
+    np.testing.assert_allclose(scores, np.log(p[:, 1] / p[:, 0]), rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(model.predict(X), scores > 0)
+
+
+def test_probabilities_are_the_mean_over_members(data):
+    X, y = data
+    model = TNClassifier(**SMALL, n_members=2).fit(X, y)
+    both = model.predict_proba(X)
+    networks, orders = model.networks_, model.orders_
+    np.testing.assert_array_equal(orders[0], range(4))
+    alone = []
+    for network, order in zip(networks, orders, strict=True):
+        model.networks_, model.orders_ = [network] * 2, np.stack([order] * 2)
+        alone.append(model.predict_proba(X))
+    assert np.abs(alone[0] - alone[1]).max() > 1e-4
+    np.testing.assert_allclose(np.mean(alone, axis=0), both, rtol=1e-5, atol=1e-6)
+
+
+def test_regression_of_several_targets(data):
+    X, y = data
+    Y = np.stack([100.0 * y + 7, -1e-3 * X[:, 1]], axis=1)
+    model = TNRegressor(**LEARN | {"max_epochs": 60}).fit(X, Y)
+    assert model.predict(X).shape == (60, 2)
+    assert model.score(X, Y) > 0.8
+    one = TNRegressor(**SINGLE).fit(X, Y[:, 0])
+    assert one.predict(X).shape == (60,)
+    assert one.network_.ind_size("out") == 1
+
+
+def test_scale_of_the_target_does_not_matter(data):
+    X, y = data
+    plain = TNRegressor(**SINGLE).fit(X, y).predict(X)
+    scaled = TNRegressor(**SINGLE).fit(X, 1e6 * y - 5e7).predict(X)
+    np.testing.assert_allclose(scaled, 1e6 * plain - 5e7, rtol=1e-4, atol=100)
+
+
+def test_a_constant_target_is_predicted(data):
+    X, _ = data
+    model = TNRegressor(**SINGLE).fit(X, np.full(60, 42.0))
+    np.testing.assert_allclose(model.predict(X), 42, atol=2)
+
+
+# Weights ----------------------------------------------------------------------------------------
+
+
+def test_balanced_class_weight_equals_weights_by_hand(data):
+    X, y = data
+    y = np.where(y == 2, 1, y)
+    balanced = TNClassifier(**SINGLE, class_weight="balanced").fit(X, y)
+    weight = compute_sample_weight("balanced", y)
+    assert_same_weights(balanced, TNClassifier(**SINGLE).fit(X, y, sample_weight=weight))
+    named = TNClassifier(**SINGLE, class_weight={0: 1.5, 1: 0.75}).fit(X, y)
+    assert_same_weights(balanced, named)
+    plain = TNClassifier(**SINGLE).fit(X, y)
+    assert balanced.predict_proba(X)[:, 0].mean() > plain.predict_proba(X)[:, 0].mean() + 0.02
+
+
+def test_samples_of_no_weight_do_not_exist(data):
+    X, y = data
+    weight = np.r_[np.zeros(4), np.ones(56)]
+    spoilt = X.copy()
+    spoilt[:4] = 1e9
+    one = TNClassifier(**SINGLE).fit(spoilt, np.r_[[2] * 4, y[4:]], sample_weight=weight)
+    assert_same_weights(one, TNClassifier(**SINGLE).fit(X[4:], y[4:]))
+
+
+def test_unit_weights_change_nothing_and_others_do(data):
+    X, y = data
+    plain = TNRegressor(**SINGLE).fit(X, y)
+    assert_same_weights(plain, TNRegressor(**SINGLE).fit(X, y, sample_weight=np.full(60, 1.0)))
+    heavy = TNRegressor(**SINGLE).fit(X, y, sample_weight=np.where(y == 2, 10.0, 0.1))
+    assert heavy.predict(X).mean() > plain.predict(X).mean() + 0.1
+
+
+# Tables -----------------------------------------------------------------------------------------
+
+
+def table(data, library):
+    X, y = data
+    rng = np.random.default_rng(1)
+    columns = {
+        "size": X[:, 0].tolist(),
+        "count": rng.integers(0, 9, 60).tolist(),
+        "colour": np.array(["red", "green", "blue"])[(y + (rng.random(60) < 0.1)) % 3].tolist(),
+        "flag": (rng.random(60) < 0.5).tolist(),
+        "grade": rng.choice(["a", "b"], 60).tolist(),
+    }
+    columns["size"][3] = None
+    columns["colour"][5] = None
+    if library is pl:
+        return pl.DataFrame(columns).with_columns(pl.col("grade").cast(pl.Categorical)), y
+    frame = pd.DataFrame(columns)
+    frame["size"] = frame["size"].astype(float)
+    return frame.astype({"grade": "category"}), y
+
+
+def test_pandas_and_polars_give_the_same_model(data):
+    models = {}
+    for library in (pd, pl):
+        frame, y = table(data, library)
+        models[library] = TNClassifier(**LEARN).fit(frame, y)
+        assert models[library].score(frame, y) > 0.7
+        assert list(models[library].feature_names_in_) == list(frame.columns)
+        assert models[library].n_features_in_ == 5
+        assert isinstance(models[library].embedding_.embeddings[2], OneHot)
+        assert models[library].embedding_.embeddings[4] == OneHot(2)
+    assert_same_weights(models[pd], models[pl])
+
+
+@pytest.mark.parametrize("library", [pd, pl])
+def test_unknown_and_missing_categories_at_predict(data, library):
+    frame, y = table(data, library)
+    model = TNClassifier(**SINGLE).fit(frame, y)
+    if library is pl:
+        odd = frame.with_columns(pl.lit("violet").alias("colour"))
+        gone = frame.with_columns(pl.lit(None, dtype=pl.String).alias("colour"))
+    else:
+        odd, gone = frame.assign(colour="violet"), frame.assign(colour=None)
+        gone["colour"] = gone["colour"].astype(object)
+    plain, unknown = model.predict_proba(frame), model.predict_proba(odd)
+    assert np.isfinite(unknown).all()
+    np.testing.assert_allclose(unknown.sum(axis=1), 1, atol=1e-12)
+    assert np.abs(unknown - plain).max() > 1e-3
+    assert np.isfinite(model.predict_proba(gone)).all()
+
+
+def test_order_of_the_rows_of_a_category_does_not_matter(data):
+    frame, y = table(data, pd)
+    shuffled = frame.assign(colour=frame["colour"].astype("string"))
+    one = TNClassifier(**SINGLE).fit(frame, y)
+    assert_same_weights(one, TNClassifier(**SINGLE).fit(shuffled, y))
+    np.testing.assert_allclose(
+        one.predict_proba(frame[::-1])[::-1], one.predict_proba(frame), atol=1e-6
+    )
+
+
+def test_names_of_features_are_checked(data):
+    frame, y = table(data, pd)
+    model = TNClassifier(**SINGLE).fit(frame, y)
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(frame.rename(columns={"size": "extent"}))
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(frame[frame.columns[::-1]])
+    with pytest.raises(ValueError, match="held categories when fitting"):
+        model.predict(frame.assign(colour=1.0))
+    with pytest.raises(ValueError, match="held numbers when fitting"):
+        model.predict(frame.assign(size="large"))
+
+
+def test_missing_numbers_are_neutral(data):
+    X, y = data
+    X = X.copy()
+    X[::7, 1] = np.nan
+    X[:, 3] = np.where(y == 0, np.nan, X[:, 3])
+    model = TNClassifier(**LEARN).fit(X, y)
+    assert model.score(X, y) > 0.85
+    assert np.isfinite(model.predict_proba(np.full((2, 4), np.nan))).all()
+
+
+def test_a_column_that_is_missing_altogether(data):
+    X, y = data
+    X = X.copy()
+    X[:, 2] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = TNClassifier(**SINGLE).fit(X, y)
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+# Going on ---------------------------------------------------------------------------------------
+
+
+def test_partial_fit(data):
+    X, y = data
+    model = TNClassifier(**LEARN)
+    for epoch in range(12):
+        model.partial_fit(X, y, classes=[0, 1, 2])
+        assert model.n_iter_ == len(model.history_["loss"]) == epoch + 1
+    assert model.history_["loss"][-1] < 0.7 * model.history_["loss"][0]
+    model.partial_fit(X[:5], y[:5])
+    with pytest.raises(ValueError, match="classes differ"):
+        model.partial_fit(X, y, classes=[0, 1])
+    with pytest.raises(ValueError, match="not among"):
+        model.partial_fit(X, y + 1)
+    with pytest.raises(ValueError, match="classes must be given at the first call"):
+        TNClassifier(**SINGLE).partial_fit(X, y)
+
+
+def test_partial_fit_of_a_regressor(data):
+    X, y = data
+    model = TNRegressor(**SINGLE)
+    losses = [model.partial_fit(X, y).history_["loss"][-1] for _ in range(6)]
+    assert losses[-1] < losses[0]
+    with pytest.raises(ValueError, match="2 targets"):
+        model.partial_fit(X, np.stack([y, y], axis=1))
+
+
+def test_partial_fit_of_classes_that_come_later(data):
+    X, y = data
+    model = TNClassifier(**SINGLE).partial_fit(X[y < 2], y[y < 2], classes=[0, 1, 2])
+    assert model.predict_proba(X).shape == (60, 3)
+
+
+def test_warm_start_goes_on(data):
+    X, y = data
+    warm = TNClassifier(**LEARN | {"max_epochs": 3}, warm_start=True).fit(X, y)
+    first = warm.history_["loss"][-1]
+    warm.fit(X, y)
+    assert warm.n_iter_ == 6
+    assert warm.history_["loss"][3] < warm.history_["loss"][0]
+    assert warm.history_["loss"][-1] < first
+    cold = TNClassifier(**LEARN | {"max_epochs": 3}).fit(X, y).fit(X, y)
+    assert cold.n_iter_ == 3
+
+
+# Sameness ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("estimator", [TNClassifier, TNRegressor])
+def test_clone_and_pickle_and_refit(data, estimator):
+    X, y = data
+    model = estimator(**SMALL, n_members=2).fit(X, y)
+    predicted = model.predict(X)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict(X), predicted)
+    assert_same_weights(clone(model).fit(X, y), model)
+    assert_same_weights(again.fit(X, y), model)
+    other = clone(model).set_params(random_state=1).fit(X, y)
+    assert np.abs(weights_of(other)[0] - weights_of(model)[0]).max() > 1e-4
+
+
+def test_parallel_grid_search_equals_the_serial_one(data):
+    X, y = data
+    grid = {"learning_rate": [1e-3, 2e-2], "bond_dim": [2]}
+    results = []
+    for n_jobs in (None, 2, 2):
+        search = GridSearchCV(
+            TNClassifier(**SINGLE), grid, cv=StratifiedKFold(2), n_jobs=n_jobs,
+            scoring="neg_log_loss", error_score="raise",
+        )  # fmt: skip
+        results.append(search.fit(X, y))
+    serial = results[0]
+    for parallel in results[1:]:
+        for name in ("mean_test_score", "split0_test_score", "split1_test_score"):
+            np.testing.assert_array_equal(parallel.cv_results_[name], serial.cv_results_[name])
+        assert_same_weights(parallel.best_estimator_, serial.best_estimator_)
+
+
+# The networks -----------------------------------------------------------------------------------
+
+
+def test_network_is_live(data):
+    X, y = data
+    model = TNClassifier(**SINGLE | {"bond_dim": 4}).fit(X, y)
+    network = model.network_
+    assert isinstance(network, MPS)
+    assert network.output_site == 2
+    before = model.predict_proba(X)
+    network.compress(cutoff=0.0)
+    np.testing.assert_allclose(model.predict_proba(X), before, atol=1e-4)
+    network.canonicalize_(1)
+    np.testing.assert_allclose(model.predict_proba(X), before, atol=1e-4)
+    network.compress(max_bond=1)
+    assert model.network_.bond_sizes() == [1, 1, 1]
+    assert np.abs(model.predict_proba(X) - before).max() > 1e-3
+    network[2].modify(data=0 * network[2].data)
+    np.testing.assert_allclose(model.predict_proba(X), 1 / 3, atol=1e-6)
+    assert network.entropy(2) >= 0 or np.isnan(network.entropy(2))
+
+
+def test_compressed_members_of_different_bonds_predict(data):
+    X, y = data
+    model = TNClassifier(**SMALL, n_members=2).fit(X, y)
+    before = model.predict_proba(X)
+    model.networks_[1].compress(max_bond=1)
+    after = model.predict_proba(X)
+    assert np.isfinite(after).all()
+    assert np.abs(after - before).max() > 0
+
+
+def test_network_of_several_members(data):
+    X, y = data
+    model = TNClassifier(**SMALL, n_members=2)
+    with pytest.raises(NotFittedError):
+        model.network_  # noqa: B018
+    model.fit(X, y)
+    with pytest.raises(AttributeError, match="n_members=1"):
+        model.network_  # noqa: B018
+    assert len(model.networks_) == 2
+
+
+@pytest.mark.parametrize("spec", [MPSSpec(output_site=0), MPSSpec(cyclic=True)], ids=repr)
+def test_kinds_of_chains(data, spec):
+    X, y = data
+    model = TNClassifier(**LEARN, network=spec).fit(X, y)
+    assert model.score(X, y) > 0.8
+    assert model.network_.cyclic == spec.cyclic
+    assert model.network_.output_site == (0 if spec.output_site == 0 else 2)
+
+
+def quimb_chain():
+    chain = qtn.MPS_rand_state(4, 3, phys_dim=2, seed=0, dtype="float32")
+    tensor = chain[1]
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(*tensor.shape, 3)).astype("f4")
+    tensor.modify(data=data, inds=(*tensor.inds, "label"))
+    return chain
+
+
+def quimb_plaquette():
+    network = qtn.PEPS.rand(2, 2, 2, phys_dim=2, seed=0, dtype="float32")
+    network.reindex_({f"k{i},{j}": f"k{2 * i + j}" for i in range(2) for j in range(2)})
+    tensor = network["I0,0"]
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(*tensor.shape, 3)).astype("f4")
+    tensor.modify(data=data, inds=(*tensor.inds, "label"))
+    return network.view_as(qtn.TensorNetwork)
+
+
+@pytest.mark.parametrize("make", [quimb_chain, quimb_plaquette])
+def test_any_quimb_network(data, make):
+    X, y = data
+    network = make()
+    before = [tensor.data.copy() for tensor in network]
+    options = LEARN | {"embedding": LinearComplement(), "network": network}
+    model = TNClassifier(**options).fit(X, y)
+    losses = model.history_["loss"]
+    assert losses[-1] < losses[0]
+    assert model.network_.output_inds == ("label",)
+    # What was given stays as it was.
+    for tensor, data in zip(network, before, strict=True):
+        np.testing.assert_array_equal(tensor.data, data)
+    assert model.network_.num_tensors == network.num_tensors
+    assert isinstance(pack(model.network_), tuple)
+
+
+# Training options -------------------------------------------------------------------------------
+
+
+def test_early_stopping_and_callbacks(data):
+    X, y = data
+    numbers = []
+    options = SINGLE | {"max_epochs": 4, "early_stopping": True}
+    model = TNClassifier(**options, callbacks=[lambda epoch: numbers.append(epoch.number)])
+    model.fit(X, y)
+    assert numbers == list(range(1, model.n_iter_ + 1))
+    assert len(model.history_["validation_loss"]) == model.n_iter_
+    stop = TNClassifier(**SINGLE, callbacks=[lambda epoch: True]).fit(X, y)
+    assert stop.n_iter_ == 1
+
+
+@pytest.mark.parametrize("estimator", [TNClassifier, TNRegressor])
+def test_divergence_keeps_finite_networks(data, estimator):
+    X, y = data
+    trainer = Gradient(optimizer=optax.sgd(1e30))
+    model = estimator(**SINGLE | {"max_epochs": 9}, trainer=trainer)
+    with pytest.raises(NotFiniteError, match="Lower learning_rate"):
+        model.fit(X, y)
+    assert all(np.isfinite(array).all() for array in weights_of(model))
+    assert np.isfinite(model.predict(X)).all()
+    assert model.n_iter_ == len(model.history_.get("loss", ()))
+
+
+def test_default_precision_is_single_and_float64_on_request(data):
+    X, y = data
+    assert weights_of(TNClassifier(**SINGLE).fit(X, y))[0].dtype == np.float32
+    with jax.enable_x64(True):
+        model = TNClassifier(**SINGLE).fit(X, y)
+        assert weights_of(model)[0].dtype == np.float64
+        assert np.isfinite(model.predict_proba(X)).all()
+
+
+# Bad input --------------------------------------------------------------------------------------
+
+OPTIONS = [
+    ({"bond_dim": 0}, "bond_dim must be an integer of at least 1"),
+    ({"bond_dim": 2.5}, "bond_dim must be an integer of at least 1"),
+    ({"bond_dim": True}, "bond_dim must be an integer"),
+    ({"n_members": 0}, "n_members must be an integer of at least 1"),
+    ({"embedding": "legendr"}, "Did you mean 'legendre'.*Valid names: .*'trigonometric'"),
+    ({"network": "mpss"}, "Valid names: 'mps'"),
+    ({"initializer": "haar"}, "Valid names: .*'haar_unitary'"),
+    ({"loss": "crossentropy"}, "Valid names: .*'cross_entropy'"),
+    ({"trainer": "sgd"}, "Valid names: .*'gradient'"),
+    ({"scaler": "standard"}, "Valid names: .*'min_max'"),
+    ({"max_epochs": 0}, "max_epochs must be an integer of at least 1"),
+    ({"learning_rate": -1.0}, "learning_rate must be positive"),
+    ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
+    ({"feature_dropout": 1.5}, r"feature_dropout must be in \[0, 1\)"),
+    ({"network": MPSSpec(output_site=9)}, "output_site must be between 0 and 3"),
+    ({"network": quimb_chain()}, "needs? .* or another embedding|or another embedding"),
+    ({"embedding": PerFeature((Legendre(),) * 3)}, "one for each feature"),
+    ({"embedding": Patches((28, 28), (4, 4))}, "features"),
+]
+
+
+def untrained(model, X, y):
+    """What fit raises, with proof that nothing was trained."""
+    epochs = []
+    model.set_params(callbacks=[epochs.append])
+    with pytest.raises(ValueError) as info:  # noqa: PT011
+        model.fit(X, y)
+    assert epochs == []
+    return info
+
+
+@pytest.mark.parametrize(("options", "message"), OPTIONS)
+def test_bad_options(data, options, message):
+    info = untrained(TNClassifier(**SINGLE | options), *data)
+    assert info.match(message)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "loss", "other"),
+    [(TNClassifier, "squared_error", "regression"), (TNRegressor, "cross_entropy", "class")],
+)
+def test_losses_of_the_other_task(data, estimator, loss, other):
+    info = untrained(estimator(**SINGLE, loss=loss), *data)
+    assert info.match(f"{other}.*leave loss=None or choose another")
+
+
+def test_a_network_of_other_outputs(data):
+    X, y = data
+    model = TNClassifier(**SINGLE, embedding=LinearComplement(), network=quimb_chain())
+    assert untrained(model, X, y % 2).match("one output index of that size")
+    assert untrained(model, X[:, :3], y).match("4 sites")
+
+
+def test_bad_rows(data):
+    X, y = data
+    model = TNClassifier(**SINGLE)
+    assert untrained(model, np.where(X > 1e3, np.inf, X), y).match("infinity")
+    assert untrained(model, X[:0], y[:0]).match("0 sample")
+    assert untrained(model, X[:, :0], y).match(r"0 feature\(s\)")
+    assert untrained(model, X[:, 0], y).match("Expected 2D array")
+    assert untrained(model, X, y[:-1]).match("inconsistent numbers of samples")
+    assert untrained(model, X, np.zeros(60)).match("one class.*at least two")
+    assert untrained(model, X, X[:, 0]).match("Unknown label type: continuous")
+    assert untrained(model, [[1, 2], [3]], [0, 1]).match("inhomogeneous|sequence")
+    objects = X.astype(object)
+    objects[0, 0] = {"a": 1}
+    with pytest.raises(TypeError, match=r"float\(\) argument must be"):
+        model.fit(objects, y)
+    objects[0, 0] = "text"
+    assert untrained(model, objects, y).match("could not convert string to float")
+    labels = y.astype(float)
+    labels[0] = np.nan
+    assert untrained(model, X, labels).match("contains NaN")
+    assert untrained(TNRegressor(**SINGLE), X, labels).match("contains NaN")
+
+
+def test_bad_rows_at_predict(data):
+    X, y = data
+    model = TNClassifier(**SINGLE).fit(X, y)
+    with pytest.raises(ValueError, match="X has 3 features, but TNClassifier is expecting 4"):
+        model.predict(X[:, :3])
+    with pytest.raises(ValueError, match="infinity"):
+        model.predict(np.full((1, 4), np.inf))
+    with pytest.raises(NotFittedError):
+        TNClassifier().predict(X)
+
+
+def test_bad_sample_weights(data):
+    X, y = data
+    for weight, message in [
+        (np.zeros(60), "at least one must be positive"),
+        (-np.ones(60), "[Nn]egative"),
+        (np.ones(59), "sample_weight.shape"),
+        (np.full(60, np.nan), "NaN"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            TNRegressor(**SINGLE).fit(X, y, sample_weight=weight)
+
+
+def test_missing_values_where_a_site_sees_several_features(data):
+    X, y = data
+    X = X.copy()
+    X[0, 0] = np.nan
+    model = TNClassifier(**SINGLE, embedding=Patches((2, 2), (1, 2)))
+    assert untrained(model, X, y).match("impute them first")
+
+
+def test_frames_of_strange_columns(data):
+    X, y = data
+    frame = pd.DataFrame({"a": X[:, 0], "b": [[1, 2]] * 60})
+    assert untrained(TNClassifier(**SINGLE), frame, y).match("'b' holds a list")
+    frame["b"] = pd.date_range("2020", periods=60)
+    assert untrained(TNClassifier(**SINGLE), frame, y).match("'b' has dtype datetime.*convert")
+    frame["b"] = np.where(X[:, 1] > 0, np.inf, 1.0)
+    assert untrained(TNClassifier(**SINGLE), frame, y).match("infinity")
+    frame["c"] = "x"
+    assert untrained(TNClassifier(**SINGLE), frame, y).match(r"infinity in column\(s\) b")
+    polars = pl.DataFrame({"a": X[:, 0], "when": pl.Series([0] * 60).cast(pl.Datetime)})
+    assert untrained(TNClassifier(**SINGLE), polars, y).match("'when' has dtype Datetime")
+    assert untrained(TNClassifier(**SINGLE), pl.DataFrame({"c": ["x"] * 0}), y[:0]).match(
+        "0 sample"
+    )
+
+
+def test_leaving_the_domain_warns_once(data):
+    X, y = data
+    options = SINGLE | {"embedding": LinearComplement(), "scaler": "passthrough"}
+    U = np.clip(np.random.default_rng(0).uniform(0, 1, (60, 4)), 0, 1)
+    inside = TNClassifier(**options).fit(U, y)
+    U[:3, 0] = [-1, 2, 7]
+    with pytest.warns(DomainWarning, match="3 values left the domain of LinearComplement") as seen:
+        model = TNClassifier(**options).fit(U, y)
+    assert len(seen) == 1
+    assert_same_weights(model, TNClassifier(**options).fit(np.clip(U, 0, 1), y))
+    with pytest.warns(DomainWarning, match="clipped.*scale the columns") as seen:
+        clipped = inside.predict_proba(U)
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    np.testing.assert_array_equal(clipped, inside.predict_proba(np.clip(U, 0, 1)))
+    assert np.isfinite(X).all()
+
+
+def test_early_stopping_needs_samples(data):
+    X, y = data
+    model = TNClassifier(**SINGLE, early_stopping=True)
+    some = np.r_[np.flatnonzero(y == 0)[:3], np.flatnonzero(y == 1)[:1]]
+    assert untrained(model, X[some], y[some]).match("set early_stopping=False")
+    trainer = Gradient(early_stopping=EarlyStopping(patience=2, validation_fraction=0.5))
+    fitted = TNClassifier(**SINGLE, trainer=trainer).fit(X, y)
+    assert "validation_loss" in fitted.history_
+
+
+def test_parameters_are_stored_as_given():
+    given = {"bond_dim": 3, "embedding": "hat", "callbacks": [print], "trainer": Gradient()}
+    for estimator in (TNClassifier, TNRegressor):
+        params = estimator(**given).get_params()
+        for (name, value), stored in zip(given.items(), itertools.repeat(params)):
+            assert stored[name] is value

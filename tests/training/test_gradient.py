@@ -1,0 +1,529 @@
+"""Training against loops written here, in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tn4ml_plus._errors import NotFiniteError
+from tn4ml_plus.contraction import contract, log_norm_squared, pack
+from tn4ml_plus.initializers import RandomNormal
+from tn4ml_plus.losses import CrossEntropy, LogNorm
+from tn4ml_plus.networks import MPS
+from tn4ml_plus.training import (
+    Constant,
+    EarlyStopping,
+    Gradient,
+    Problem,
+    Samples,
+    WarmupCosine,
+    bucket,
+    outputs,
+)
+from tn4ml_plus.training._objective import mean_loss, objective_value
+
+# Eleven samples in a bucket of twelve, in batches of four: the last batch has one place empty.
+NSITES, N_CLASSES, N_SAMPLES, BATCH = 5, 3, 11, 4
+STEPS = 3
+LOSS = CrossEntropy(label_smoothing=0.1)
+
+
+@pytest.fixture(autouse=True)
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def packed_chain(seed):
+    return pack(
+        MPS.random(
+            NSITES, bond_dim=2, n_outputs=N_CLASSES, output_std=1.0,
+            initializer=RandomNormal(0.6, add_identity=True), key=jax.random.key(seed),
+        )
+    )  # fmt: skip
+
+
+def random_samples(n_samples=N_SAMPLES, seed=0):
+    rng = np.random.default_rng(seed)
+    length = bucket(n_samples)
+    weight = np.zeros(length)
+    weight[:n_samples] = rng.uniform(0.2, 2, n_samples)
+    weight /= weight.sum() / n_samples
+    # What stands in the places of no sample must not matter.
+    phi = rng.normal(size=(length, NSITES, 2)) * np.where(weight > 0, 1, 50)[:, None, None]
+    target = rng.integers(0, N_CLASSES, length).astype(np.int32)
+    return Samples(jnp.asarray(phi), jnp.asarray(target), jnp.asarray(weight))
+
+
+def make_problem(n_members=1, n_samples=N_SAMPLES, objective=LOSS, seed=0, **options):
+    packs = [packed_chain(m) for m in range(n_members)]
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(packed for packed, _ in packs))
+    return Problem(
+        structure=packs[0][1],
+        objective=objective,
+        params=params,
+        anchor=jax.tree.map(jnp.zeros_like, params),
+        samples=random_samples(n_samples),
+        n_samples=n_samples,
+        neutral=jnp.ones((NSITES, 2)),
+        random_state=np.random.RandomState(seed),
+        **options,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def batch_loss(params, structure, phi, target, weight):
+    """Weighted sum over a batch by the number of its samples, as the definition has it."""
+    losses = LOSS(contract(params, structure, phi), target)
+    return jnp.sum(losses * weight) / len(weight)
+
+
+def exact_loss(problem, member=0):
+    """Weighted mean over all samples."""
+    n = problem.n_samples
+    phi, target, weight = (array[:n] for array in problem.samples)
+    params = jax.tree.map(lambda leaf: leaf[member], problem.params)
+    return batch_loss(params, problem.structure, phi, target, weight) * n / weight.sum()
+
+
+batch_gradient = jax.jit(jax.grad(batch_loss), static_argnums=1)
+
+
+def loop(problem, optimizer, n_epochs, batch_size=BATCH, seed=0, pull=0.0, rates=None):
+    """Parameters after training member 0 by hand: new shuffles every epoch."""
+    rng = np.random.RandomState(seed)
+    params = jax.tree.map(lambda leaf: leaf[0], problem.params)
+    anchor = jax.tree.map(lambda leaf: leaf[0], problem.anchor)
+    update = jax.jit(optimizer.update)
+    state, step = optimizer.init(params), 0
+    for _ in range(n_epochs):
+        order = rng.permutation(problem.n_samples)
+        for start in range(0, problem.n_samples, batch_size):
+            batch = order[start : start + batch_size]
+            arrays = (array[batch] for array in problem.samples)
+            gradient = batch_gradient(params, problem.structure, *arrays)
+            updates, state = update(gradient, state, params)
+            strength = pull * (1 if rates is None else rates[step])
+            params = jax.tree.map(
+                lambda p, u, a, s=strength: p + u - s * (p - a), params, updates, anchor
+            )
+            step += 1
+    return params
+
+
+def assert_params(result, expected, **tolerance):
+    for ours, theirs in zip(jax.tree.leaves(result.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours[0], theirs, **({"rtol": 1e-7, "atol": 1e-10} | tolerance))
+
+
+def distance(one, other):
+    """Euclidean distance of two pytrees."""
+    squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), one, other)
+    return float(jnp.sqrt(sum(jax.tree.leaves(squares))))
+
+
+# The objective ----------------------------------------------------------------------------------
+
+
+def test_gradient_of_the_objective_against_finite_differences():
+    problem = make_problem(objective=LOSS + 0.3 * LogNorm())
+    params = jax.tree.map(lambda leaf: leaf[0], problem.params)
+    index = jnp.array([3, 10, 0, -1])
+    weight = jnp.where(index >= 0, problem.samples.weight[index], 0)
+
+    @jax.jit
+    def value(params):
+        return objective_value(
+            problem.structure, problem.objective, params, problem.samples.phi[index],
+            problem.samples.target[index], weight, 3,
+        )  # fmt: skip
+
+    gradient = jax.jit(jax.grad(lambda params: value(params)[0]))(params)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
+        ahead, behind = (
+            value(jax.tree.map(lambda p, d, s=s: p + s * d, params, direction))[0]
+            for s in (1e-6, -1e-6)
+        )
+        inner = sum(jnp.vdot(gradient[part], direction[part]) for part in params)
+        np.testing.assert_allclose(inner, (ahead - behind) / 2e-6, rtol=1e-6)
+    real = index[:3]
+    arrays = [array[real] for array in problem.samples]
+    loss = batch_loss(params, problem.structure, *arrays)
+    penalty = 0.3 * log_norm_squared(params, problem.structure) ** 2
+    found, total = value(params)
+    np.testing.assert_allclose(found, loss + penalty, rtol=1e-12)
+    np.testing.assert_allclose(total, 3 * loss, rtol=1e-12)
+
+
+def test_mean_loss_is_the_weighted_mean_over_the_samples():
+    problem = make_problem(n_members=2)
+    losses = mean_loss(
+        problem.structure, LOSS, problem.params, problem.samples, None, len(problem.samples.weight)
+    )
+    np.testing.assert_allclose(losses, [exact_loss(problem, m) for m in (0, 1)], rtol=1e-10)
+
+
+def test_outputs_of_members_in_their_own_orders():
+    problem = make_problem(n_members=2)
+    orders = jnp.array([[0, 1, 2, 3, 4], [3, 1, 4, 0, 2]])
+    phi = problem.samples.phi
+    for block in (12, 4):
+        amplitude = outputs(problem.structure, problem.params, phi, orders, block)
+        for m, order in enumerate(orders):
+            params = jax.tree.map(lambda leaf, m=m: leaf[m], problem.params)
+            alone = contract(params, problem.structure, phi[:, order]).dense()
+            ours = jax.tree.map(lambda leaf, m=m: leaf[m], amplitude)
+            np.testing.assert_allclose(ours.dense(), alone, rtol=1e-10)
+
+
+# Steps ------------------------------------------------------------------------------------------
+
+FROZEN = optax.sgd(0.0)
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.05, momentum=0.9, nesterov=True),
+    "adamw": optax.adamw(1e-2, weight_decay=0.1),
+    "lion": optax.lion(1e-2),
+    "chain with schedule": optax.chain(
+        optax.clip_by_global_norm(0.5),
+        optax.scale_by_adam(),
+        optax.scale_by_schedule(optax.linear_schedule(-0.1, -0.01, 5)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optax_transformation_is_really_used(name):
+    problem = make_problem()
+    optimizer = OPTIMIZERS[name]
+    result = Gradient(optimizer=optimizer, max_epochs=2, batch_size=BATCH).train(problem)
+    assert_params(result, loop(problem, optimizer, 2))
+    assert distance(result.params, problem.params) > 1e-3
+
+
+def test_one_step_of_sgd_is_the_gradient_of_the_exact_loss():
+    problem = make_problem()
+    trainer = Gradient(optimizer=OPTIMIZERS["sgd"], max_epochs=1, batch_size=12)
+    result = trainer.train(problem)
+    step = jax.tree.map(lambda new, old: (old - new)[0] / 0.1, result.params, problem.params)
+    rng = np.random.default_rng(1)
+    direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), step)
+    values = []
+    for s in (1e-6, -1e-6):
+        problem.params = jax.tree.map(
+            lambda p, d, s=s: p + s * d[None], make_problem().params, direction
+        )
+        values.append(exact_loss(problem))
+    inner = sum(jnp.vdot(step[part], direction[part]) for part in step)
+    np.testing.assert_allclose(inner, (values[0] - values[1]) / 2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 12, 64])
+def test_epoch_loss_is_the_weighted_mean_over_samples(batch_size):
+    problem = make_problem()
+    trainer = Gradient(optimizer=FROZEN, max_epochs=2, batch_size=batch_size)
+    result = trainer.train(problem)
+    np.testing.assert_allclose(result.history["loss"], [exact_loss(problem)] * 2, rtol=1e-10)
+    assert distance(result.params, problem.params) == 0
+
+
+def test_default_adam_with_its_schedule_and_decay():
+    problem = make_problem()
+    problem.anchor = jax.tree.map(lambda leaf: leaf + 0.5, problem.params)
+    trainer = Gradient(learning_rate=0.02, max_epochs=2, batch_size=BATCH, decay=0.3)
+    rates = 0.02 * WarmupCosine().factors(2 * STEPS)
+    adam = optax.adam(lambda count: jnp.asarray(rates)[count], b1=0.9, b2=0.99)
+    result = trainer.train(problem)
+    pull = 0.3 * np.sqrt(1000 / N_SAMPLES)
+    assert_params(result, loop(problem, adam, 2, pull=pull, rates=rates))
+    np.testing.assert_allclose(result.history["learning_rate"], rates[STEPS - 1 :: STEPS])
+
+
+def test_decay_pulls_toward_the_anchor():
+    problem = make_problem()
+    distances = []
+    for decay in (0.0, 1.0, 5.0):
+        trainer = Gradient(learning_rate=0.01, max_epochs=8, batch_size=BATCH, decay=decay)
+        problem.random_state = np.random.RandomState(0)
+        distances.append(distance(trainer.train(problem).params, problem.anchor))
+    assert distances[0] > distances[1] > distances[2]
+
+
+def test_decay_with_another_optimizer_does_not_overshoot():
+    problem = make_problem()
+    trainer = Gradient(optimizer=FROZEN, max_epochs=1, batch_size=BATCH, decay=1.0)
+    before = distance(problem.params, problem.anchor)
+    assert distance(trainer.train(problem).params, problem.anchor) <= before
+
+
+def test_clip_norm_caps_the_gradient():
+    problem = make_problem()
+    sgd = OPTIMIZERS["sgd"]
+    free = Gradient(optimizer=sgd, max_epochs=1, batch_size=12).train(problem)
+    norm = distance(free.params, problem.params) / 0.1
+    for share in (0.25, 4.0):
+        problem.random_state = np.random.RandomState(0)
+        clip = Gradient(optimizer=sgd, max_epochs=1, batch_size=12, clip_norm=share * norm)
+        step = distance(clip.train(problem).params, problem.params) / 0.1
+        np.testing.assert_allclose(step, min(share, 1) * norm, rtol=1e-9)
+
+
+def test_epochs_shuffle_differently_and_members_too():
+    seen = []
+
+    def spy():
+        def update(updates, state, params=None):
+            del params
+            jax.debug.callback(lambda g: seen.append(np.array(g)), updates["center"])
+            return jax.tree.map(jnp.zeros_like, updates), state
+
+        return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+    problem = make_problem()
+    Gradient(optimizer=spy(), max_epochs=2, batch_size=BATCH).train(problem)
+    jax.effects_barrier()
+    assert len(seen) == 2 * STEPS
+    first, second = seen[:STEPS], seen[STEPS:]
+    assert not any(np.allclose(a, b) for a in first for b in second)
+    # Every sample counts once an epoch, whatever batch it is in.
+    sizes = [4, 4, 3]
+    totals = [sum(n * g for n, g in zip(sizes, epoch)) for epoch in (first, second)]
+    np.testing.assert_allclose(*totals, rtol=1e-9, atol=1e-12)
+
+
+def test_same_seed_same_weights_and_other_seed_others():
+    def final(seed):
+        trainer = Gradient(learning_rate=0.01, max_epochs=2, batch_size=BATCH, feature_dropout=0.3)
+        return trainer.train(make_problem(n_members=2, seed=seed)).params
+
+    one, again, other = final(0), final(0), final(1)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert distance(one, other) > 0
+
+
+def test_members_learn_apart():
+    problem = make_problem(n_members=2)
+    result = Gradient(optimizer=OPTIMIZERS["sgd"], max_epochs=1, batch_size=12).train(problem)
+    for m in (0, 1):
+        params = jax.tree.map(lambda leaf, m=m: leaf[m], problem.params)
+        arrays = [array[:N_SAMPLES] for array in problem.samples]
+        gradient = batch_gradient(params, problem.structure, *arrays)
+        for part, leaf in result.params.items():
+            np.testing.assert_allclose(leaf[m], params[part] - 0.1 * gradient[part], atol=1e-10)
+
+
+def test_dropped_features_are_neutral():
+    problem = make_problem()
+    trainer = Gradient(optimizer=FROZEN, max_epochs=1, batch_size=12, feature_dropout=1 - 1e-9)
+    loss = trainer.train(problem).history["loss"]
+    neutral = jnp.broadcast_to(problem.neutral, problem.samples.phi.shape)
+    problem.samples = problem.samples._replace(phi=neutral)
+    np.testing.assert_allclose(loss, [exact_loss(problem)], rtol=1e-10)
+
+
+def test_dropout_draws_anew_each_epoch_at_its_rate():
+    problem = make_problem()
+    trainer = Gradient(optimizer=FROZEN, max_epochs=6, batch_size=12, feature_dropout=0.4)
+    assert len(set(trainer.train(problem).history["loss"])) == 6
+    dropped = trainer._dropped(np.random.RandomState(0), (50, 1, 12), (0, NSITES))
+    assert dropped.shape == (50, 1, 12, NSITES)
+    assert abs(dropped.mean() - 0.4) < 5 * np.sqrt(0.24 / dropped.size)
+
+
+def test_partial_training_carries_the_state():
+    problem = make_problem()
+    trainer = Gradient(learning_rate=0.01, batch_size=BATCH)
+    for _ in range(3):
+        result = trainer.partial_train(problem)
+        assert result.n_iter == 1
+        assert result.history["learning_rate"] == [0.01]
+        problem.params, problem.state = result.params, result.state
+    expected = loop(make_problem(), optax.adam(0.01, b1=0.9, b2=0.99), 3)
+    assert_params(result, expected)
+
+
+# Length -----------------------------------------------------------------------------------------
+
+
+def test_histories_have_one_value_an_epoch():
+    problem = make_problem(validation=(random_samples(seed=5), N_SAMPLES))
+    result = Gradient(optimizer=OPTIMIZERS["sgd"], max_epochs=3, batch_size=BATCH).train(problem)
+    assert result.n_iter == 3
+    assert set(result.history) == {"loss", "learning_rate", "seconds", "validation_loss"}
+    assert all(len(values) == 3 for values in result.history.values())
+    assert result.history["seconds"] == sorted(result.history["seconds"])
+
+
+@pytest.mark.parametrize("max_epochs", [1, 7])
+def test_max_epochs_is_exact(max_epochs):
+    trainer = Gradient(optimizer=FROZEN, max_epochs=max_epochs, batch_size=BATCH)
+    assert trainer.train(make_problem()).n_iter == max_epochs
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "epochs"), [(64, 500), (640, 50), (6400, 30), (10**6, 1), (640 * 2, 40)]
+)
+def test_default_number_of_epochs(n_samples, epochs):
+    assert Gradient().epochs(n_samples) == epochs
+
+
+def test_time_limit_starts_no_new_epoch():
+    trainer = Gradient(optimizer=FROZEN, max_epochs=50, batch_size=BATCH, time_limit=1e-9)
+    assert trainer.train(make_problem()).n_iter == 1
+
+
+def test_callbacks_see_every_epoch_and_may_stop():
+    seen, members = [], []
+
+    def first(epoch):
+        seen.append((epoch.number, len(epoch.history["loss"])))
+        members.append(epoch.members())
+
+    def second(epoch):
+        return epoch.number == 3
+
+    problem = make_problem(n_members=2, callbacks=(second,))
+    trainer = Gradient(
+        optimizer=OPTIMIZERS["sgd"], max_epochs=50, batch_size=BATCH, callbacks=(first,)
+    )
+    result = trainer.train(problem)
+    assert seen == [(1, 1), (2, 2), (3, 3)]
+    assert result.n_iter == 3
+    for m, network in enumerate(members[-1]):
+        assert isinstance(network, MPS)
+        for part, leaf in pack(network)[0].items():
+            np.testing.assert_array_equal(leaf, result.params[part][m])
+    assert np.abs(members[0][0][1].data - members[1][0][1].data).max() > 0
+
+
+def validation_loss(problem, params):
+    samples, _ = problem.validation
+    return float(mean_loss(problem.structure, LOSS, params, samples, None, 12).mean())
+
+
+def test_early_stopping_restores_the_best_weights():
+    problem = make_problem(n_members=2, validation=(random_samples(seed=5), N_SAMPLES))
+    stopping = EarlyStopping(patience=3)
+    trainer = Gradient(
+        learning_rate=0.2, max_epochs=100, batch_size=BATCH, schedule=Constant(),
+        early_stopping=stopping,
+    )  # fmt: skip
+    result = trainer.train(problem)
+    losses = result.history["validation_loss"]
+    assert result.n_iter == len(losses) < 100
+    assert len(losses) == np.argmin(losses) + 1 + stopping.patience
+    np.testing.assert_allclose(validation_loss(problem, result.params), min(losses), rtol=1e-10)
+    assert losses[-1] > min(losses)
+
+
+def test_early_stopping_ignores_small_gains():
+    problem = make_problem(validation=(random_samples(), N_SAMPLES))
+    trainer = Gradient(
+        learning_rate=1e-3, max_epochs=50, batch_size=BATCH, schedule=Constant(),
+        early_stopping=EarlyStopping(patience=2, min_delta=10.0),
+    )  # fmt: skip
+    assert trainer.train(problem).n_iter == 3
+
+
+def test_without_early_stopping_the_last_weights_are_kept():
+    problem = make_problem(n_members=2, validation=(random_samples(seed=5), N_SAMPLES))
+    trainer = Gradient(learning_rate=0.2, max_epochs=6, batch_size=BATCH, schedule=Constant())
+    result = trainer.train(problem)
+    last = result.history["validation_loss"][-1]
+    np.testing.assert_allclose(validation_loss(problem, result.params), last, rtol=1e-10)
+
+
+# Divergence -------------------------------------------------------------------------------------
+
+EXPLODING = {
+    "first epoch": optax.sgd(1e200),
+    "third epoch": optax.sgd(optax.piecewise_constant_schedule(0.01, {2 * STEPS: 1e202})),
+}
+
+
+@pytest.mark.parametrize("name", EXPLODING)
+def test_divergence_keeps_the_last_finite_weights(name):
+    problem = make_problem()
+    trainer = Gradient(optimizer=EXPLODING[name], max_epochs=20, batch_size=BATCH)
+    with pytest.raises(NotFiniteError, match="Lower learning_rate, set clip_norm") as info:
+        trainer.train(problem)
+    result = info.value.result
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
+    assert np.isfinite(result.history["loss"]).all()
+    assert result.n_iter == len(result.history["loss"])
+    if name == "third epoch":
+        assert result.n_iter == 2
+        assert_params(result, loop(problem, optax.sgd(0.01), 2))
+
+
+def test_weights_that_explode_in_the_last_step_are_not_returned():
+    problem = make_problem()
+    exploding = optax.sgd(1e308 * 1e3)  # infinite
+    trainer = Gradient(optimizer=exploding, max_epochs=1, batch_size=12)
+    with pytest.raises(NotFiniteError) as info:
+        trainer.train(problem)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(info.value.result.params))
+
+
+# Parts ------------------------------------------------------------------------------------------
+
+
+def test_schedules():
+    factors = WarmupCosine(warmup=0.1).factors(200)
+    assert factors.shape == (200,)
+    np.testing.assert_allclose(factors[:20], (np.arange(20) + 1) / 20 * np.cos(
+        np.pi * np.arange(20) / 400) ** 2)  # fmt: skip
+    assert (np.diff(factors[20:]) < 0).all()
+    assert 0 < factors[-1] < 1e-3
+    assert WarmupCosine(warmup=0).factors(1) == [1.0]
+    np.testing.assert_array_equal(Constant().factors(3), 1)
+
+
+def test_buckets_waste_at_most_a_quarter():
+    sizes = np.arange(1, 5000)
+    buckets = np.array([bucket(int(n)) for n in sizes])
+    assert (buckets >= sizes).all()
+    assert (buckets <= 1.25 * sizes).all()
+    assert (np.diff(buckets) >= 0).all()
+    assert len(set(buckets)) < 4 * 13
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_epochs": 0}, "max_epochs must be an integer of at least 1"),
+        ({"batch_size": 2.5}, "batch_size must be an integer of at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"clip_norm": -1.0}, "clip_norm must be positive"),
+        ({"time_limit": 0.0}, "time_limit must be positive"),
+        ({"decay": -0.1}, "decay must be at least 0"),
+        ({"feature_dropout": 1.0}, r"feature_dropout must be in \[0, 1\)"),
+        ({"learning_rate": 1e-3, "optimizer": FROZEN}, "brings its own learning rate"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        Gradient(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patience": 0}, "patience must be at least 1"),
+        ({"validation_fraction": 1.0}, "validation_fraction must be between 0 and 1"),
+    ],
+)
+def test_bad_stopping(options, message):
+    with pytest.raises(ValueError, match=message):
+        EarlyStopping(**options)
+
+
+def test_bad_warmup():
+    with pytest.raises(ValueError, match="warmup"):
+        WarmupCosine(warmup=1.0)
