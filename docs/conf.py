@@ -54,7 +54,7 @@ def insert_tables(app, docname, source):
 def escape_prose(app, what, name, obj, options, lines):
     """Let docstrings say ``*outputs``, ``|psi|`` and ``network_`` without reST reading markup."""
     for i, line in enumerate(lines):
-        if line.lstrip().startswith((">>>", "...")):
+        if line.lstrip().startswith((">>>", "...", ".. ")):
             continue
         parts = re.split(r"(``.*?``|`.*?`)", line)
         parts[::2] = [re.sub(r"(\*(?=\w)|\||(?<=\w)_(?!\w))", r"\\\1", p) for p in parts[::2]]

@@ -1,6 +1,5 @@
 """What has been compiled once is not compiled again: traces and compilations are counted."""
 
-import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
@@ -14,7 +13,6 @@ def test_a_second_fit_of_the_same_shapes_compiles_nothing(data, compilations, es
     X, y = data
     model = estimator(**SMALL).fit(X, y)
     model.predict(X)
-    assert compilations
     compilations.clear()
     model.fit(X[::-1], y[::-1])
     model.predict(X[::-1])
@@ -63,4 +61,3 @@ def test_shapes_that_differ_do_compile(data, compilations):
     compilations.clear()
     TNClassifier(**SMALL | {"bond_dim": 3}).fit(X, y)
     assert compilations
-    assert np.isfinite(X).all()

@@ -22,32 +22,53 @@ class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
 
     Parameters
     ----------
-    bond_dim : size of the bonds, at least 1.
-    n_members : networks trained together, in the given and in random feature orders; class
-        probabilities are averaged. With 1, `network_` is the model.
-    embedding : name or object; None for Legendre polynomials of degree 2, of degree 4 for at most
-        10 features and degree 7 for at most 5 features when there are 1000 samples or more.
-    network : ``"mps"``, a spec such as ``MPSSpec(output_site=0)``, or any quimb TensorNetwork with
-        open indices k0, k1, ... and one for the classes, to start from.
-    initializer, loss, trainer, scaler : names or objects; loss=None is cross-entropy with label
-        smoothing 0.05, scaler=None the one that suits the embedding.
-    learning_rate, max_epochs, batch_size, feature_dropout, decay : override the trainer's own
-        values where not None. An explicit max_epochs is taken exactly.
-    early_stopping : set a tenth of the samples aside and keep the weights that did best on it.
-    class_weight : as in scikit-learn: None, ``"balanced"`` or a dict.
-    warm_start : whether fit goes on from the present networks.
-    callbacks : functions of a `tn4ml_plus.training.Epoch`; a true result stops training.
+    bond_dim : int
+        Size of the bonds, at least 1.
+    n_members : int
+        Networks trained together, in the given and in random feature orders; class probabilities
+        are averaged. With 1, `network_` is the model.
+    embedding : str or Embedding
+        None takes Legendre polynomials of degree 2; with 1000 samples or more, of degree 4 for at
+        most 10 features and of degree 7 for at most 5.
+    network : str, spec or quimb TensorNetwork
+        ``"mps"``, a spec such as ``MPSSpec(output_site=0)``, or a network to start from, with the
+        open indices k0, k1, ... and one for the classes.
+    initializer, trainer : str or object
+        See `tn4ml_plus.initializers` and `tn4ml_plus.training`.
+    loss : str, Loss or callable
+        None takes cross-entropy with label smoothing 0.05.
+    scaler : str or Scaler
+        Maps raw columns to the embedding's domain; None takes the one that suits the embedding.
+    learning_rate, max_epochs, batch_size, feature_dropout, decay : number
+        Override the trainer's own values where not None. An explicit max_epochs is taken exactly.
+    early_stopping : bool
+        Set a tenth of the samples aside and keep the weights that did best on it.
+    class_weight : None, "balanced" or dict
+        As in scikit-learn.
+    warm_start : bool
+        Whether fit goes on from the present networks.
+    callbacks : sequence of functions
+        Called with a `tn4ml_plus.training.Epoch`; a true result stops training.
+    random_state : int, RandomState or None
+        As in scikit-learn; the same int gives bit-equal weights.
+    verbose : bool
+        Whether to show a progress bar.
 
     Attributes
     ----------
-    classes_, n_features_in_, feature_names_in_, n_iter_ : as in scikit-learn.
-    networks_, network_ : the quimb networks; site i of member m reads feature orders_[m, i].
-    embedding_ : the embedding in use; history_ : lists by name, one value an epoch.
+    classes_, n_features_in_, feature_names_in_, n_iter_
+        As in scikit-learn.
+    networks_, network_
+        The quimb networks; site i of member m reads feature orders_[m, i].
+    embedding_, history_
+        The embedding in use; lists by name, one value an epoch.
 
     Raises
     ------
-    ValueError for input or options that do not fit, before training; NotFiniteError (with the last
-    finite weights kept) when the loss stops being finite.
+    ValueError
+        For input or options that do not fit, before training.
+    NotFiniteError
+        When the loss stops being finite; the last finite weights are kept.
 
     Examples
     --------

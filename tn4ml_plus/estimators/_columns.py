@@ -81,7 +81,8 @@ def _read_column(name, column):
 
 
 def _missing(value):
-    return value is None or value != value or str(value) == "<NA>"
+    # pandas' NA first: comparing it with itself gives no boolean.
+    return value is None or str(value) == "<NA>" or value != value
 
 
 class ColumnEncoder:

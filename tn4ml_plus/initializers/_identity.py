@@ -6,7 +6,6 @@ import numpy as np
 
 from .._registry import register
 from ._base import Initializer
-from ._random import standard_deviation
 
 
 @register("initializer")
@@ -15,7 +14,8 @@ class LeastSquaresIdentity(Initializer):
     """Identity weighted by the least-squares solution of w . phi(x) = 1 over the data, plus noise.
 
     Exact for an embedding that is a partition of unity. `std` is the noise's standard deviation;
-    None takes sqrt(0.5 / (nsites * bond_dim)).
+    None takes sqrt(0.5 / (nsites * bond_dim)), with which the random part of a state grows to about
+    its identity part.
 
     >>> import numpy as np
     >>> core = LeastSquaresIdentity(std=0.0)(np.random.default_rng(0), (2, 2, 2), (1.0, 1.0), fan=8)
@@ -24,7 +24,7 @@ class LeastSquaresIdentity(Initializer):
            [0., 1.]])
     """
 
-    std: float | None = None
+    std: float | None = 1e-2
     add_identity: bool = True
 
     def __post_init__(self):
@@ -33,7 +33,7 @@ class LeastSquaresIdentity(Initializer):
 
     def noise(self, rng, shape, fan):
         """Normal entries."""
-        std = standard_deviation(fan) if self.std is None else self.std
+        std = np.sqrt(0.5 / fan) if self.std is None else self.std
         return std * rng.normal(size=shape)
 
 

@@ -80,8 +80,3 @@ def _orthonormal(core):
     q, r = np.linalg.qr(tall)
     q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
     return (q.T if tall is not matrix else q).reshape(core.shape)
-
-
-def standard_deviation(fan):
-    """Noise that lets a state's random part grow to about its identity part: sqrt(0.5 / fan)."""
-    return float(np.sqrt(0.5 / fan))

@@ -48,7 +48,7 @@ class MPS(qtn.MatrixProductState):
             raise ValueError("Give output_site and output_inds together, or neither.")
         cyclic = nsites > 1 and np.ndim(arrays[0]) - len(output_inds) * (output_site == 0) == 3
         bonds = [qtn.rand_uuid() for _ in range(nsites)]
-        tensors = []
+        tensors, sizes = [], {}
         for site, array in enumerate(arrays):
             inds = []
             if cyclic or site > 0:
@@ -63,6 +63,12 @@ class MPS(qtn.MatrixProductState):
                     f"The array of site {site} has {np.ndim(array)} axes where {len(inds)} are "
                     "expected: left bond, right bond, physical, then one per output index."
                 )
+            for ind, size in zip(inds, np.shape(array)):
+                if sizes.setdefault(ind, size) != size:
+                    raise ValueError(
+                        f"The arrays of sites {(site - 1) % nsites} and {site} share a bond, but "
+                        f"one has size {sizes[ind]} there and the other {size}."
+                    )
             tensors.append(qtn.Tensor(array, inds, tags=site_tag_id.format(site)))
         self._L = nsites
         self._site_ind_id = site_ind_id

@@ -4,7 +4,7 @@ import time
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .._errors import NotFiniteError
 from ..contraction import unpack
@@ -67,7 +67,7 @@ def _networks(problem, params):
 
 
 def _validation_loss(problem, params):
-    samples, _ = problem.validation
+    samples = problem.validation
     block = min(1024, len(samples.weight))
     losses = mean_loss(problem.structure, problem.objective, params, samples, problem.orders, block)
     return float(losses.mean())

@@ -63,7 +63,7 @@ class Problem:
     n_samples: int
     neutral: jax.Array
     orders: jax.Array | None = None
-    validation: tuple[Samples, int] | None = None
+    validation: Samples | None = None
     random_state: np.random.RandomState = dataclasses.field(default_factory=np.random.RandomState)
     state: Any = None
     callbacks: tuple = ()

@@ -1,0 +1,90 @@
+"""L-BFGS on a problem small enough to be solved."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tn4ml_plus.contraction import contract, pack
+from tn4ml_plus.initializers import RandomNormal
+from tn4ml_plus.losses import SquaredError
+from tn4ml_plus.networks import MPS
+from tn4ml_plus.training import LBFGS, Problem, Samples
+
+N_SAMPLES, PADDING = 10, 2
+
+
+@pytest.fixture(autouse=True)
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def make_problem():
+    """Samples of a chain of bond dimension 1, for two chains of bond dimension 2 to find."""
+    packs = [
+        pack(
+            MPS.random(
+                3, bond_dim=2, n_outputs=1, output_std=1.0,
+                initializer=RandomNormal(0.5, add_identity=True), key=jax.random.key(m),
+            )
+        )
+        for m in (0, 1)
+    ]  # fmt: skip
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(packed for packed, _ in packs))
+    phi = np.random.default_rng(0).normal(size=(N_SAMPLES + PADDING, 3, 2))
+    target = phi[:, 0, :1] * phi[:, 1, 1:] * (phi[:, 2, :1] - 0.5 * phi[:, 2, 1:])
+    weight = np.r_[np.ones(N_SAMPLES), np.zeros(PADDING)]
+    target[N_SAMPLES:] = 1e6
+    return Problem(
+        structure=packs[0][1],
+        objective=SquaredError(),
+        params=params,
+        anchor=jax.tree.map(jnp.zeros_like, params),
+        samples=Samples(*map(jnp.asarray, (phi, target, weight))),
+        n_samples=N_SAMPLES,
+        neutral=jnp.zeros((3, 2)),
+        random_state=np.random.RandomState(0),
+    )
+
+
+def test_finds_the_function_and_never_climbs():
+    problem = make_problem()
+    result = LBFGS(max_epochs=60, decay=0.0).train(problem)
+    losses = np.array(result.history["loss"])
+    assert result.n_iter == len(losses) == 60
+    assert (np.diff(losses) < 1e-12).all()
+    assert losses[-1] < 1e-3 * losses[0]
+    phi, target, _ = (array[:N_SAMPLES] for array in problem.samples)
+    errors = [
+        contract(jax.tree.map(lambda leaf, m=m: leaf[m], result.params), problem.structure, phi)
+        for m in (0, 1)
+    ]
+    worst = max(np.abs(amplitude.dense() - target).max() for amplitude in errors)
+    assert worst < 0.1 * np.abs(target).max()
+
+
+def test_decay_pulls_toward_the_anchor():
+    norms = []
+    for decay in (0.0, 10.0):
+        params = LBFGS(max_epochs=60, decay=decay).train(make_problem()).params
+        norms.append(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)))
+    assert norms[1] < 0.9 * norms[0]
+
+
+def test_batches_of_samples_are_refused():
+    with pytest.raises(ValueError, match='use trainer="gradient"'):
+        LBFGS().partial_train(make_problem())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_epochs": 0}, "max_epochs must be an integer of at least 1"),
+        ({"memory": 0}, "memory must be an integer of at least 1"),
+        ({"decay": -1.0}, "decay must be at least 0"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        LBFGS(**options)
