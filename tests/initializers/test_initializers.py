@@ -130,7 +130,7 @@ def test_haar_isometries_have_the_moments_of_the_haar_measure():
         (RandomNormal(0.3), 0.3),
         (Identity(0.3, add_identity=False), 0.3),
         (LeastSquaresIdentity(0.3, add_identity=False), 0.3),
-        (LeastSquaresIdentity(add_identity=False), (0.5 / 100) ** 0.5),
+        (LeastSquaresIdentity(None, add_identity=False), (0.5 / 100) ** 0.5),
     ],
     ids=repr,
 )
@@ -146,7 +146,9 @@ def test_noise_grows_a_state_to_about_its_identity_part(nsites):
     rng, bond = np.random.default_rng(0), 8
     state = np.eye(bond)[0]
     for _ in range(nsites):
-        state = state @ LeastSquaresIdentity()(rng, (bond, 1, bond), (1.0,), nsites * bond)[:, 0]
+        state = (
+            state @ LeastSquaresIdentity(None)(rng, (bond, 1, bond), (1.0,), nsites * bond)[:, 0]
+        )
     assert 0.3 < np.linalg.norm(state) < 3
 
 

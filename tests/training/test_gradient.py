@@ -254,13 +254,6 @@ def test_decay_pulls_toward_the_anchor():
     assert distances[0] > distances[1] > distances[2]
 
 
-def test_decay_with_another_optimizer_does_not_overshoot():
-    problem = make_problem()
-    trainer = Gradient(optimizer=FROZEN, max_epochs=1, batch_size=BATCH, decay=1.0)
-    before = distance(problem.params, problem.anchor)
-    assert distance(trainer.train(problem).params, problem.anchor) <= before
-
-
 def test_clip_norm_caps_the_gradient():
     problem = make_problem()
     sgd = OPTIMIZERS["sgd"]
@@ -506,6 +499,7 @@ def test_buckets_waste_at_most_a_quarter():
         ({"decay": -0.1}, "decay must be at least 0"),
         ({"feature_dropout": 1.0}, r"feature_dropout must be in \[0, 1\)"),
         ({"learning_rate": 1e-3, "optimizer": FROZEN}, "brings its own learning rate"),
+        ({"decay": 1.0, "optimizer": FROZEN}, "chain optax.add_decayed_weights"),
     ],
 )
 def test_bad_options(options, message):

@@ -30,7 +30,7 @@ _BLOCK = 1024
 
 
 class TensorNetworkEstimator(BaseEstimator):
-    """Base of the estimators: `__init__` stores, `_fit` and `_amplitudes` do the work."""
+    """Base of the estimators: `__init__` stores, `_fit` and `_predict` do the work."""
 
     #: The trainer that "gradient" stands for here.
     _default_trainer = Gradient()
@@ -174,12 +174,12 @@ class TensorNetworkEstimator(BaseEstimator):
         problem = Problem(
             structure=structures[0].padded(),
             objective=objective,
-            params=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p for p, _ in packs)),
+            params=_stacked(p for p, _ in packs),
             anchor=self._anchor,
             samples=samples,
             n_samples=len(fitting),
             neutral=jnp.asarray(self._neutral),
-            orders=None if len(packs) == 1 else jnp.asarray(self.orders_),
+            orders=None if len(packs) == 1 else jnp.asarray(self.orders_, jnp.int32),
             validation=validation,
             random_state=rng,
             state=getattr(self, "_trainer_state", None) if partial_fit else None,
@@ -231,14 +231,14 @@ class TensorNetworkEstimator(BaseEstimator):
         rows = np.unique(np.linspace(0, len(U) - 1, _START_ROWS).astype(int))
         self._neutral = None
         self._divisors = None
-        phi = self._embed(U[rows])[: len(rows)]
+        phi = np.asarray(self._embed(U[rows]))[: len(rows)]
         unit = self.embedding_.site_unit_weights(n_features)
         if unit is None:
             self._divisors = least_squares_weights(phi, sample_weight=weight[rows])
-            phi = self._embed(U[rows])[: len(rows)]
+            phi = np.asarray(self._embed(U[rows]))[: len(rows)]
             unit = self._divisors
-        self._neutral = _neutral(np.asarray(phi), np.isnan(U[rows]), weight[rows])
-        phi = self._embed(U[rows])[: len(rows)]
+        self._neutral = _neutral(phi, np.isnan(U[rows]), weight[rows])
+        phi = np.asarray(self._embed(U[rows]))[: len(rows)]
         first = np.arange(nsites)
         orders = [first] + [rng.permutation(nsites) for _ in range(self.n_members - 1)]
         self.orders_ = np.stack(orders)
@@ -251,8 +251,10 @@ class TensorNetworkEstimator(BaseEstimator):
                 )
             self.networks_ = [member] * len(orders)
             packed, _ = pack(member)
-            self._anchor = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(orders)), packed)
+            self._anchor = _stacked([packed] * len(orders))
             return
+        # A power of two of rows, so that nearby sizes share compiled code.
+        batch = phi[np.linspace(0, len(phi) - 1, 1 << (len(phi).bit_length() - 1)).astype(int)]
         members, anchors = [], []
         for order in orders:
             options = {
@@ -271,14 +273,14 @@ class TensorNetworkEstimator(BaseEstimator):
                 **options,
             )
             packed, structure = pack(member)
-            packed = calibrate(packed, structure.padded(), phi[:, order], std=0.1)
+            packed = calibrate(packed, structure.padded(), batch[:, order], std=0.1)
             anchor, _ = pack(anchor)
             # Only the core with the outputs is zero in the anchor but for the bias.
             packed = structure.with_bias(packed, anchor)
             members.append(unpack(packed, structure))
             anchors.append(anchor)
         self.networks_ = members
-        self._anchor = jax.tree.map(lambda *leaves: jnp.stack(leaves), *anchors)
+        self._anchor = _stacked(anchors)
 
     def _samples(self, U, target, weight):
         length = _padded_length(len(U))
@@ -309,8 +311,11 @@ class TensorNetworkEstimator(BaseEstimator):
         arrays = [None if a is None else a.astype(dtype) for a in arrays]
         return _embed(self.embedding_, padded.astype(dtype), middle.astype(dtype), *arrays)
 
-    def _amplitudes(self, X):
-        """Amplitude of every member on the rows of X, as a list."""
+    def _predict(self, X, function, *arguments):
+        """function(*arguments, amplitude) of every member on the rows of X, as float64 arrays.
+
+        Compiled code is keyed by the function and its arguments, so they must compare by value.
+        """
         check_is_fitted(self, "networks_")
         U = self._encoder.transform(*read_table(self, X, reset=False))
         self._check_missing(U)
@@ -318,17 +323,28 @@ class TensorNetworkEstimator(BaseEstimator):
         block = min(_BLOCK, len(phi))
         packs = [pack(member) for member in self.networks_]
         if len({structure.padded() for _, structure in packs}) == 1:
-            params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p for p, _ in packs))
-            orders = None if len(packs) == 1 else jnp.asarray(self.orders_)
-            stacked = outputs(packs[0][1].padded(), params, phi, orders, block)
-            amplitudes = [jax.tree.map(lambda a, m=m: a[m], stacked) for m in range(len(packs))]
+            orders = None if len(packs) == 1 else jnp.asarray(self.orders_, jnp.int32)
+            groups = [(_stacked(p for p, _ in packs), packs[0][1].padded(), orders)]
         else:
-            amplitudes = []
-            for (packed, structure), order in zip(packs, self.orders_, strict=True):
-                packed = jax.tree.map(lambda leaf: leaf[None], packed)
-                one = outputs(structure.padded(), packed, phi[:, order], None, block)
-                amplitudes.append(jax.tree.map(lambda a: a[0], one))
-        return [jax.tree.map(lambda a: a[: len(U)], amplitude) for amplitude in amplitudes]
+            groups = [
+                (_stacked([packed]), structure.padded(), jnp.asarray(order[None], jnp.int32))
+                for (packed, structure), order in zip(packs, self.orders_, strict=True)
+            ]
+        parts = []
+        for params, structure, orders in groups:
+            amplitude = outputs(structure, params, phi, orders, block)
+            parts.extend(np.asarray(_by_member(function, arguments, amplitude), float)[:, : len(U)])
+        return parts
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _by_member(function, arguments, amplitude):
+    return jax.vmap(partial(function, *arguments))(amplitude)
+
+
+def _stacked(trees):
+    """Packed networks of one structure as one pytree with a leading member axis."""
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
 
 
 def read_weight(sample_weight, X):

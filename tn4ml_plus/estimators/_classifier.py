@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_array, column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from .._registry import register
 from ..losses import CrossEntropy
@@ -169,10 +169,9 @@ class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
 
     def predict_proba(self, X):
         """Class probabilities, (n_samples, n_classes) in the order of classes_."""
-        amplitudes = self._amplitudes(X)
+        check_is_fitted(self, "networks_")
         loss = self._resolve_objective().loss
-        members = [loss.probabilities(amplitude) for amplitude in amplitudes]
-        mean = np.mean([np.asarray(member, float) for member in members], axis=0)
+        mean = np.mean(self._predict(X, type(loss).probabilities, loss), axis=0)
         return mean / mean.sum(axis=1, keepdims=True)
 
     def predict_log_proba(self, X):

@@ -152,7 +152,7 @@ class ColumnEncoder:
                 f"{outside} values left the domain of {type(self.embedding).__name__} and were "
                 "clipped to it: scale the columns into it, or use the default scaler.",
                 DomainWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
 

@@ -6,6 +6,7 @@ from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.validation import check_consistent_length
 
 from .._registry import register
+from .._typing import Amplitude
 from ..losses import SquaredError
 from ..training import Gradient
 from ._base import TensorNetworkEstimator, read_weight
@@ -115,6 +116,5 @@ class TNRegressor(RegressorMixin, TensorNetworkEstimator):
 
     def predict(self, X):
         """Predicted targets, (n_samples,) or (n_samples, n_targets) as y was."""
-        members = [np.asarray(amplitude.dense(), float) for amplitude in self._amplitudes(X)]
-        mean = np.mean(members, axis=0) * self._y_deviation + self._y_mean
+        mean = np.mean(self._predict(X, Amplitude.dense), axis=0) * self._y_deviation + self._y_mean
         return mean[:, 0] if self._one_column else mean
