@@ -346,7 +346,7 @@ def test_partial_training_carries_the_state():
 
 
 def test_histories_have_one_value_an_epoch():
-    problem = make_problem(validation=(random_samples(seed=5), N_SAMPLES))
+    problem = make_problem(validation=random_samples(seed=5))
     result = Gradient(optimizer=OPTIMIZERS["sgd"], max_epochs=3, batch_size=BATCH).train(problem)
     assert result.n_iter == 3
     assert set(result.history) == {"loss", "learning_rate", "seconds", "validation_loss"}
@@ -397,12 +397,12 @@ def test_callbacks_see_every_epoch_and_may_stop():
 
 
 def validation_loss(problem, params):
-    samples, _ = problem.validation
+    samples = problem.validation
     return float(mean_loss(problem.structure, LOSS, params, samples, None, 12).mean())
 
 
 def test_early_stopping_restores_the_best_weights():
-    problem = make_problem(n_members=2, validation=(random_samples(seed=5), N_SAMPLES))
+    problem = make_problem(n_members=2, validation=random_samples(seed=5))
     stopping = EarlyStopping(patience=3)
     trainer = Gradient(
         learning_rate=0.2, max_epochs=100, batch_size=BATCH, schedule=Constant(),
@@ -417,7 +417,7 @@ def test_early_stopping_restores_the_best_weights():
 
 
 def test_early_stopping_ignores_small_gains():
-    problem = make_problem(validation=(random_samples(), N_SAMPLES))
+    problem = make_problem(validation=random_samples())
     trainer = Gradient(
         learning_rate=1e-3, max_epochs=50, batch_size=BATCH, schedule=Constant(),
         early_stopping=EarlyStopping(patience=2, min_delta=10.0),
@@ -426,7 +426,7 @@ def test_early_stopping_ignores_small_gains():
 
 
 def test_without_early_stopping_the_last_weights_are_kept():
-    problem = make_problem(n_members=2, validation=(random_samples(seed=5), N_SAMPLES))
+    problem = make_problem(n_members=2, validation=random_samples(seed=5))
     trainer = Gradient(learning_rate=0.2, max_epochs=6, batch_size=BATCH, schedule=Constant())
     result = trainer.train(problem)
     last = result.history["validation_loss"][-1]
