@@ -81,7 +81,7 @@ class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
 
     _task = "classification"
     _default_loss = CrossEntropy(label_smoothing=0.05)
-    _default_trainer = Gradient(feature_dropout=0.2, decay=1.0)
+    _default_trainer = Gradient(feature_dropout=0.2, decay=1.5)
 
     def __init__(
         self,
