@@ -599,3 +599,18 @@ def test_parameters_are_stored_as_given():
         params = estimator(**given).get_params()
         for (name, value), stored in zip(given.items(), itertools.repeat(params)):
             assert stored[name] is value
+
+
+def test_discrete_embeddings_read_raw_codes():
+    rng = np.random.RandomState(0)
+    codes = rng.randint(3, size=200)
+    X = np.stack([rng.rand(200) * 50, codes], axis=1)
+    embedding = PerFeature((Legendre(), OneHot(3)))
+    model = TNClassifier(embedding=embedding, n_members=1, bond_dim=2, random_state=0)
+    assert model.fit(X, codes).score(X, codes) == 1.0
+
+
+def test_perfeature_of_another_length_is_refused():
+    embedding = PerFeature((Legendre(), OneHot(3)))
+    with pytest.raises(ValueError, match="2 embeddings for 3 features"):
+        TNClassifier(embedding=embedding).fit(np.ones((4, 3)), [0, 1, 0, 1])

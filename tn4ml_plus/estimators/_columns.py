@@ -88,8 +88,9 @@ def _missing(value):
 class ColumnEncoder:
     """Fitted map from tables to sites: scaling of numbers, codes of categories, domains.
 
-    Attributes: embedding (the given one, or a `PerFeature` when there are categories),
-    scaler, state (its arrays), levels (per column its categories by frequency, None for numbers).
+    Columns of a discrete embedding are codes already and are not scaled. Attributes: embedding (the
+    given one, or a `PerFeature` when there are categories), scaler, state (its arrays), levels (per
+    column its categories by frequency, None for numbers).
     """
 
     def __init__(self, embedding, scaler, state, levels):
@@ -101,8 +102,10 @@ class ColumnEncoder:
     @classmethod
     def fit(cls, floats, raw, weight, embedding, scaler):
         """Learn from the output of `read_table`."""
+        embedding.nsites(floats.shape[1])
         levels = [None if values is None else _levels(values, weight) for values in raw]
         numeric = np.array([level is None for level in levels])
+        scaled = numeric & ~_discrete(embedding, len(levels))
         if not embedding.columnwise and not numeric.all():
             raise ValueError(
                 f"{type(embedding).__name__} takes numeric columns only: encode the categorical "
@@ -113,7 +116,7 @@ class ColumnEncoder:
                 "PerFeature cannot be combined with categorical columns of a frame: give their "
                 "codes as numbers, with OneHot for them in PerFeature."
             )
-        state = scaler.fit(floats[:, numeric], weight) if numeric.any() else {}
+        state = scaler.fit(floats[:, scaled], weight) if scaled.any() else {}
         if not numeric.all():
             embedding = PerFeature(
                 tuple(embedding if lv is None else OneHot(max(2, len(lv))) for lv in levels)
@@ -128,18 +131,17 @@ class ColumnEncoder:
                 expected = "numbers" if level is None else "categories"
                 raise ValueError(f"Column {j} held {expected} when fitting: convert it back.")
         low, high = np.array(self.embedding.domains(floats.shape[1])).T
-        out = np.empty(floats.shape)
-        if numeric.any():
-            u = self.scaler.transform(floats[:, numeric], self.state)
-            low, high = low[numeric], high[numeric]
+        out = floats.copy()
+        scaled = numeric & ~_discrete(self.embedding, len(numeric))
+        if scaled.any():
+            u = self.scaler.transform(floats[:, scaled], self.state)
+            low, high = low[scaled], high[scaled]
             if isinstance(self.scaler, Passthrough):
                 self._warn_outside(u, low, high)
                 u = np.clip(u, low, high)
             else:
                 u = low + u * (high - low)
-                if self.embedding.discrete:
-                    u = np.round(u)
-            out[:, numeric] = u
+            out[:, scaled] = u
         for j in np.flatnonzero(~numeric):
             codes = {level: code for code, level in enumerate(self.levels[j])}
             out[:, j] = [np.nan if _missing(v) else codes.get(_key(v), -1) for v in raw[j]]
@@ -154,6 +156,12 @@ class ColumnEncoder:
                 DomainWarning,
                 stacklevel=5,
             )
+
+
+def _discrete(embedding, n_features):
+    """Which columns are codes of categories for their embedding, (n_features,) bools."""
+    embeddings = getattr(embedding, "embeddings", None) or (embedding,) * n_features
+    return np.array([each.discrete for each in embeddings])
 
 
 def _key(value):
