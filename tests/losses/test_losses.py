@@ -38,6 +38,14 @@ REGRESSION = [
     OptaxLoss("huber_loss", (("delta", 2.0),)),
     CallableLoss(optax.losses.l2_loss),
 ]
+
+
+# Not str: a function's address in a name would differ between the test runner's processes.
+def label(loss):
+    """Name of a loss in test ids."""
+    return type(loss).__name__
+
+
 ALL = CLASSIFICATION + REGRESSION
 
 
@@ -97,7 +105,7 @@ def reference(loss, amplitude, target):
             return optax.losses.multiclass_hinge_loss(outputs, target)
 
 
-@pytest.mark.parametrize("loss", ALL, ids=str)
+@pytest.mark.parametrize("loss", ALL, ids=label)
 def test_equals_the_reference(loss, x64):
     amplitude, target = amplitude_and_target(loss)
     losses = jax.jit(loss)(amplitude, target)
@@ -105,7 +113,7 @@ def test_equals_the_reference(loss, x64):
     np.testing.assert_allclose(losses, reference(loss, amplitude, target), rtol=1e-12)
 
 
-@pytest.mark.parametrize("loss", ALL, ids=str)
+@pytest.mark.parametrize("loss", ALL, ids=label)
 def test_gradient_equals_finite_differences(loss, x64):
     amplitude, target = amplitude_and_target(loss, seed=1, exponent=0)
     check_grads(
@@ -118,7 +126,7 @@ def test_gradient_equals_finite_differences(loss, x64):
     )
 
 
-@pytest.mark.parametrize("loss", ALL, ids=str)
+@pytest.mark.parametrize("loss", ALL, ids=label)
 def test_float32_stays_float32(loss):
     amplitude, target = amplitude_and_target(loss)
     assert loss(amplitude, target).dtype == jnp.float32
@@ -142,7 +150,7 @@ def test_label_smoothing_bounds_the_loss_of_the_best_outputs(x64):
     assert CrossEntropy(label_smoothing=0.2)(confident, target)[0] > 10 * entropy
 
 
-@pytest.mark.parametrize("loss", CLASSIFICATION, ids=str)
+@pytest.mark.parametrize("loss", CLASSIFICATION, ids=label)
 def test_probabilities_sum_to_one(loss):
     amplitude, _ = amplitude_and_target(loss)
     probabilities = loss.probabilities(amplitude)
@@ -189,14 +197,14 @@ def test_born_gradient_is_finite_at_zero():
 
 
 @pytest.mark.parametrize("label", [-1, N_OUTPUTS])
-@pytest.mark.parametrize("loss", CLASSIFICATION, ids=str)
+@pytest.mark.parametrize("loss", CLASSIFICATION, ids=label)
 def test_a_class_out_of_range_gives_nan(loss, label):
     amplitude, target = amplitude_and_target(loss)
     losses = loss(amplitude, target.at[2].set(label))
     assert jnp.isnan(losses).tolist() == [i == 2 for i in range(BATCH)]
 
 
-@pytest.mark.parametrize("loss", CLASSIFICATION, ids=str)
+@pytest.mark.parametrize("loss", CLASSIFICATION, ids=label)
 @pytest.mark.parametrize(
     ("target", "message"),
     [
@@ -214,7 +222,7 @@ def test_wrong_class_targets_are_refused_while_tracing(loss, target, message):
         jax.eval_shape(loss, amplitude, target)
 
 
-@pytest.mark.parametrize("loss", REGRESSION, ids=str)
+@pytest.mark.parametrize("loss", REGRESSION, ids=label)
 @pytest.mark.parametrize(
     "shape", [(BATCH,), (BATCH, 1), (1, N_OUTPUTS), (BATCH - 1, N_OUTPUTS), (N_OUTPUTS,), ()]
 )
@@ -276,7 +284,7 @@ def test_bad_parameters_are_refused(make):
         make()
 
 
-@pytest.mark.parametrize("loss", [x for x in ALL if not isinstance(x, CallableLoss)], ids=str)
+@pytest.mark.parametrize("loss", [x for x in ALL if not isinstance(x, CallableLoss)], ids=label)
 def test_json_round_trip(loss):
     rebuilt = from_json(json.loads(json.dumps(to_json(loss))))
     assert rebuilt == loss

@@ -32,7 +32,7 @@ class TNRegressor(RegressorMixin, TensorNetworkEstimator):
 
     _task = "regression"
     _default_loss = SquaredError()
-    _default_trainer = Gradient(feature_dropout=0.05, decay=1.0)
+    _default_trainer = Gradient(feature_dropout=0.05, decay=1.0, min_steps=1000)
 
     def __init__(
         self,
