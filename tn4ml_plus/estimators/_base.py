@@ -19,7 +19,7 @@ from ..embeddings import Legendre
 from ..initializers import Noiseless, least_squares_weights
 from ..io import write
 from ..losses import CallableLoss, Loss, Objective
-from ..networks import MPSSpec, from_quimb
+from ..networks import from_quimb
 from ..training import EarlyStopping, Gradient, Problem, Samples, bucket, outputs
 from ._columns import ColumnEncoder, read_table
 from ._state import to_state
@@ -397,6 +397,3 @@ def _checked(network, phys_dims, n_outputs):
             "needed: give it one output index of that size."
         )
     return network
-
-
-__all__ = ["MPSSpec", "TensorNetworkEstimator", "read_weight"]
