@@ -62,9 +62,9 @@ PIXELS = {
 # One site for each patch: a constant and the 16 pixels.
 PATCHES = {"embedding": Patches((28, 28), (4, 4)), "bond_dim": 32, "learning_rate": 2e-3}
 RECIPES = (
-    Recipe("14x14 pooled, D = 20", pixels, {**PIXELS, "max_epochs": 6}, 0.87, 10),
-    Recipe("14x14 pooled, D = 20", pixels, {**PIXELS, "max_epochs": 12}, 0.885, 20),
-    Recipe("4x4 patches, D = 32", whole, {**PATCHES, "max_epochs": 10}, 0.894, 60),
+    Recipe("14x14 pooled, D = 20", pixels, {**PIXELS, "max_epochs": 3}, 0.87, 10),
+    Recipe("14x14 pooled, D = 20", pixels, {**PIXELS, "max_epochs": 8}, 0.885, 20),
+    Recipe("4x4 patches, D = 32", whole, {**PATCHES, "max_epochs": 6}, 0.894, 60),
 )
 QUICK_RECIPES = (
     Recipe("14x14 pooled, D = 20", pixels, {**PIXELS, "max_epochs": 1}, math.nan, math.nan),
