@@ -19,7 +19,7 @@ from sklearn.utils import compute_sample_weight
 from tn4ml_plus import TNClassifier, TNRegressor
 from tn4ml_plus._errors import DomainWarning, NotFiniteError
 from tn4ml_plus.contraction import pack
-from tn4ml_plus.embeddings import Legendre, LinearComplement, OneHot, Patches, PerFeature
+from tn4ml_plus.embeddings import Embedded, Legendre, LinearComplement, OneHot, Patches, PerFeature
 from tn4ml_plus.networks import MPS, MPSSpec
 from tn4ml_plus.training import EarlyStopping, Gradient
 
@@ -614,3 +614,11 @@ def test_perfeature_of_another_length_is_refused():
     embedding = PerFeature((Legendre(), OneHot(3)))
     with pytest.raises(ValueError, match="2 embeddings for 3 features"):
         TNClassifier(embedding=embedding).fit(np.ones((4, 3)), [0, 1, 0, 1])
+
+
+def test_a_scaler_without_a_domain_to_scale_to_is_refused():
+    X, y = np.random.RandomState(0).rand(20, 4), np.arange(20) % 2
+    with pytest.raises(ValueError, match="leave scaler=None"):
+        TNClassifier(embedding=Embedded(2), scaler="min_max").fit(X, y)
+    model = TNClassifier(embedding=Embedded(2), **SINGLE).fit(X, y)
+    assert model.predict_proba(X).shape == (20, 2)

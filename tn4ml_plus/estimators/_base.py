@@ -22,6 +22,7 @@ from ..losses import CallableLoss, Loss, Objective
 from ..networks import from_quimb
 from ..training import EarlyStopping, Gradient, Problem, Samples, bucket, outputs
 from ._columns import ColumnEncoder, read_table
+from ._scalers import Passthrough
 from ._state import to_state
 
 # Rows that the least-squares start and the calibration look at.
@@ -97,16 +98,23 @@ class TensorNetworkEstimator(BaseEstimator):
             embedding = Legendre(self._degree(n_samples, n_features))
         embedding = resolve("embedding", embedding)
         scaler = self.scaler
-        if (scaler is None and embedding.discrete) or not np.isfinite(embedding.domain).all():
+        unbounded = not np.isfinite(embedding.domain).all()
+        if scaler is None and unbounded:
             scaler = "passthrough"
         elif scaler is None:
             scaler = "quantile_sigmoid" if embedding.columnwise else "common_min_max"
+        scaler = resolve("scaler", scaler)
+        if unbounded and not isinstance(scaler, Passthrough):
+            raise ValueError(
+                f"{type(embedding).__name__} has no finite domain that {type(scaler).__name__} "
+                "could scale to: leave scaler=None."
+            )
         network = self.network
         if not isinstance(network, qtn.TensorNetwork):
             network = resolve("network", network)
         return (
             embedding,
-            resolve("scaler", scaler),
+            scaler,
             network,
             resolve("initializer", self.initializer),
             self._resolve_objective(),
@@ -302,8 +310,8 @@ class TensorNetworkEstimator(BaseEstimator):
 
     def _embed(self, U):
         """Embedded rows on the device, (padded length, nsites, phys_dim)."""
-        middle = np.clip(np.mean(self.embedding_.domains(U.shape[1]), axis=1), -1e6, 1e6)
-        middle = np.nan_to_num(middle)
+        # An unbounded domain has its middle at 0.
+        middle = np.clip(self.embedding_.domains(U.shape[1]), -1e6, 1e6).mean(axis=1)
         padded = np.tile(middle, (_padded_length(len(U)), 1))
         padded[: len(U)] = U
         dtype = jnp.zeros(()).dtype
