@@ -4,7 +4,9 @@
     python tests/benchmarks/fashion_mnist.py --validate --out docs/tables/fashion_mnist_choice.md
 
 The second line trains the CANDIDATES, from which the recipes were chosen, on 55,000 of the training
-images and scores them on the other 5,000. The seconds are all of `fit`: validation, embedding, batching and callbacks included. The first seed
+images and scores them on the other 5,000.
+
+The seconds are all of `fit`: validation, embedding, batching and callbacks included. The first seed
 of a recipe compiles, which its own column shows; the goals are judged on the median over the seeds.
 The estimator's overhead is its seconds over those of as many bare steps (see _ours.py).
 """

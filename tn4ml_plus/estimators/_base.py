@@ -123,9 +123,9 @@ class TensorNetworkEstimator(BaseEstimator):
 
     def _degree(self, n_samples, n_features):
         """Degree of the default Legendre embedding: what the amount of data supports."""
-        if n_samples >= 1000 and n_features <= 5:
-            return 7
-        return 4 if n_samples >= 1000 and n_features <= 10 else 2
+        if n_samples < 500 or n_features > 10:
+            return 2
+        return 7 if n_features <= 5 else 4
 
     def _resolve_objective(self):
         loss = self._default_loss if self.loss is None else self.loss
