@@ -28,7 +28,7 @@ class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
         Networks trained together, in the given and in random feature orders; class probabilities
         are averaged. With 1, `network_` is the model.
     embedding : str or Embedding
-        None takes Legendre polynomials of degree 2; with 1000 samples or more, of degree 4 for at
+        None takes Legendre polynomials of degree 2; with 500 samples or more, of degree 4 for at
         most 10 features and of degree 7 for at most 5.
     network : str, spec or quimb TensorNetwork
         ``"mps"``, a spec such as ``MPSSpec(output_site=0)``, or a network to start from, with the
