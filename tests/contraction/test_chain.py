@@ -303,6 +303,17 @@ def test_calibration_keeps_the_function_up_to_a_factor():
     np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-3)
 
 
+def test_calibration_counts_a_sample_as_often_as_its_weight_says():
+    packed, structure = pack(random_chain(4, n_outputs=2))
+    phi, weight = samples(7, 4), np.array([2, 0, 1, 3, 1, 0, 1])
+    weighted = calibrate(packed, structure, phi, sample_weight=weight)
+    repeated = calibrate(packed, structure, np.repeat(phi, weight, axis=0))
+    for name in packed:
+        np.testing.assert_allclose(weighted[name], repeated[name], rtol=1e-5)
+    plain = calibrate(packed, structure, phi)
+    assert not np.allclose(weighted["center"], plain["center"], rtol=1e-3)
+
+
 def test_calibration_leaves_zero_networks_alone():
     packed, structure = pack(random_chain(4, n_outputs=2))
     zero = jax.tree.map(jnp.zeros_like, packed)

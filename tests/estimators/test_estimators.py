@@ -142,6 +142,18 @@ def test_unit_weights_change_nothing_and_others_do(data):
     assert heavy.predict(X).mean() > plain.predict(X).mean() + 0.1
 
 
+def test_weights_are_repetitions_where_nothing_is_drawn_by_sample(data):
+    X, y = data[0][:30], data[1][:30] + data[0][:30, 0]
+    weight = np.arange(30) % 3
+    options = LEARN | {"batch_size": 64, "max_epochs": 100, "n_members": 2}
+    weighted = TNRegressor(**options).fit(X, y, sample_weight=weight).predict(X)
+    repeated = TNRegressor(**options).fit(np.repeat(X, weight, 0), np.repeat(y, weight)).predict(X)
+    plain = TNRegressor(**options).fit(X, y).predict(X)
+    difference = np.abs(weighted - repeated).max()
+    assert difference < 0.02 * y.std()
+    assert np.abs(weighted - plain).max() > 3 * difference
+
+
 # Tables -----------------------------------------------------------------------------------------
 
 

@@ -9,13 +9,13 @@ import numpy as np
 from ._pack import contract
 
 
-def calibrate(packed, structure, phi, std=1.0):
+def calibrate(packed, structure, phi, std=1.0, sample_weight=None):
     """Scale a packed network so that its outputs on a batch have the standard deviation `std`.
 
     The spread is measured around zero over batch and outputs, in the log domain, so that it works
-    from any start. phi: (batch, nsites, phys_dim). The output core takes what fits into a factor
-    of 2**10 and all cores share the rest evenly. A network whose outputs are all zero is returned
-    as it is.
+    from any start. phi: (batch, nsites, phys_dim); sample_weight: (batch,), not all zero. The
+    output core takes what fits into a factor of 2**10 and all cores share the rest evenly. A
+    network whose outputs are all zero is returned as it is.
 
     >>> import jax, numpy as np
     >>> from tn4ml_plus.contraction import contract, pack
@@ -27,12 +27,15 @@ def calibrate(packed, structure, phi, std=1.0):
     >>> f"{np.sqrt(np.mean(outputs**2)):.3f}"
     '1.000'
     """
-    amplitude = _amplitude(structure, packed, phi)
-    log_abs = np.asarray(amplitude.log_abs(), float)
+    weight = np.ones(len(phi)) if sample_weight is None else np.asarray(sample_weight)
+    log_abs = np.asarray(_amplitude(structure, packed, phi).log_abs(), float)
+    log_abs = log_abs.reshape(len(phi), -1)[weight > 0]
     largest = log_abs.max()
     if not np.isfinite(largest):
         return packed
-    log_factor = np.log(std) - largest - 0.5 * np.log(np.mean(np.exp(2 * (log_abs - largest))))
+    squares = np.exp(2 * (log_abs - largest)).mean(axis=1)
+    mean = np.average(squares, weights=weight[weight > 0])
+    log_factor = np.log(std) - largest - 0.5 * np.log(mean)
     return structure.rescale(packed, log_factor)
 
 

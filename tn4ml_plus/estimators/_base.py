@@ -262,7 +262,9 @@ class TensorNetworkEstimator(BaseEstimator):
             self._anchor = _stacked([packed] * len(orders))
             return
         # A power of two of rows, so that nearby sizes share compiled code.
-        batch = phi[np.linspace(0, len(phi) - 1, 1 << (len(phi).bit_length() - 1)).astype(int)]
+        padding = (0, (1 << (len(phi) - 1).bit_length()) - len(phi))
+        batch = np.pad(phi, [padding, (0, 0), (0, 0)], mode="edge")
+        batch_weight = np.pad(weight[rows], padding)
         members, anchors = [], []
         for order in orders:
             options = {
@@ -281,7 +283,7 @@ class TensorNetworkEstimator(BaseEstimator):
                 **options,
             )
             packed, structure = pack(member)
-            packed = calibrate(packed, structure.padded(), batch[:, order], std=0.1)
+            packed = calibrate(packed, structure.padded(), batch[:, order], 0.1, batch_weight)
             anchor, _ = pack(anchor)
             # Only the core with the outputs is zero in the anchor but for the bias.
             packed = structure.with_bias(packed, anchor)
