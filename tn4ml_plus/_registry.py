@@ -47,11 +47,23 @@ def lookup(kind, name):
     try:
         return _CLASSES[kind][name]
     except KeyError:
-        close = difflib.get_close_matches(str(name), names(kind), n=1)
+        valid = [n for n in names(kind) if not _required(_CLASSES[kind][n])]
+        close = difflib.get_close_matches(str(name), valid, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"Unknown {kind} {name!r}.{hint} Valid names: {', '.join(map(repr, names(kind)))}."
+            f"Unknown {kind} {name!r}.{hint} Valid names: {', '.join(map(repr, valid))}."
         ) from None
+
+
+def _required(cls):
+    """Names of the fields without a default, of a class that has fields."""
+    if not dataclasses.is_dataclass(cls):
+        return []
+    return [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is field.default_factory is dataclasses.MISSING
+    ]
 
 
 def resolve(kind, spec):
@@ -61,11 +73,7 @@ def resolve(kind, spec):
     """
     if isinstance(spec, str):
         cls = lookup(kind, spec)
-        missing = [
-            f.name
-            for f in dataclasses.fields(cls)
-            if f.default is f.default_factory is dataclasses.MISSING
-        ]
+        missing = _required(cls)
         if missing:
             raise ValueError(
                 f"The {kind} {spec!r} needs {', '.join(missing)}: pass an object, "

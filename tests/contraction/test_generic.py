@@ -7,7 +7,7 @@ import pytest
 import quimb.tensor as qtn
 
 from tn4ml_plus._errors import ContractionTooLargeError
-from tn4ml_plus.contraction import _generic, contract, log_norm_squared, pack, unpack
+from tn4ml_plus.contraction import _generic, calibrate, contract, log_norm_squared, pack, unpack
 from tn4ml_plus.networks import Network, from_quimb
 
 
@@ -232,6 +232,24 @@ def test_exponent_of_the_network_counts():
 def test_complex_arrays_are_refused():
     with pytest.raises(ValueError, match="must be real"):
         pack(qtn.PEPS.rand(1, 2, 2, dtype=complex, site_ind_id="k{1}").view_as(qtn.TensorNetwork))
+
+
+def test_calibration_scales_every_tensor_alike():
+    packed, structure = pack(peps(seed=0))
+    phi = embedded(structure, 6)
+    scaled = calibrate(packed, structure, phi, std=1e-3)
+    outputs = np.asarray(contract(scaled, structure, phi).dense(), float)
+    assert np.sqrt(np.mean(outputs**2)) == pytest.approx(1e-3, rel=1e-3)
+    ratios = {float(np.round(b.ravel()[0] / a.ravel()[0], 4)) for a, b in zip(packed, scaled)}
+    assert len(ratios) == 1
+
+
+def test_a_bias_is_added_where_the_outputs_are():
+    packed, structure = pack(peps(seed=0))
+    other = jax.tree.map(lambda a: a + 1, packed)
+    summed = structure.with_bias(packed, other)
+    for inds, a, b, total in zip(structure.inds, packed, other, summed):
+        np.testing.assert_array_equal(total, a + b if "out" in inds else a)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)

@@ -178,9 +178,18 @@ def test_pooling_averages_blocks(rng, shape, factor):
     np.testing.assert_allclose(pooled.mean(axis=(1, 2)), images.mean(axis=(1, 2)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("factor", [0, -2, 3, 1.5])
-def test_pooling_refuses_other_factors(factor):
-    with pytest.raises(ValueError, match="divides 4 and 8"):
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (0, "factor must be an integer of at least 1"),
+        (-2, "factor must be an integer of at least 1"),
+        (1.5, "factor must be an integer of at least 1"),
+        ("2", "factor must be an integer of at least 1"),
+        (3, "divides 4 and 8"),
+    ],
+)
+def test_pooling_refuses_other_factors(factor, message):
+    with pytest.raises(ValueError, match=message):
         pool_images(np.zeros((1, 4, 8)), factor)
 
 

@@ -580,7 +580,7 @@ def test_columnwise_marks_the_embeddings_that_mix_features():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Trigonometric(0), "k must be an integer >= 1"),
+        (lambda: Trigonometric(0), "k must be an integer of at least 1"),
         (lambda: Trigonometric(1.5), "k must be an integer"),
         (lambda: Trigonometric(True), "k must be an integer"),
         (lambda: TrigonometricChain(0), "k must be"),
@@ -592,6 +592,7 @@ def test_columnwise_marks_the_embeddings_that_mix_features():
         (lambda: TrigonometricChain(group=2)(np.ones((3, 4))), "use embed"),
         (lambda: Fourier(0), "p must be"),
         (lambda: LinearComplement(4), "p must be 2"),
+        (lambda: LinearComplement(2.0), "p must be an integer"),
         (lambda: LinearComplement().nsites(0), "got 0"),
         (lambda: QuantumBasis(3), "sequence of vectors"),
         (lambda: QuantumBasis(((1, 0),)), "two or more"),
@@ -641,6 +642,8 @@ def test_columnwise_marks_the_embeddings_that_mix_features():
         (lambda: UnitSum(weights=(1.0, -1.0)), "positive"),
         (lambda: UnitSum(Legendre(1), (0.5, 1.0)), "positive"),
         (lambda: UnitSum(weights=3), "sequence of numbers"),
+        (lambda: UnitSum(weights="11"), "each number in weights"),
+        (lambda: GaussianRBF("abc"), "each number in centers"),
     ],
 )
 def test_bad_arguments(build, message):

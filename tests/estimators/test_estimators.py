@@ -1,5 +1,6 @@
 """Estimators on tables as users have them."""
 
+import dataclasses
 import itertools
 import pickle
 import warnings
@@ -13,11 +14,13 @@ import pytest
 import quimb.tensor as qtn
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.utils import compute_sample_weight
 
 from tn4ml_plus import TNClassifier, TNRegressor
 from tn4ml_plus._errors import DomainWarning, NotFiniteError
+from tn4ml_plus._registry import _CLASSES, register
 from tn4ml_plus.contraction import pack
 from tn4ml_plus.embeddings import Embedded, Legendre, LinearComplement, OneHot, Patches, PerFeature
 from tn4ml_plus.networks import MPS, MPSSpec
@@ -123,6 +126,18 @@ def test_balanced_class_weight_equals_weights_by_hand(data):
     assert_same_weights(balanced, named)
     plain = TNClassifier(**SINGLE).fit(X, y)
     assert balanced.predict_proba(X)[:, 0].mean() > plain.predict_proba(X)[:, 0].mean() + 0.02
+
+
+def test_the_scale_of_the_weights_breaks_no_model(data):
+    X, y = data
+    model = TNClassifier(n_members=1, max_epochs=60, batch_size=16, random_state=0)
+    plain = model.fit(X, y).predict_proba(X)
+    for scale in (1e-6, 1 / 60):
+        scaled = model.fit(X, y, sample_weight=np.full(60, scale)).predict_proba(X)
+        np.testing.assert_allclose(scaled, plain, atol=1e-3)
+    # A thousand repetitions of each sample need less decay.
+    repeated = model.fit(X, y, sample_weight=np.full(60, 1e3)).predict_proba(X)
+    assert log_loss(y, repeated) < log_loss(y, plain)
 
 
 def test_samples_of_no_weight_do_not_exist(data):
@@ -466,9 +481,9 @@ OPTIONS = [
     ({"trainer": "sgd"}, "Valid names: .*'gradient'"),
     ({"scaler": "standard"}, "Valid names: .*'min_max'"),
     ({"max_epochs": 0}, "max_epochs must be an integer of at least 1"),
-    ({"learning_rate": -1.0}, "learning_rate must be positive"),
+    ({"learning_rate": -1.0}, "learning_rate must be a finite number above 0"),
     ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
-    ({"feature_dropout": 1.5}, r"feature_dropout must be in \[0, 1\)"),
+    ({"feature_dropout": 1.5}, r"feature_dropout must be .* below 1"),
     ({"network": MPSSpec(output_site=9)}, "output_site must be between 0 and 3"),
     ({"network": quimb_chain()}, "needs? .* or another embedding|or another embedding"),
     ({"embedding": PerFeature((Legendre(),) * 3)}, "one for each feature"),
@@ -634,3 +649,174 @@ def test_a_scaler_without_a_domain_to_scale_to_is_refused():
         TNClassifier(embedding=Embedded(2), scaler="min_max").fit(X, y)
     model = TNClassifier(embedding=Embedded(2), **SINGLE).fit(X, y)
     assert model.predict_proba(X).shape == (20, 2)
+
+
+# A user's second thoughts ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("generic", [False, True])
+def test_a_given_network_is_cloned(data, generic):
+    X, y = data
+    network = quimb_chain()
+    if generic:
+        network = qtn.TensorNetwork(network.tensors)
+    model = TNClassifier(**SINGLE, embedding=LinearComplement(), network=network)
+    copied = clone(model)
+    assert copied.network is not network
+    assert_same_weights(copied.fit(X, y), model.fit(X, y))
+    assert len(cross_val_score(model, X, y, cv=2)) == 2
+    grid = GridSearchCV(model, {"decay": [0.0, 1.0]}, cv=2).fit(X, y)
+    assert np.isfinite(grid.cv_results_["mean_test_score"]).all()
+
+
+@pytest.mark.parametrize("n_members", [1, 2])
+@pytest.mark.parametrize("going_on", ["partial_fit", "warm_start"])
+def test_training_goes_on_from_networks_changed_by_hand(data, n_members, going_on):
+    X, y = data
+    model = TNClassifier(**(LEARN | {"bond_dim": 6, "n_members": n_members}), warm_start=True)
+    model.partial_fit(X, y, classes=np.unique(y))
+    for bond, network in zip((3, 4), model.networks_):
+        network.compress(max_bond=bond)
+    before = log_loss(y, model.predict_proba(X))
+    model.partial_fit(X, y) if going_on == "partial_fit" else model.fit(X, y)
+    assert log_loss(y, model.predict_proba(X)) < before
+    assert max(model.networks_[0].bond_sizes()) == 3
+    assert max(model.networks_[-1].bond_sizes()) == 2 + n_members
+
+
+def test_what_training_on_cannot_change_is_refused(data):
+    X, y = data
+    model = TNClassifier(**SINGLE, warm_start=True).fit(X, y)
+    for changed in ({"bond_dim": 3}, {"n_members": 2}, {"embedding": "hat"}, {"scaler": "min_max"}):
+        (name,) = changed
+        first = model.get_params()[name]
+        model.set_params(**changed)
+        for train in (model.fit, model.partial_fit):
+            with pytest.raises(ValueError, match=f"{name} was .*warm_start=False"):
+                train(X, y)
+        model.set_params(**{name: first})
+    model.set_params(max_epochs=1).fit(X, y)
+    model.set_params(bond_dim=3, warm_start=False).fit(X, y)
+    assert model.network_.bond_sizes() == [3, 3, 3]
+
+
+def test_interrupted_training_keeps_the_last_epoch(data):
+    X, y = data
+
+    def interrupt(epoch):
+        if epoch.number == 3:
+            raise KeyboardInterrupt
+
+    model = TNClassifier(**LEARN, callbacks=[interrupt])
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y)
+    assert model.n_iter_ >= 2
+    untrained_loss = np.log(3)
+    assert log_loss(y, model.predict_proba(X)) < untrained_loss
+
+
+def test_predictions_keep_the_loss_of_the_fit(data):
+    X, y = data
+    model = TNClassifier(**SINGLE).fit(X, y)
+    before = model.predict_proba(X)
+    np.testing.assert_array_equal(model.set_params(loss="nonsense").predict_proba(X), before)
+
+
+def test_losses_as_functions_and_by_their_optax_names(data):
+    X, y = data
+    for loss in (optax.softmax_cross_entropy_with_integer_labels, "softmax_cross_entropy"):
+        model = TNClassifier(**LEARN, loss=loss).fit(X, y)
+        plain = TNClassifier(**LEARN, loss="cross_entropy").fit(X, y)
+        np.testing.assert_allclose(model.predict_proba(X), plain.predict_proba(X), atol=1e-3)
+    assert np.isfinite(TNRegressor(**SINGLE, loss="log_cosh").fit(X, X[:, 0]).predict(X)).all()
+    info = untrained(TNRegressor(**SINGLE, loss="nonsense"), X, y)
+    assert info.match("'huber'.*'squared_error'")
+    assert "objective" not in str(info.value)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_columns_without_any_entry_are_of_either_kind(data, library):
+    X, y = data
+    columns = {"a": X[:, 0], "c": np.where(X[:, 1] > 0, "u", "v")}
+    make = {"pandas": pd.DataFrame, "polars": pl.DataFrame}[library]
+    model = TNClassifier(**SINGLE).fit(make(columns), y)
+    without_c = model.predict_proba(make({"a": [1.0], "c": [None]}))
+    without_a = model.predict_proba(make({"a": [None], "c": ["u"]}))
+    both = model.predict_proba(make({"a": [1.0], "c": ["u"]}))
+    assert np.isfinite(without_a).all()
+    assert np.isfinite(without_c).all()
+    assert not np.allclose(without_a, both)
+    assert not np.allclose(without_c, both)
+    with pytest.raises(ValueError, match="Column 'c' held categories when fitting and holds num"):
+        model.predict(make({"a": [1.0], "c": [3.0]}))
+    with pytest.raises(ValueError, match="Column 'a' held numbers when fitting and holds categ"):
+        model.predict(make({"a": ["x"], "c": ["u"]}))
+
+
+def test_codes_that_a_discrete_embedding_does_not_know(data):
+    X, y = data
+    with pytest.warns(DomainWarning, match="240 values are none of the integer codes") as seen:
+        TNClassifier(**SINGLE, embedding="one_hot").fit(X / 1e6 + 0.5, y)
+    assert len(seen) == 1
+
+
+def test_frames_that_cannot_be_read(data):
+    X, y = data
+    twice = pd.DataFrame(X, columns=["a", "b", "a", "c"])
+    assert untrained(TNClassifier(**SINGLE), twice, y).match("twice: a")
+    lazy = pl.DataFrame(X).lazy()
+    assert untrained(TNClassifier(**SINGLE), lazy, y).match(r"X\.collect\(\)")
+    objects = X.astype(object)
+    objects[0, 0] = "red"
+    assert untrained(TNClassifier(**SINGLE), objects, y).match("pandas or polars frame")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"early_stopping": "foo"}, "early_stopping must be True or False"),
+        ({"warm_start": "foo"}, "warm_start must be True or False"),
+        ({"verbose": "foo"}, "verbose must be True or False"),
+        ({"class_weight": {0: 0, 1: 0, 2: 0}}, "class_weight must be positive"),
+        ({"class_weight": {0: -1, 1: 1, 2: 1}}, "class_weight must be positive"),
+        ({"class_weight": [1]}, "class_weight must be None, 'balanced' or a dict"),
+        ({"network": MPS.random(4, n_outputs=3, key=jax.random.key(0)).astype("complex64"),
+          "embedding": LinearComplement()}, "must be real"),
+    ],
+)  # fmt: skip
+def test_more_bad_options(data, options, message):
+    assert untrained(TNClassifier(**SINGLE | options), *data).match(message)
+
+
+@pytest.mark.parametrize("callbacks", [print, [1]])
+def test_callbacks_that_are_none(data, callbacks):
+    with pytest.raises(ValueError, match="callbacks must be a sequence of functions"):
+        TNClassifier(**SINGLE, callbacks=callbacks).fit(*data)
+
+
+def test_trainers_without_what_is_asked(data):
+    still = register("trainer", name="still")(dataclasses.make_dataclass("Still", []))
+    try:
+        model = TNClassifier(n_members=1, trainer=still(), early_stopping=True)
+        assert untrained(model, *data).match("Still has no early_stopping")
+        model.set_params(early_stopping=False)
+        with pytest.raises(ValueError, match="Still cannot train on part of the samples"):
+            model.partial_fit(*data, classes=[0, 1, 2])
+    finally:
+        _CLASSES["trainer"].pop("still")
+
+
+def test_fields_of_fields_are_parameters():
+    stopping = EarlyStopping(patience=3)
+    model = TNClassifier(trainer=Gradient(early_stopping=stopping), embedding=Legendre())
+    model.set_params(trainer__early_stopping__patience=7, trainer__decay=2.0)
+    assert model.trainer == Gradient(early_stopping=EarlyStopping(patience=7), decay=2.0)
+    with pytest.raises(ValueError, match=r"embedding is Legendre\(.*its fields are degree"):
+        model.set_params(embedding__degre=1)
+    with pytest.raises(ValueError, match="bond_dim is 8 and it has no fields"):
+        model.set_params(bond_dim__x=1)
+
+
+def test_targets_beyond_every_float_are_refused(data):
+    X, _ = data
+    assert untrained(TNRegressor(**SINGLE), X, X[:, 0] * 1e200).match("other units")

@@ -8,6 +8,7 @@ import optax
 import pandas as pd
 import pytest
 import quimb.tensor as qtn
+from sklearn import config_context
 from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 
@@ -105,6 +106,33 @@ def test_what_only_code_could_rebuild_is_refused_by_name(table, tmp_path):
     with pytest.raises(ValueError, match="parameter trainer cannot be saved"):
         model.save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_what_fit_did_not_set_is_left_out(table, tmp_path):
+    with config_context(enable_metadata_routing=True):
+        model = TNClassifier(**SMALL).set_fit_request(sample_weight=True).fit(*table)
+    model.notes = object()
+    model.save(tmp_path / "model")
+    assert not hasattr(load(tmp_path / "model"), "notes")
+
+
+def test_a_replaced_loss_is_what_is_stored(table, tmp_path):
+    X, y = table
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    model = TNClassifier(loss=lambda p, t: loss(p, t), **SMALL).fit(X, y)
+    with pytest.raises(ValueError, match=r"loss.*set_params\(loss="):
+        model.save(tmp_path / "model")
+    model.set_params(loss="cross_entropy").save(tmp_path / "model")
+    np.testing.assert_allclose(
+        load(tmp_path / "model").predict_proba(X), model.predict_proba(X), rtol=1e-6
+    )
+
+
+def test_paths_that_are_no_files(fitted, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*nowhere"):
+        fitted.save(tmp_path / "nowhere" / "model")
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        load(tmp_path)
 
 
 def test_before_fit_there_is_nothing_to_save(tmp_path):

@@ -204,9 +204,9 @@ def test_storable_and_hashable(initializer):
 
 
 @pytest.mark.parametrize("cls", [RandomNormal, Identity, LeastSquaresIdentity])
-@pytest.mark.parametrize("std", [-1.0, float("nan")])
+@pytest.mark.parametrize("std", [-1.0, float("nan"), float("inf"), "0.1", [0.1], True])
 def test_bad_std(cls, std):
-    with pytest.raises(ValueError, match="std must be"):
+    with pytest.raises(ValueError, match="std must be a finite number of at least 0"):
         cls(std=std)
 
 

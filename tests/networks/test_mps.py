@@ -211,12 +211,18 @@ def test_short_chains(nsites):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bond_dim": 0}, "bond_dim must be at least 1"),
-        ({"phys_dim": 0}, "phys_dim must be at least 1"),
+        ({"bond_dim": 0}, "bond_dim must be an integer of at least 1, got 0"),
+        ({"bond_dim": 2.5}, "bond_dim must be an integer"),
+        ({"phys_dim": 0}, "phys_dim must be an integer of at least 1, got 0"),
+        ({"phys_dim": "2"}, "phys_dim must be an integer"),
+        ({"phys_dim": (2, 2, 2.0, 2, 2)}, "phys_dim must be an integer of at least 1, got 2.0"),
         ({"phys_dim": (2, 2)}, "2 entries for 5 sites"),
-        ({"n_outputs": 0}, "n_outputs must be None or at least 1"),
+        ({"n_outputs": 0}, "n_outputs must be an integer of at least 1, or None, got 0"),
+        ({"n_outputs": True}, "n_outputs must be an integer"),
         ({"output_site": 5, "n_outputs": 2}, "between 0 and 4"),
-        ({"output_site": -1, "n_outputs": 2}, "between 0 and 4"),
+        ({"output_site": -1, "n_outputs": 2}, "output_site must be an integer of at least 0"),
+        ({"output_site": 1.0, "n_outputs": 2}, "output_site must be an integer"),
+        ({"output_std": -0.1}, "output_std must be a finite number of at least 0"),
         ({"weights": np.ones((5, 3))}, r"shape \(5, 2\)"),
     ],
 )
@@ -229,8 +235,10 @@ def test_bad_sizes(options, message):
 def test_cyclic_chains_need_three_sites(nsites):
     with pytest.raises(ValueError, match="at least 3 sites"):
         MPS.random(nsites, cyclic=True, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="nsites must be an integer of at least 1"):
         MPS.random(0, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="nsites must be an integer"):
+        MPS.random(3.0, key=jax.random.key(0))
 
 
 def test_arrays_that_do_not_fit():
@@ -264,3 +272,9 @@ def test_spec_makes_the_chain_it_describes():
     spec = MPSSpec(output_site=1, cyclic=True)
     mps = spec.random(4, bond_dim=2, n_outputs=2, key=jax.random.key(0))
     assert (mps.output_site, mps.cyclic, mps.L) == (1, True, 4)
+
+
+def test_sizes_may_be_numpys():
+    sizes = dict(zip(("bond_dim", "n_outputs", "output_site"), np.array([2, 3, 1])))
+    mps = MPS.random(np.int64(4), phys_dim=np.array([2, 3, 2, 2]), **sizes, key=jax.random.key(0))
+    assert (mps.output_site, mps.ind_size("out"), mps.bond_sizes()) == (1, 3, [2, 2, 2])

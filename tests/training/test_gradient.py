@@ -1,12 +1,15 @@
 """Training against loops written here, in float64."""
 
+import dataclasses
 import functools
+import io
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tqdm import tqdm
 
 from tn4ml_plus._errors import NotFiniteError
 from tn4ml_plus.contraction import contract, log_norm_squared, pack
@@ -20,6 +23,7 @@ from tn4ml_plus.training import (
     Problem,
     Samples,
     WarmupCosine,
+    _loop,
     bucket,
     outputs,
 )
@@ -62,7 +66,7 @@ def make_problem(n_members=1, n_samples=N_SAMPLES, objective=LOSS, seed=0, **opt
     packs = [packed_chain(m) for m in range(n_members)]
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(packed for packed, _ in packs))
     return Problem(
-        structure=packs[0][1],
+        structures=tuple(structure for _, structure in packs),
         objective=objective,
         params=params,
         anchor=jax.tree.map(jnp.zeros_like, params),
@@ -89,7 +93,18 @@ def exact_loss(problem, member=0):
     return batch_loss(params, problem.structure, phi, target, weight) * n / weight.sum()
 
 
-batch_gradient = jax.jit(jax.grad(batch_loss), static_argnums=1)
+batch_value_and_grad = jax.jit(jax.value_and_grad(batch_loss), static_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def update(optimizer, value, gradient, state, params, structure, *arrays):
+    """Updates of one batch by an optimizer that may want its value and its function."""
+
+    def value_fn(params):
+        return batch_loss(params, structure, *arrays)
+
+    optimizer = optax.with_extra_args_support(optimizer)
+    return optimizer.update(gradient, state, params, value=value, grad=gradient, value_fn=value_fn)
 
 
 def loop(problem, optimizer, n_epochs, batch_size=BATCH, seed=0, pull=0.0, rates=None):
@@ -97,15 +112,14 @@ def loop(problem, optimizer, n_epochs, batch_size=BATCH, seed=0, pull=0.0, rates
     rng = np.random.RandomState(seed)
     params = jax.tree.map(lambda leaf: leaf[0], problem.params)
     anchor = jax.tree.map(lambda leaf: leaf[0], problem.anchor)
-    update = jax.jit(optimizer.update)
     state, step = optimizer.init(params), 0
     for _ in range(n_epochs):
         order = rng.permutation(problem.n_samples)
         for start in range(0, problem.n_samples, batch_size):
             batch = order[start : start + batch_size]
-            arrays = (array[batch] for array in problem.samples)
-            gradient = batch_gradient(params, problem.structure, *arrays)
-            updates, state = update(gradient, state, params)
+            batch = problem.structure, *(array[batch] for array in problem.samples)
+            value, gradient = batch_value_and_grad(params, *batch)
+            updates, state = update(optimizer, value, gradient, state, params, *batch)
             strength = pull * (1 if rates is None else rates[step])
             params = jax.tree.map(
                 lambda p, u, a, s=strength: p + u - s * (p - a), params, updates, anchor
@@ -194,6 +208,11 @@ OPTIMIZERS = {
         optax.scale_by_adam(),
         optax.scale_by_schedule(optax.linear_schedule(-0.1, -0.01, 5)),
     ),
+    "value": optax.polyak_sgd(max_learning_rate=0.1),
+    "plateau": optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1, rtol=0.5)),
+    "line search": optax.chain(
+        optax.sgd(1.0), optax.scale_by_backtracking_linesearch(max_backtracking_steps=4)
+    ),
 }
 
 
@@ -204,6 +223,48 @@ def test_any_optax_transformation_is_really_used(name):
     result = Gradient(optimizer=optimizer, max_epochs=2, batch_size=BATCH).train(problem)
     assert_params(result, loop(problem, optimizer, 2))
     assert distance(result.params, problem.params) > 1e-3
+
+
+def test_lbfgs_of_optax_never_climbs_on_whole_batches():
+    trainer = Gradient(optimizer=optax.lbfgs(memory_size=3), max_epochs=8, batch_size=12)
+    losses = trainer.train(make_problem()).history["loss"]
+    assert (np.diff(losses) < 0).all()
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_extra_arguments_are_those_of_each_member():
+    problem = make_problem(n_members=2)
+    for max_rate in (0.01, 100.0):
+        polyak = optax.polyak_sgd(max_rate)
+        result = Gradient(optimizer=polyak, max_epochs=1, batch_size=12).train(problem)
+        for m in (0, 1):
+            params = jax.tree.map(lambda leaf, m=m: leaf[m], problem.params)
+            arrays = [array[:N_SAMPLES] for array in problem.samples]
+            value, gradient = batch_value_and_grad(params, problem.structure, *arrays)
+            squared = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
+            rate = min(value / squared, max_rate)
+            for part, leaf in result.params.items():
+                expected = params[part] - rate * gradient[part]
+                np.testing.assert_allclose(leaf[m], expected, atol=1e-10)
+
+
+def test_one_optimizer_is_traced_once():
+    traces = []
+
+    def update(updates, state, params=None, *, value, **_):
+        del params
+        traces.append(value)
+        return jax.tree.map(lambda u: -0.1 * u, updates), state
+
+    spy = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    for _ in range(2):
+        Gradient(optimizer=spy, max_epochs=2, batch_size=BATCH).train(make_problem())
+        assert len(traces) == 1
+
+
+def test_a_plateau_is_reached():
+    plain = loop(make_problem(), optax.sgd(0.1), 2)
+    assert distance(loop(make_problem(), OPTIMIZERS["plateau"], 2), plain) > 1e-3
 
 
 def test_one_step_of_sgd_is_the_gradient_of_the_exact_loss():
@@ -307,7 +368,7 @@ def test_members_learn_apart():
     for m in (0, 1):
         params = jax.tree.map(lambda leaf, m=m: leaf[m], problem.params)
         arrays = [array[:N_SAMPLES] for array in problem.samples]
-        gradient = batch_gradient(params, problem.structure, *arrays)
+        _, gradient = batch_value_and_grad(params, problem.structure, *arrays)
         for part, leaf in result.params.items():
             np.testing.assert_allclose(leaf[m], params[part] - 0.1 * gradient[part], atol=1e-10)
 
@@ -396,6 +457,92 @@ def test_callbacks_see_every_epoch_and_may_stop():
     assert np.abs(members[0][0][1].data - members[1][0][1].data).max() > 0
 
 
+def test_members_have_their_own_sizes():
+    sizes = [(2, 3, 3, 2), (3, 2, 2, 3)]
+    packs = [
+        pack(MPS.random(4, bond_dim=2, phys_dim=s, n_outputs=N_CLASSES, key=jax.random.key(m)))
+        for m, s in enumerate(sizes)
+    ]
+    phi = np.random.default_rng(0).normal(size=(bucket(N_SAMPLES), 4, 3))
+    phi[:, [0, 3], 2] = 0
+    seen = []
+    problem = dataclasses.replace(
+        make_problem(),
+        structures=tuple(structure for _, structure in packs),
+        params=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(packed for packed, _ in packs)),
+        anchor=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(packed for packed, _ in packs)),
+        samples=random_samples()._replace(phi=jnp.asarray(phi)),
+        orders=jnp.array([[0, 1, 2, 3], [1, 0, 3, 2]]),
+        neutral=jnp.zeros((4, 3)),
+        callbacks=(lambda epoch: seen.extend(epoch.members()),),
+    )
+    result = Gradient(optimizer=OPTIMIZERS["sgd"], max_epochs=1, batch_size=12).train(problem)
+    for m, network in enumerate(seen):
+        packed, structure = pack(network)
+        assert structure == problem.structures[m]
+        assert structure.phys_dims == sizes[m]
+        for part, leaf in packed.items():
+            np.testing.assert_array_equal(leaf, result.params[part][m])
+    assert distance(result.params, problem.params) > 0
+
+
+def test_callbacks_are_any_sequence_of_functions():
+    assert Gradient(callbacks=[print]) == Gradient(callbacks=(print,))
+    assert hash(Gradient(callbacks=[print])) == hash(Gradient(callbacks=(print,)))
+
+
+def test_progress_is_not_drawn_each_epoch(monkeypatch):
+    stream = io.StringIO()
+    quiet = functools.partial(tqdm, file=stream, mininterval=1e9)
+    monkeypatch.setattr(_loop, "tqdm", quiet)
+    trainer = Gradient(optimizer=FROZEN, max_epochs=50, batch_size=BATCH)
+    trainer.train(make_problem(verbose=True))
+    assert "epochs:   0%" in stream.getvalue()
+    assert stream.getvalue().count("epochs:") < 5
+
+
+class Interrupting(np.random.RandomState):
+    """Interrupts when a third permutation is drawn."""
+
+    left = 2
+
+    def permutation(self, n):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().permutation(n)
+
+
+def interrupting(epoch):
+    if epoch.number == 2:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where", ["step", "callback"])
+def test_an_interrupt_keeps_the_finished_epochs(where):
+    problem = make_problem(callbacks=(interrupting,) if where == "callback" else ())
+    if where == "step":
+        problem.random_state = Interrupting(0)
+    trainer = Gradient(optimizer=optax.sgd(0.1, momentum=0.9), max_epochs=9, batch_size=BATCH)
+    with pytest.raises(KeyboardInterrupt) as info:
+        trainer.train(problem)
+    result = info.value.result
+    assert result.n_iter == 2
+    assert all(len(values) == 2 for values in result.history.values())
+    assert len(result.state) == len(jax.tree.leaves(problem.params))
+    assert_params(result, loop(make_problem(), trainer.optimizer, 2))
+
+
+def test_an_interrupt_of_the_first_epoch_keeps_the_start():
+    problem = make_problem()
+    problem.random_state = Interrupting(0)
+    problem.random_state.left = 0
+    with pytest.raises(KeyboardInterrupt) as info:
+        Gradient(optimizer=FROZEN, max_epochs=9, batch_size=BATCH).train(problem)
+    assert info.value.result.n_iter == 0
+    assert distance(info.value.result.params, problem.params) == 0
+
+
 def validation_loss(problem, params):
     samples = problem.validation
     return float(mean_loss(problem.structure, LOSS, params, samples, None, 12).mean())
@@ -447,6 +594,7 @@ def test_divergence_keeps_the_last_finite_weights(name):
     trainer = Gradient(optimizer=EXPLODING[name], max_epochs=20, batch_size=BATCH)
     with pytest.raises(NotFiniteError, match="Lower learning_rate, set clip_norm") as info:
         trainer.train(problem)
+    assert "a custom loss may be at fault" in str(info.value)
     result = info.value.result
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
     assert np.isfinite(result.history["loss"]).all()
@@ -488,30 +636,68 @@ def test_buckets_waste_at_most_a_quarter():
     assert len(set(buckets)) < 4 * 13
 
 
+POSITIVE = "must be a finite number above 0, or None, got"
+WHOLE = "must be an integer of at least 1"
+WRONG = {
+    "learning_rate": (POSITIVE, ["foo", [1], True, 0.0, np.inf, np.nan]),
+    "clip_norm": (POSITIVE, ["foo", -1.0, np.inf]),
+    "time_limit": (POSITIVE, ["foo", 0.0, -1]),
+    "decay": ("must be a finite number of at least 0, got", ["foo", [1], None, -0.1, np.inf]),
+    "feature_dropout": ("of at least 0 and below 1, got", ["foo", [1], 1.0, -0.1, np.nan]),
+    "max_epochs": (f"{WHOLE}, or None, got", ["foo", 0, 3.0, 2.5, np.inf, True]),
+    "batch_size": (f"{WHOLE}, got", ["foo", 0, 2.5, np.inf, None]),
+    "min_steps": (f"{WHOLE}, got", [0, "foo", None]),
+    "max_steps": (f"{WHOLE}, got", [0, 1.0]),
+    "schedule": ("must be an instance of Schedule, got", ["cosine", WarmupCosine, None]),
+    "early_stopping": ("must be an instance of EarlyStopping, or None, got", [True, 3]),
+    "callbacks": ("must be a sequence of functions, got", [print, [1], (print, None), "ab", None]),
+    "optimizer": (
+        r"must be an optax transformation, got .*write optax\.adam\(1e-3\)",
+        ["adam", optax.adam, 1e-3],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, v) for name, (_, values) in WRONG.items() for v in values]
+)
+def test_bad_options(name, value):
+    with pytest.raises(ValueError, match=f"^{name}.*{WRONG[name][0]}"):
+        Gradient(**{name: value})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_epochs": 0}, "max_epochs must be an integer of at least 1"),
-        ({"batch_size": 2.5}, "batch_size must be an integer of at least 1"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"clip_norm": -1.0}, "clip_norm must be positive"),
-        ({"time_limit": 0.0}, "time_limit must be positive"),
-        ({"decay": -0.1}, "decay must be at least 0"),
-        ({"feature_dropout": 1.0}, r"feature_dropout must be in \[0, 1\)"),
         ({"learning_rate": 1e-3, "optimizer": FROZEN}, "brings its own learning rate"),
         ({"decay": 1.0, "optimizer": FROZEN}, "chain optax.add_decayed_weights"),
     ],
 )
-def test_bad_options(options, message):
+def test_options_that_exclude_each_other(options, message):
     with pytest.raises(ValueError, match=message):
         Gradient(**options)
+
+
+def test_options_may_be_numpys():
+    given = {"max_epochs": 2, "batch_size": BATCH, "learning_rate": 0.5, "decay": 0.25}
+    numpys = {name: np.asarray(value)[()] for name, value in given.items()}
+    assert_params(
+        Gradient(**numpys).train(make_problem()),
+        jax.tree.map(lambda leaf: leaf[0], Gradient(**given).train(make_problem()).params),
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"patience": 0}, "patience must be at least 1"),
-        ({"validation_fraction": 1.0}, "validation_fraction must be between 0 and 1"),
+        ({"patience": 0}, "patience must be an integer of at least 1, got 0"),
+        ({"patience": "a"}, "patience must be an integer"),
+        ({"patience": 2.5}, "patience must be an integer"),
+        ({"validation_fraction": 1.0}, "validation_fraction .* above 0 and below 1, got 1.0"),
+        ({"validation_fraction": 0}, "validation_fraction .* above 0 and below 1, got 0"),
+        ({"validation_fraction": "x"}, "validation_fraction must be"),
+        ({"min_delta": "x"}, "min_delta must be a finite number of at least 0, got 'x'"),
+        ({"min_delta": np.nan}, "min_delta must be"),
     ],
 )
 def test_bad_stopping(options, message):
@@ -519,6 +705,7 @@ def test_bad_stopping(options, message):
         EarlyStopping(**options)
 
 
-def test_bad_warmup():
-    with pytest.raises(ValueError, match="warmup"):
-        WarmupCosine(warmup=1.0)
+@pytest.mark.parametrize("warmup", [1.0, -0.1, "x", None])
+def test_bad_warmup(warmup):
+    with pytest.raises(ValueError, match="warmup must be a finite number of at least 0 and below"):
+        WarmupCosine(warmup=warmup)

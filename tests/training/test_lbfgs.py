@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tn4ml_plus._errors import NotFiniteError
 from tn4ml_plus.contraction import contract, pack
 from tn4ml_plus.initializers import RandomNormal
 from tn4ml_plus.losses import SquaredError
@@ -37,7 +38,7 @@ def make_problem():
     weight = np.r_[np.ones(N_SAMPLES), np.zeros(PADDING)]
     target[N_SAMPLES:] = 1e6
     return Problem(
-        structure=packs[0][1],
+        structures=tuple(structure for _, structure in packs),
         objective=SquaredError(),
         params=params,
         anchor=jax.tree.map(jnp.zeros_like, params),
@@ -77,12 +78,42 @@ def test_batches_of_samples_are_refused():
         LBFGS().partial_train(make_problem())
 
 
+def test_a_loss_that_is_not_finite_names_what_helps():
+    problem = make_problem()
+    problem.samples = problem.samples._replace(target=problem.samples.target * np.nan)
+    with pytest.raises(
+        NotFiniteError, match=r'initializer or trainer="gradient";.* custom'
+    ) as info:
+        LBFGS().train(problem)
+    assert "learning_rate" not in str(info.value)
+    assert info.value.result.n_iter == 0
+
+
+def test_an_interrupt_keeps_the_finished_epochs():
+    losses = LBFGS(max_epochs=3).train(make_problem()).history["loss"]
+
+    def interrupting(epoch):
+        if epoch.number == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as info:
+        LBFGS(callbacks=[interrupting]).train(make_problem())
+    assert info.value.result.n_iter == 3
+    assert info.value.result.history["loss"] == losses
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_epochs": 0}, "max_epochs must be an integer of at least 1"),
-        ({"memory": 0}, "memory must be an integer of at least 1"),
-        ({"decay": -1.0}, "decay must be at least 0"),
+        ({"max_epochs": 0}, "max_epochs must be an integer of at least 1, or None, got 0"),
+        ({"max_epochs": 2.5}, "max_epochs must be an integer"),
+        ({"memory": 0}, "memory must be an integer of at least 1, got 0"),
+        ({"memory": None}, "memory must be an integer"),
+        ({"decay": -1.0}, "decay must be a finite number of at least 0, got -1.0"),
+        ({"decay": "x"}, "decay must be"),
+        ({"time_limit": -1}, "time_limit must be a finite number above 0, or None, got -1"),
+        ({"early_stopping": True}, "early_stopping must be an instance of EarlyStopping, or None"),
+        ({"callbacks": print}, "callbacks must be a sequence of functions"),
     ],
 )
 def test_bad_options(options, message):

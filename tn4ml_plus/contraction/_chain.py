@@ -11,7 +11,7 @@ from jax import lax
 from .._registry import register
 from .._typing import Amplitude, exponent_of, power_of_two, scale_by_power_of_two
 from ..networks import MPS
-from ._pack import _contract, _log_norm_squared, _unpack, pack
+from ._pack import _contract, _log_norm_squared, _unpack, pack, real_dtype
 
 
 @register("structure", name="chain")
@@ -102,7 +102,8 @@ def _pack_chain(mps: MPS):
         mps.site_tag_id,
     )
     xp = jnp if any(isinstance(core, jax.core.Tracer) for core in cores) else np
-    bond, phys, dtype = structure.bond_dim, structure.phys_dim, xp.result_type(*cores)
+    bond, phys = structure.bond_dim, structure.phys_dim
+    dtype = real_dtype(jnp.result_type(jnp.float32, *cores))
 
     def padded(core):
         widths = [(0, bond - core.shape[0]), (0, phys - core.shape[1])]

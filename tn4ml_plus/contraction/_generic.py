@@ -14,7 +14,7 @@ from .._errors import ContractionTooLargeError
 from .._registry import register
 from .._typing import Amplitude, exponent_of, power_of_two
 from ..networks import Network, from_quimb
-from ._pack import _contract, _log_norm_squared, _unpack, pack
+from ._pack import _contract, _log_norm_squared, _unpack, pack, real_dtype
 
 # Elements of the largest intermediate of a contraction: 1 GiB of float32.
 MAX_INTERMEDIATE = 2**28
@@ -72,6 +72,16 @@ class GenericStructure:
         """The structure itself: its arrays are not padded."""
         return self
 
+    def with_bias(self, packed, bias):
+        """`packed` plus the tensors with outputs of another packed network of this structure."""
+        has_output = [bool({*inds} & {*self.output_inds}) for inds in self.inds]
+        return tuple(a + b if out else a for a, b, out in zip(packed, bias, has_output))
+
+    def rescale(self, packed, log_factor):
+        """Multiply the whole network by exp(log_factor), all tensors alike."""
+        factor = np.exp(log_factor / len(packed))
+        return tuple(array * array.dtype.type(factor) for array in packed)
+
 
 @pack.register
 def _pack_any(network: qtn.TensorNetwork):
@@ -98,9 +108,7 @@ def _pack_generic(network: Network):
         network.site_ind_id,
     )
     arrays = [t.data for t in tensors]
-    dtype = jnp.result_type(jnp.float32, *arrays)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"The arrays must be real, got {dtype}: give the network real arrays.")
+    dtype = real_dtype(jnp.result_type(jnp.float32, *arrays))
     # Spread over the tensors, the scale of the whole network overflows none of them.
     scale = 10.0 ** (network.exponent / len(tensors))
     return tuple(jnp.asarray(array, dtype) * dtype.type(scale) for array in arrays), structure

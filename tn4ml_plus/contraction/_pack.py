@@ -2,6 +2,8 @@
 
 from functools import singledispatch
 
+import jax.numpy as jnp
+
 
 @singledispatch
 def pack(network):
@@ -14,6 +16,13 @@ def pack(network):
         f"Cannot pack a {type(network).__name__}: give a quimb TensorNetwork, or see "
         "tn4ml_plus.networks.from_quimb."
     )
+
+
+def real_dtype(dtype):
+    """The dtype itself; ValueError unless it is a floating one."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"The arrays must be real floats, got {dtype}: convert the network's.")
+    return dtype
 
 
 @singledispatch

@@ -3,7 +3,7 @@
 Nothing here downloads: a missing file raises MissingDataError, which says how to get it.
 """
 
-from tn4ml_plus.datasets._idx import load_idx
-from tn4ml_plus.datasets._images import load_cifar10, load_fashion_mnist, load_mnist, pool_images
+from ._idx import load_idx
+from ._images import load_cifar10, load_fashion_mnist, load_mnist, pool_images
 
 __all__ = ["load_cifar10", "load_fashion_mnist", "load_idx", "load_mnist", "pool_images"]

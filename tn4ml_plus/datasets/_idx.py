@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tn4ml_plus._errors import MissingDataError
+from .._errors import MissingDataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 

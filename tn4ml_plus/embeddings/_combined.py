@@ -6,9 +6,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from tn4ml_plus._registry import register
-
-from ._base import Embedding, as_float, float_tuple
+from .._checks import float_tuple
+from .._registry import register
+from ._base import Embedding, as_float
 from ._polynomial import LinearComplement
 from ._trigonometric import Trigonometric
 

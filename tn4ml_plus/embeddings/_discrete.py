@@ -5,9 +5,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from tn4ml_plus._registry import register
-
-from ._base import Embedding, as_float, check_int, float_tuple
+from .._checks import check_int, float_tuple
+from .._registry import register
+from ._base import Embedding, as_float
 
 
 def _memberships(x, levels):

@@ -7,9 +7,9 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from tn4ml_plus._registry import register
-
-from ._base import Embedding, as_float, basis_vector, check_int, gauss_legendre
+from .._checks import check_int, check_number
+from .._registry import register
+from ._base import Embedding, as_float, basis_vector, gauss_legendre
 from ._trigonometric import trigonometric_moments
 
 
@@ -85,6 +85,11 @@ class Patches(_PatchEmbedding):
 
     offset: float = 0.3
     scale: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_number("offset", self.offset)
+        check_number("scale", self.scale)
 
     @property
     def phys_dim(self):

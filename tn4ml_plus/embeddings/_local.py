@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tn4ml_plus._registry import register
-
-from ._base import Embedding, as_float, check_int, check_positive, float_tuple
+from .._checks import check_int, check_number, float_tuple
+from .._registry import register
+from ._base import Embedding, as_float
 
 
 def _check_increasing(name, values):
@@ -36,7 +36,7 @@ class GaussianRBF(Embedding):
     def __post_init__(self):
         object.__setattr__(self, "centers", float_tuple("centers", self.centers))
         _check_increasing("centers", self.centers)
-        check_positive("gamma", self.gamma)
+        check_number("gamma", self.gamma, above=0)
 
     @property
     def phys_dim(self):

@@ -10,9 +10,9 @@ import operator
 import jax.numpy as jnp
 import numpy as np
 
-from tn4ml_plus._registry import register
-
-from ._base import Embedding, as_float, basis_vector, check_int, check_positive
+from .._checks import check_int, check_number
+from .._registry import register
+from ._base import Embedding, as_float, basis_vector
 
 
 @register("embedding")
@@ -29,6 +29,7 @@ class LinearComplement(Embedding):
     p: int = 2
 
     def __post_init__(self):
+        check_int("p", self.p, 2)
         if self.p not in (2, 3):
             raise ValueError(f"p must be 2 for [x, 1-x] or 3 for [1, x, 1-x], got {self.p!r}.")
 
@@ -176,7 +177,7 @@ class Laguerre(Embedding):
 
     def __post_init__(self):
         check_int("degree", self.degree, 1)
-        check_positive("upper", self.upper)
+        check_number("upper", self.upper, above=0)
 
     @property
     def phys_dim(self):
@@ -216,7 +217,7 @@ class Hermite(Embedding):
 
     def __post_init__(self):
         check_int("degree", self.degree, 1)
-        check_positive("half_width", self.half_width)
+        check_number("half_width", self.half_width, above=0)
 
     @property
     def phys_dim(self):

@@ -6,9 +6,9 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from tn4ml_plus._registry import register
-
-from ._base import Embedding, as_float, check_int
+from .._checks import check_int
+from .._registry import register
+from ._base import Embedding, as_float
 
 
 def _frequencies(k):

@@ -1,24 +1,27 @@
 """What all estimators share: tables to embedded samples, networks, training, prediction."""
 
+import copy
 import dataclasses
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import quimb.tensor as qtn
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from .._checks import check_int, function_tuple
 from .._errors import NotFiniteError
-from .._registry import resolve
+from .._registry import names, resolve
 from ..contraction import calibrate, pack, unpack
 from ..embeddings import Legendre
 from ..initializers import Noiseless, least_squares_weights
 from ..io import write
-from ..losses import CallableLoss, Loss, Objective
+from ..losses import CallableLoss, Loss, Objective, OptaxLoss
 from ..networks import from_quimb
 from ..training import EarlyStopping, Gradient, Problem, Samples, bucket, outputs
 from ._columns import ColumnEncoder, read_table
@@ -28,6 +31,9 @@ from ._state import to_state
 # Rows that the least-squares start and the calibration look at.
 _START_ROWS = 4096
 _BLOCK = 1024
+
+# Parameters that training on from earlier networks cannot change.
+_FIXED = ("bond_dim", "n_members", "embedding", "network", "scaler")
 
 
 class TensorNetworkEstimator(BaseEstimator):
@@ -45,25 +51,34 @@ class TensorNetworkEstimator(BaseEstimator):
     def get_params(self, deep=True):
         """Parameters; with deep, the fields of objects among them too, as ``trainer__decay``."""
         params = super().get_params(deep=False)
-        if deep:
-            for name, value in list(params.items()):
-                if dataclasses.is_dataclass(value) and not isinstance(value, type):
-                    for field in dataclasses.fields(value):
-                        params[f"{name}__{field.name}"] = getattr(value, field.name)
-        return params
+        return _with_fields(params) if deep else params
 
     def set_params(self, **params):
         """Set parameters, or with ``trainer__decay=...`` a field of an object among them."""
         super().set_params(**{name: v for name, v in params.items() if "__" not in name})
         for name in (name for name in params if "__" in name):
-            outer, _, field = name.partition("__")
-            if name not in self.get_params():
+            known = self.get_params()
+            outer, _, field = name.rpartition("__")
+            if name not in known:
+                fields = [n.removeprefix(f"{outer}__") for n in known if n.startswith(f"{outer}__")]
+                have = f"its fields are {', '.join(fields)}" if fields else "it has no fields"
                 raise ValueError(
-                    f"Invalid parameter {name!r} for {type(self).__name__}: {outer} must be an "
-                    f"object with the field {field}, e.g. {outer}=Gradient() instead of a string."
+                    f"Invalid parameter {name!r} for {type(self).__name__}: {outer} is "
+                    f"{known.get(outer)!r} and {have}. Pass an object that has the field {field}."
                 )
-            setattr(self, outer, dataclasses.replace(getattr(self, outer), **{field: params[name]}))
+            changed = dataclasses.replace(known[outer], **{field: params[name]})
+            self.set_params(**{outer: changed})
         return self
+
+    def __sklearn_clone__(self):
+        # scikit-learn would take quimb's `get_params`, which is about arrays, for its own.
+        bare = copy.copy(self)
+        if isinstance(self.network, qtn.TensorNetwork):
+            bare.network = "mps"
+        clone = super(TensorNetworkEstimator, bare).__sklearn_clone__()
+        if isinstance(self.network, qtn.TensorNetwork):
+            clone.network = self.network.copy()
+        return clone
 
     @property
     def network_(self):
@@ -89,10 +104,12 @@ class TensorNetworkEstimator(BaseEstimator):
 
     def _resolve(self, n_samples, n_features):
         """Objects for all options that may be strings; raises before anything is trained."""
-        for name, low in (("bond_dim", 1), ("n_members", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-                raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}.")
+        for name in ("bond_dim", "n_members"):
+            check_int(name, getattr(self, name), at_least=1)
+        for name in ("early_stopping", "warm_start", "verbose"):
+            if not isinstance(getattr(self, name), bool | int | np.bool_):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+        function_tuple("callbacks", () if self.callbacks is None else self.callbacks)
         embedding = self.embedding
         if embedding is None:
             embedding = Legendre(self._degree(n_samples, n_features))
@@ -129,8 +146,10 @@ class TensorNetworkEstimator(BaseEstimator):
 
     def _resolve_objective(self):
         loss = self._default_loss if self.loss is None else self.loss
+        if isinstance(loss, str) and loss not in names("loss") and hasattr(optax.losses, loss):
+            loss = OptaxLoss(loss)
         if callable(loss) and not isinstance(loss, Loss | Objective | type):
-            loss = CallableLoss(loss)
+            loss = CallableLoss(loss, self._task)
         loss = resolve("loss", loss)
         if loss.loss.task not in (self._task, None):
             raise ValueError(
@@ -145,7 +164,7 @@ class TensorNetworkEstimator(BaseEstimator):
         fields = {field.name for field in dataclasses.fields(trainer)}
         flat = ("learning_rate", "max_epochs", "batch_size", "feature_dropout", "decay")
         changes = {name: getattr(self, name) for name in flat if getattr(self, name) is not None}
-        if self.early_stopping and getattr(trainer, "early_stopping", True) is None:
+        if self.early_stopping and getattr(trainer, "early_stopping", None) is None:
             changes["early_stopping"] = EarlyStopping()
         unknown = sorted(set(changes) - fields)
         if unknown:
@@ -162,14 +181,23 @@ class TensorNetworkEstimator(BaseEstimator):
         embedding, scaler, network, initializer, objective, trainer = self._resolve(*floats.shape)
         going_on = partial_fit or self.warm_start
         rng = check_random_state(self.random_state)
-        if not (going_on and hasattr(self, "networks_")):
+        if partial_fit and not hasattr(trainer, "partial_train"):
+            raise ValueError(
+                f"{type(trainer).__name__} cannot train on part of the samples: use "
+                'trainer="gradient" for partial_fit.'
+            )
+        if going_on and hasattr(self, "networks_"):
+            self._check_unchanged()
+        else:
             for name in ("networks_", "_trainer_state", "_divisors"):
                 vars(self).pop(name, None)
+            self._fixed = self._present_fixed()
             self._encoder = ColumnEncoder.fit(floats, raw, weight, embedding, scaler)
             self.embedding_ = self._encoder.embedding
             self.history_ = {}
             self.n_iter_ = 0
-        U = self._encoder.transform(floats, raw)
+        U = self._transform(table)
+        self._loss = objective.loss
         self._check_missing(U)
         fitting, validation = self._split(trainer, target, rng)
         if not hasattr(self, "networks_"):
@@ -179,10 +207,15 @@ class TensorNetworkEstimator(BaseEstimator):
             validation = self._samples(U[validation], target[validation], weight[validation])
         packs = [pack(member) for member in self.networks_]
         structures = [structure for _, structure in packs]
+        params = _stacked(p for p, _ in packs)
+        if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, self._anchor):
+            # The networks were changed by hand: the start is no longer theirs to be pulled toward.
+            self._anchor = params
+            vars(self).pop("_trainer_state", None)
         problem = Problem(
-            structure=structures[0].padded(),
+            structures=tuple(structures),
             objective=objective,
-            params=_stacked(p for p, _ in packs),
+            params=params,
             anchor=self._anchor,
             samples=samples,
             n_samples=len(fitting),
@@ -197,8 +230,9 @@ class TensorNetworkEstimator(BaseEstimator):
         run = trainer.partial_train if partial_fit else trainer.train
         try:
             result = run(problem)
-        except NotFiniteError as error:
-            self._keep(error.result, structures, partial_fit)
+        except (NotFiniteError, KeyboardInterrupt) as error:
+            if hasattr(error, "result"):
+                self._keep(error.result, structures, partial_fit)
             raise
         self._keep(result, structures, partial_fit)
         return self
@@ -213,6 +247,23 @@ class TensorNetworkEstimator(BaseEstimator):
         for name, values in result.history.items():
             self.history_.setdefault(name, []).extend(values)
         self.n_iter_ += result.n_iter
+
+    def _present_fixed(self):
+        return {name: getattr(self, name) for name in _FIXED}
+
+    def _stored_loss(self):
+        """The loss that predictions use, or the present one if that is a function."""
+        given = isinstance(self._loss, CallableLoss)
+        return self._resolve_objective().loss if given else self._loss
+
+    def _check_unchanged(self):
+        for name, first in self._fixed.items():
+            value = getattr(self, name)
+            if value is not first and (isinstance(value, qtn.TensorNetwork) or value != first):
+                raise ValueError(
+                    f"{name} was {first!r} when the networks were made and is {value!r} now: set "
+                    "it back, or fit anew with warm_start=False."
+                )
 
     def _split(self, trainer, target, rng):
         """Row numbers to fit on and to validate on (None without early stopping)."""
@@ -303,6 +354,9 @@ class TensorNetworkEstimator(BaseEstimator):
 
     # Embedding and prediction -------------------------------------------------------------------
 
+    def _transform(self, table):
+        return self._encoder.transform(*table, getattr(self, "feature_names_in_", None))
+
     def _check_missing(self, U):
         if np.isnan(U).any() and self.embedding_.site_features > 1:
             raise ValueError(
@@ -327,7 +381,7 @@ class TensorNetworkEstimator(BaseEstimator):
         Compiled code is keyed by the function and its arguments, so they must compare by value.
         """
         check_is_fitted(self, "networks_")
-        U = self._encoder.transform(*read_table(self, X, reset=False))
+        U = self._transform(read_table(self, X, reset=False))
         self._check_missing(U)
         phi = self._embed(U)
         block = min(_BLOCK, len(phi))
@@ -352,9 +406,27 @@ def _by_member(function, arguments, amplitude):
     return jax.vmap(partial(function, *arguments))(amplitude)
 
 
+def _with_fields(params):
+    """The parameters and, as ``outer__field``, the fields of objects among them, at any depth."""
+    found = dict(params)
+    for name, value in params.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = dataclasses.fields(value)
+            found |= _with_fields({f"{name}__{f.name}": getattr(value, f.name) for f in fields})
+    return found
+
+
 def _stacked(trees):
-    """Packed networks of one structure as one pytree with a leading member axis."""
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
+    """Packed networks as one pytree with a leading member axis; smaller arrays are zero-padded."""
+
+    def stack(*leaves):
+        shape = np.max([leaf.shape for leaf in leaves], axis=0)
+        padded = [
+            np.pad(leaf, [(0, size) for size in shape - np.array(leaf.shape)]) for leaf in leaves
+        ]
+        return jnp.asarray(np.stack(padded))
+
+    return jax.tree.map(stack, *trees)
 
 
 def read_weight(sample_weight, X):

@@ -10,7 +10,7 @@ from .._registry import register
 from ..losses import CrossEntropy
 from ..training import Gradient
 from ._base import TensorNetworkEstimator, read_weight
-from ._columns import read_table
+from ._columns import read_table, rows
 
 
 @register("estimator")
@@ -18,7 +18,8 @@ class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
     """Classifier whose class scores are the outputs of tensor networks on embedded features.
 
     Raw tables work: columns are scaled to the embedding's domain, categorical columns of a frame
-    become one-hot sites, and missing values are replaced by their site's mean vector.
+    become one-hot sites (their 16 most frequent levels; others count as unknown), and missing
+    values are replaced by their site's mean vector.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
     initializer, trainer : str or object
         See `tn4ml_plus.initializers` and `tn4ml_plus.training`.
     loss : str, Loss or callable
-        None takes cross-entropy with label smoothing 0.05.
+        None takes cross-entropy with label smoothing 0.05. Names of optax's losses are valid too.
     scaler : str or Scaler
         Maps raw columns to the embedding's domain; None takes the one that suits the embedding.
     learning_rate, max_epochs, batch_size, feature_dropout, decay : number
@@ -155,23 +156,34 @@ class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
             raise ValueError(f"y has labels {unknown} that are not among {self.classes_}.")
         if len(self.classes_) < 2:
             raise ValueError(
-                f"y has only one class, {self.classes_[0]!r}: a classifier needs at least two."
+                f"y has only one class, {self.classes_.tolist()[0]!r}: a classifier needs at least "
+                "two."
             )
         weight = read_weight(sample_weight, table[0])
         if self.class_weight is not None:
-            weight = weight * compute_sample_weight(self.class_weight, y)
+            weight = weight * self._weights_of_classes(y)
         kept = weight > 0
         codes = np.searchsorted(self.classes_, y).astype(np.int32)[kept]
-        table = _rows(table, kept)
+        table = rows(table, kept)
         prior = np.bincount(codes, weight[kept], len(self.classes_)) / weight[kept].sum()
         bias = np.log(prior + 1e-3)
         return self._fit(table, codes, weight[kept], len(bias), bias, partial_fit)
 
+    def _weights_of_classes(self, y):
+        given = self.class_weight
+        if not (isinstance(given, dict) or (isinstance(given, str) and given == "balanced")):
+            raise ValueError(
+                f"class_weight must be None, 'balanced' or a dict of labels, got {given!r}."
+            )
+        weight = compute_sample_weight(given, y)
+        if not (weight > 0).all():
+            raise ValueError(f"class_weight must be positive for every class, got {given!r}.")
+        return weight
+
     def predict_proba(self, X):
         """Class probabilities, (n_samples, n_classes) in the order of classes_."""
         check_is_fitted(self, "networks_")
-        loss = self._resolve_objective().loss
-        mean = np.mean(self._predict(X, type(loss).probabilities, loss), axis=0)
+        mean = np.mean(self._predict(X, type(self._loss).probabilities, self._loss), axis=0)
         return mean / mean.sum(axis=1, keepdims=True)
 
     def predict_log_proba(self, X):
@@ -199,8 +211,3 @@ def _labels(estimator, y):
         check_array(y, ensure_2d=False, input_name="y")
     check_classification_targets(y)
     return y
-
-
-def _rows(table, kept):
-    floats, raw = table
-    return floats[kept], [None if values is None else values[kept] for values in raw]

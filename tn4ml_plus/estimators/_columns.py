@@ -20,15 +20,27 @@ def read_table(estimator, X, reset):
     Arrays are numeric. Raises what scikit-learn's `validate_data` raises, and ValueError for
     columns that are neither numbers nor categories.
     """
+    if hasattr(X, "collect"):
+        raise ValueError(f"X is a {type(X).__name__}: pass X.collect().")
     names = getattr(X, "columns", None)
     raw = [None]
     if names is not None and hasattr(X, "dtypes"):
+        twice = {str(name) for name in names if list(names).count(name) > 1}
+        if twice:
+            raise ValueError(f"Columns appear twice: {', '.join(sorted(twice))}. Rename them.")
         columns = [_read_column(name, X[name]) for name in names]
         raw = [values if categorical else None for values, categorical in columns]
     if all(values is None for values in raw):
-        X = validate_data(
-            estimator, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan"
-        )
+        try:
+            X = validate_data(
+                estimator, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan"
+            )
+        except ValueError as error:
+            if "could not convert string" in str(error):
+                raise ValueError(
+                    f"{error}. Give categories as columns of a pandas or polars frame."
+                ) from error
+            raise
         return X, [None] * X.shape[1]
     validate_data(estimator, X, reset=reset, skip_check_array=True)
     floats = [np.full(len(v), np.nan) if cat else v.astype(float) for v, cat in columns]
@@ -47,12 +59,18 @@ def read_table(estimator, X, reset):
     return floats, raw
 
 
+def rows(table, kept):
+    """The rows of a table from `read_table` that a boolean mask keeps."""
+    floats, raw = table
+    return floats[kept], [None if values is None else values[kept] for values in raw]
+
+
 def _read_column(name, column):
     """Values of one column of a frame and whether they are categories."""
     dtype = column.dtype
     is_numeric = getattr(dtype, "is_numeric", None)
     if is_numeric is not None:  # polars
-        if dtype.is_numeric() or str(dtype) == "Boolean":
+        if dtype.is_numeric() or str(dtype) in ("Boolean", "Null"):
             return column.cast(type(column)([0.0]).dtype).to_numpy(), False
         categorical = str(dtype).startswith(("String", "Categorical", "Enum"))
         values = np.array(column.to_list(), dtype=object) if categorical else None
@@ -117,19 +135,36 @@ class ColumnEncoder:
                 "codes as numbers, with OneHot for them in PerFeature."
             )
         state = scaler.fit(floats[:, scaled], weight) if scaled.any() else {}
+        codes = floats[:, numeric & ~scaled]
+        limits = np.array(embedding.domains(len(levels)))[numeric & ~scaled]
+        strange = (codes < limits[:, 0]) | (codes > limits[:, 1]) | (codes % 1 > 0)
+        if strange.any():
+            warnings.warn(
+                f"{strange.sum()} values are none of the integer codes that "
+                f"{type(embedding).__name__} knows and count as unknown: encode the columns as 0, "
+                "1, ... and give their number, or use an embedding of continuous features.",
+                DomainWarning,
+                stacklevel=5,
+            )
         if not numeric.all():
             embedding = PerFeature(
                 tuple(embedding if lv is None else OneHot(max(2, len(lv))) for lv in levels)
             )
         return cls(embedding, scaler, state, levels)
 
-    def transform(self, floats, raw):
+    def transform(self, floats, raw, names=None):
         """Floats (n_samples, n_features) inside the embedding's domains, NaN where missing."""
         numeric = np.array([level is None for level in self.levels])
         for j, (values, level) in enumerate(zip(raw, self.levels, strict=True)):
-            if (values is None) != (level is None):
-                expected = "numbers" if level is None else "categories"
-                raise ValueError(f"Column {j} held {expected} when fitting: convert it back.")
+            if (values is None) == (level is None):
+                continue
+            # A column without any entry is of either kind.
+            if not (np.isnan(floats[:, j]).all() if values is None else all(map(_missing, values))):
+                expected, found = ("numbers", "categories")[:: 1 if level is None else -1]
+                name = j if names is None else repr(names[j])
+                raise ValueError(
+                    f"Column {name} held {expected} when fitting and holds {found} now: convert it."
+                )
         low, high = np.array(self.embedding.domains(floats.shape[1])).T
         out = floats.copy()
         scaled = numeric & ~_discrete(self.embedding, len(numeric))
@@ -144,7 +179,8 @@ class ColumnEncoder:
             out[:, scaled] = u
         for j in np.flatnonzero(~numeric):
             codes = {level: code for code, level in enumerate(self.levels[j])}
-            out[:, j] = [np.nan if _missing(v) else codes.get(_key(v), -1) for v in raw[j]]
+            values = floats[:, j] if raw[j] is None else raw[j]
+            out[:, j] = [np.nan if _missing(v) else codes.get(_key(v), -1) for v in values]
         return out
 
     def _warn_outside(self, u, low, high):

@@ -10,8 +10,7 @@ from .._typing import Amplitude
 from ..losses import SquaredError
 from ..training import Gradient
 from ._base import TensorNetworkEstimator, read_weight
-from ._classifier import _rows
-from ._columns import read_table
+from ._columns import read_table, rows
 
 
 @register("estimator")
@@ -19,8 +18,8 @@ class TNRegressor(RegressorMixin, TensorNetworkEstimator):
     """Regressor whose predictions are the outputs of tensor networks on embedded features.
 
     Targets are standardised inside. Parameters and attributes are those of `TNClassifier`, without
-    class_weight; loss=None is the squared error, any optax loss works by name
-    (``OptaxLoss("log_cosh")``). y may have several columns.
+    class_weight; loss=None is the squared error, any optax loss works by name (``"log_cosh"``).
+    Losses see standardised targets. y may have several columns.
 
     Examples
     --------
@@ -103,11 +102,15 @@ class TNRegressor(RegressorMixin, TensorNetworkEstimator):
         y = y.reshape(len(y), -1)
         weight = read_weight(sample_weight, table[0])
         kept = weight > 0
-        table, y, weight = _rows(table, kept), y[kept], weight[kept]
+        table, y, weight = rows(table, kept), y[kept], weight[kept]
         if not going_on:
             self._one_column = one_column
             self._y_mean = np.average(y, axis=0, weights=weight)
-            deviation = np.sqrt(np.average((y - self._y_mean) ** 2, axis=0, weights=weight))
+            with np.errstate(over="ignore"):
+                variance = np.average((y - self._y_mean) ** 2, axis=0, weights=weight)
+            deviation = np.sqrt(variance)
+            if not np.isfinite(deviation).all():
+                raise ValueError("The squares of y are beyond every float: give y in other units.")
             self._y_deviation = np.where(deviation > 0, deviation, 1.0)
         elif y.shape[1] != len(self._y_mean):
             raise ValueError(f"y has {y.shape[1]} targets, the first call had {len(self._y_mean)}.")

@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 
+from .._checks import check_int
 from .._registry import register
 
 
@@ -12,7 +13,7 @@ class Scaler(abc.ABC):
     """Learns per-column numbers from data and maps columns to [0, 1].
 
     `fit` returns arrays, the state, which estimators keep and store. NaN are ignored by `fit` and
-    stay NaN; weights count as repetitions.
+    stay NaN; integer weights count as repetitions.
     """
 
     @abc.abstractmethod
@@ -42,12 +43,11 @@ class QuantileSigmoid(Scaler):
     knots: int = 256
 
     def __post_init__(self):
-        if self.knots < 2:
-            raise ValueError(f"knots must be at least 2, got {self.knots!r}.")
+        check_int("knots", self.knots, 2)
 
     def fit(self, X, weight):
         """State: quantiles (knots, n_columns), mean and deviation (n_columns,)."""
-        knots = int(np.clip(np.sum(weight), 2, self.knots))
+        knots = int(np.clip(max(np.sum(weight), len(X)), 2, self.knots))
         quantiles = np.stack([_quantiles(column, weight, knots) for column in X.T], axis=1)
         seen = np.isfinite(X) * weight[:, None]
         total = np.maximum(seen.sum(axis=0), np.finfo(float).tiny)

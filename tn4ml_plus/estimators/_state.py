@@ -9,7 +9,8 @@ from ..contraction import pack, unpack
 from ..io import labels_from_json, labels_to_json, read
 from ._columns import ColumnEncoder
 
-_SPECIAL = ("networks_", "_encoder", "_anchor", "_trainer_state")
+# What fit leaves behind besides attributes that end in an underscore.
+_PRIVATE = ("_neutral", "_divisors", "_one_column", "_y_mean", "_y_deviation")
 
 
 def to_state(estimator):
@@ -24,7 +25,7 @@ def to_state(estimator):
                 f"set_params({name}=...) first; the fitted networks stay as they are."
             ) from None
     for name, value in vars(estimator).items():
-        if name in parameters or name in _SPECIAL:
+        if name == "networks_" or not (name.endswith("_") or name in _PRIVATE):
             continue
         if isinstance(value, np.ndarray) and (value.dtype.kind in "OU" or name == "classes_"):
             labels[name] = labels_to_json(value)
@@ -48,6 +49,7 @@ def to_state(estimator):
         "parameters": parameters,
         "attributes": attributes,
         "labels": labels,
+        "loss": to_json(estimator._stored_loss()),
         "structures": structures,
         "encoder": [to_json(part) for part in (encoder.embedding, encoder.scaler, encoder.levels)],
     }
@@ -88,6 +90,8 @@ def _from_state(arrays, metadata):
         unpack(_get(arrays, f"network.{m}"), from_json(structure))
         for m, structure in enumerate(metadata["structures"])
     ]
+    estimator._loss = from_json(metadata["loss"])
+    estimator._fixed = estimator._present_fixed()
     estimator._anchor = jax.tree.map(jnp.asarray, _get(arrays, "anchor"))
     if any(name.startswith("trainer.") for name in arrays):
         estimator._trainer_state = list(_get(arrays, "trainer"))

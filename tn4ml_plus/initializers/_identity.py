@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from .._checks import check_number
 from .._registry import register
 from ._base import Initializer
 
@@ -28,8 +29,7 @@ class LeastSquaresIdentity(Initializer):
     add_identity: bool = True
 
     def __post_init__(self):
-        if self.std is not None and not self.std >= 0:
-            raise ValueError(f"std must be None or a number of at least 0, got {self.std!r}.")
+        check_number("std", self.std, at_least=0, optional=True)
 
     def noise(self, rng, shape, fan):
         """Normal entries."""
@@ -54,8 +54,7 @@ class Identity(Initializer):
     add_identity: bool = True
 
     def __post_init__(self):
-        if not self.std >= 0:
-            raise ValueError(f"std must be a number of at least 0, got {self.std!r}.")
+        check_number("std", self.std, at_least=0)
 
     def noise(self, rng, shape, fan):
         """Normal entries."""

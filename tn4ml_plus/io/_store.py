@@ -42,6 +42,8 @@ def write(path, arrays, metadata):
     data = safetensors.numpy.save(arrays, metadata={_KEY: text})
 
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(path.parent)!r}: make it first.")
     # In the same folder, so that the replacement is a rename within one file system.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -63,6 +65,8 @@ def read(path):
     (a pickle, a safetensors file of another library) or of a newer format. Nothing is executed.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a folder; give the path passed to save().")
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}; give the path passed to save().")
     try:

@@ -6,9 +6,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from tn4ml_plus._registry import register
-from tn4ml_plus._typing import Amplitude
-
+from .._registry import register
+from .._typing import Amplitude
 from ._norms import Penalty, Regularizer
 
 

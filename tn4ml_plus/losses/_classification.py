@@ -6,8 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from tn4ml_plus._registry import register
-
+from .._registry import register
 from ._base import Loss
 
 

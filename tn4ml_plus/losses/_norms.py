@@ -8,7 +8,7 @@ import numbers
 import jax
 import jax.numpy as jnp
 
-from tn4ml_plus._registry import register
+from .._registry import register
 
 # QuadraticNorm continues as its tangent beyond e^20: its value, gradient and the gradient's square
 # (Adam's second moment) then stay in float32's range.

@@ -6,8 +6,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 import optax
 
-from tn4ml_plus._registry import register
-
+from .._registry import register
 from ._base import Loss
 
 
@@ -39,7 +38,7 @@ class SquaredError(Loss):
 class Huber(Loss):
     """Half the squared difference up to `delta`, linear beyond, averaged over the outputs.
 
-    delta: > 0, in the units of the targets (Huber 1964).
+    delta: > 0, in the units of the targets (Huber 1964), which `TNRegressor` standardises.
 
     >>> import jax.numpy as jnp
     >>> from tn4ml_plus._typing import Amplitude

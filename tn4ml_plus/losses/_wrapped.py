@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import optax
 
-from tn4ml_plus._registry import register
-
+from .._registry import register
 from ._base import Loss
 from ._regression import mean_over_outputs
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import quimb.tensor as qtn
 
+from .._checks import check_int, check_number
 from .._registry import register
 from ..initializers import LeastSquaresIdentity, generators
 
@@ -137,14 +138,14 @@ class MPS(qtn.MatrixProductState):
         """
         initializer = LeastSquaresIdentity() if initializer is None else initializer
         phys_dims = _phys_dims(phys_dim, nsites)
-        if bond_dim < 1:
-            raise ValueError(f"bond_dim must be at least 1, got {bond_dim}.")
+        check_int("bond_dim", bond_dim, 1)
+        check_int("n_outputs", n_outputs, 1, optional=True)
+        check_int("output_site", output_site, 0, optional=True)
+        check_number("output_std", output_std, at_least=0)
         if cyclic and nsites < 3:
             raise ValueError(f"A cyclic chain needs at least 3 sites, got {nsites}.")
-        if n_outputs is not None and n_outputs < 1:
-            raise ValueError(f"n_outputs must be None or at least 1, got {n_outputs}.")
         site = nsites // 2 if output_site is None else output_site
-        if not 0 <= site < nsites:
+        if site >= nsites:
             raise ValueError(f"output_site must be between 0 and {nsites - 1}, got {site}.")
         widest = max(phys_dims)
         if weights is None:
@@ -177,13 +178,12 @@ class MPS(qtn.MatrixProductState):
 
 
 def _phys_dims(phys_dim, nsites):
-    if nsites < 1:
-        raise ValueError(f"nsites must be at least 1, got {nsites}.")
+    check_int("nsites", nsites, 1)
     phys_dims = (phys_dim,) * nsites if np.ndim(phys_dim) == 0 else tuple(phys_dim)
     if len(phys_dims) != nsites:
         raise ValueError(f"phys_dim has {len(phys_dims)} entries for {nsites} sites.")
-    if min(phys_dims) < 1:
-        raise ValueError(f"phys_dim must be at least 1, got {min(phys_dims)}.")
+    for size in phys_dims:
+        check_int("phys_dim", size, 1)
     return phys_dims
 
 
@@ -202,6 +202,9 @@ class MPSSpec:
 
     output_site: int | None = None
     cyclic: bool = False
+
+    def __post_init__(self):
+        check_int("output_site", self.output_site, 0, optional=True)
 
     def random(self, nsites, **options):
         """The network, see `MPS.random`."""

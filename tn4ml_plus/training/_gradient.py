@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .._checks import check_instance, check_int, check_number, function_tuple
 from .._registry import register
 from ._loop import run
 from ._objective import objective_value, reordered
@@ -26,14 +27,16 @@ class Gradient:
     """Minibatch gradient descent with padded, weighted last batches.
 
     learning_rate: peak rate of the default Adam(0.9, 0.99), None for 5e-3; max_epochs: taken
-    exactly, None for 40 epochs but at least `min_steps` and at most `max_steps` steps; optimizer:
-    any optax transformation, which then brings its own rate and schedule; clip_norm: cap on the
-    gradient's global norm; decay: pull toward the identity start per unit of learning rate for
-    1000 samples, scaled by sqrt(1000 / n_samples); feature_dropout: share of the features that each
-    sample loses each step, in [0, 1); time_limit: seconds after which no new epoch starts;
-    callbacks: functions of an `Epoch`, a true result stops training.
-    Raises NotFiniteError when the loss stops being finite; its `result` has the last finite
-    weights.
+    exactly, None for 40 epochs but at least `min_steps` and at most `max_steps` steps, rounded to
+    whole epochs and never less than one; optimizer: any optax transformation, which then brings its
+    own rate and schedule, and is given the value and the function of the minibatch too; clip_norm:
+    cap on the gradient's global norm; decay: pull toward the identity start per unit of learning
+    rate for 1000 samples, scaled by sqrt(1000 / size) with size the sum of the sample weights, at
+    least n_samples; feature_dropout: share of the features that each sample loses each step, in
+    [0, 1); time_limit: seconds after which no new epoch starts; callbacks: functions of an `Epoch`,
+    a true result stops training.
+    Raises NotFiniteError when the loss stops being finite; its `result`, and that of a
+    KeyboardInterrupt, has the weights of the last finished epoch.
 
     >>> Gradient(max_epochs=5, learning_rate=1e-3).max_epochs
     5
@@ -54,18 +57,22 @@ class Gradient:
     callbacks: tuple = ()
 
     def __post_init__(self):
-        for name, low in (("max_epochs", 1), ("batch_size", 1), ("min_steps", 1), ("max_steps", 1)):
-            value = getattr(self, name)
-            if value is not None and (value != int(value) or value < low):
-                raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}.")
-        for name in ("learning_rate", "clip_norm", "time_limit"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, got {value!r}.")
-        if not self.decay >= 0:
-            raise ValueError(f"decay must be at least 0, got {self.decay!r}.")
-        if not 0 <= self.feature_dropout < 1:
-            raise ValueError(f"feature_dropout must be in [0, 1), got {self.feature_dropout!r}.")
+        check_number("learning_rate", self.learning_rate, above=0, optional=True)
+        check_int("max_epochs", self.max_epochs, 1, optional=True)
+        for name in ("batch_size", "min_steps", "max_steps"):
+            check_int(name, getattr(self, name), 1)
+        check_instance("schedule", self.schedule, Schedule)
+        check_number("clip_norm", self.clip_norm, above=0, optional=True)
+        check_number("decay", self.decay, at_least=0)
+        check_number("feature_dropout", self.feature_dropout, at_least=0, below=1)
+        check_instance("early_stopping", self.early_stopping, EarlyStopping, optional=True)
+        check_number("time_limit", self.time_limit, above=0, optional=True)
+        object.__setattr__(self, "callbacks", function_tuple("callbacks", self.callbacks))
+        if self.optimizer is not None and not _is_transformation(self.optimizer):
+            raise ValueError(
+                f"optimizer must be an optax transformation, got {self.optimizer!r}: write "
+                "optax.adam(1e-3)."
+            )
         if self.optimizer is not None and self.decay > 0:
             raise ValueError(
                 "decay goes with the default optimizer: chain optax.add_decayed_weights into "
@@ -115,7 +122,7 @@ class Gradient:
         rng, weight = problem.random_state, problem.samples.weight
         total_weight = float(weight.sum())
         samples = problem.samples._replace(weight=weight * (problem.n_samples / total_weight))
-        decay = self.decay * np.sqrt(1000 / total_weight)
+        decay = self.decay * np.sqrt(1000 / problem.effective_size)
 
         def step(epoch, params, state):
             batches = _batches(problem, self.batch_size, bucket(steps))
@@ -131,8 +138,10 @@ class Gradient:
 
         state = _state(program.optimizer, problem.params, problem.state)
         return run(
-            problem, step, state, n_epochs, self.early_stopping, self.time_limit, self.callbacks
-        )
+            problem, step, state, n_epochs,
+            "Lower learning_rate, set clip_norm, or use another initializer",
+            self.early_stopping, self.time_limit, self.callbacks,
+        )  # fmt: skip
 
     def _dropped(self, rng, batches_shape, samples_shape):
         """Which features the samples of an epoch lose, (*batches_shape, nsites) bools, or None."""
@@ -141,6 +150,11 @@ class Gradient:
         # Drawn here, since the compilation of a generator would take longer than many trainings.
         draw = np.random.default_rng(rng.randint(2**31 - 1)).random
         return draw((*batches_shape, samples_shape[1]), np.float32) < self.feature_dropout
+
+
+def _is_transformation(optimizer):
+    parts = (getattr(optimizer, name, None) for name in ("init", "update"))
+    return all(map(callable, parts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,18 +206,24 @@ def _epoch(
         phi = samples.phi[index]
         if dropped is not None:
             phi = jnp.where(dropped[..., None], neutral, phi)
-        (_, total), gradient = jax.value_and_grad(
-            lambda p: objective_value(
+
+        def value_fn(p):
+            return objective_value(
                 program.structure, program.objective, p, reordered(phi, order),
                 samples.target[index], weight, jnp.sum(index >= 0),
-            ),
-            has_aux=True,
-        )(params)  # fmt: skip
+            )  # fmt: skip
+
+        (value, total), gradient = jax.value_and_grad(value_fn, has_aux=True)(params)
+        clipped = gradient
         if program.clip_norm is not None:
             norm = optax.tree.norm(gradient)
             factor = jnp.minimum(1, program.clip_norm / jnp.maximum(norm, 1e-30))
-            gradient = jax.tree.map(lambda g: g * factor, gradient)
-        updates, state = program.optimizer.update(gradient, state, params)
+            clipped = jax.tree.map(lambda g: g * factor, gradient)
+        # Line searches need the function itself, other optimizers its value.
+        updates, state = optax.with_extra_args_support(program.optimizer).update(
+            clipped, state, params,
+            value=value, grad=gradient, value_fn=lambda p: value_fn(p)[0],
+        )  # fmt: skip
         sign = -rate if program.scaled else 1.0
         params = jax.tree.map(
             lambda p, u, a: (p + sign * u - rate * decay * (p - a)).astype(p.dtype),

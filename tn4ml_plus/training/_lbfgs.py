@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .._checks import check_instance, check_int, check_number, function_tuple
 from .._registry import register
 from ._loop import run
 from ._objective import objective_value, reordered
@@ -21,8 +22,10 @@ class LBFGS:
     """Limited-memory BFGS on all samples at once, with optax's zoom line search.
 
     max_epochs: iterations, None for 100; memory: past gradients kept; decay: weight of half the
-    squared distance from the identity start, divided by the number of samples. Deterministic but
-    for the start. Raises NotFiniteError as `Gradient` does.
+    squared distance from the identity start, divided by the sum of the sample weights, at least
+    n_samples; early_stopping, time_limit, callbacks: as in `Gradient`. Deterministic but for the
+    start. The first fit of a shape takes several seconds to compile, later ones none.
+    Raises NotFiniteError as `Gradient` does.
     Nocedal and Wright, Numerical Optimization (2006), algorithms 7.5 and 3.5.
 
     >>> LBFGS(max_epochs=20).memory
@@ -37,16 +40,16 @@ class LBFGS:
     callbacks: tuple = ()
 
     def __post_init__(self):
-        for name in ("max_epochs", "memory"):
-            value = getattr(self, name)
-            if value is not None and (value != int(value) or value < 1):
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
-        if not self.decay >= 0:
-            raise ValueError(f"decay must be at least 0, got {self.decay!r}.")
+        check_int("max_epochs", self.max_epochs, 1, optional=True)
+        check_int("memory", self.memory, 1)
+        check_number("decay", self.decay, at_least=0)
+        check_instance("early_stopping", self.early_stopping, EarlyStopping, optional=True)
+        check_number("time_limit", self.time_limit, above=0, optional=True)
+        object.__setattr__(self, "callbacks", function_tuple("callbacks", self.callbacks))
 
     def train(self, problem):
         """Train the networks of a `Problem`; returns a `Result`."""
-        pull = self.decay / float(problem.samples.weight.sum())
+        pull = self.decay / problem.effective_size
 
         def step(epoch, params, state):
             params, state, losses = _iterate(
@@ -58,8 +61,9 @@ class LBFGS:
         state = _start(self.memory, problem.params)
         n_epochs = 100 if self.max_epochs is None else self.max_epochs
         return run(
-            problem, step, state, n_epochs, self.early_stopping, self.time_limit, self.callbacks
-        )
+            problem, step, state, n_epochs, 'Use another initializer or trainer="gradient"',
+            self.early_stopping, self.time_limit, self.callbacks,
+        )  # fmt: skip
 
     def partial_train(self, problem):
         """Not possible: ValueError naming the trainer that can."""

@@ -12,35 +12,32 @@ from ._objective import mean_loss
 from ._problem import Epoch, Result
 
 
-def run(problem, step, state, n_epochs, early_stopping=None, time_limit=None, callbacks=()):
+def run(problem, step, state, n_epochs, advice, early_stopping=None, time_limit=None, callbacks=()):
     """Call ``step(epoch, params, state)`` for each epoch and return a `Result`.
 
     A step returns params, state, the mean loss and a dict of further numbers for the history; a
     mean loss that is not finite stands for weights that are not to be kept, and raises
-    NotFiniteError with the `result` so far.
+    NotFiniteError with `advice`, a clause. Like KeyboardInterrupt, it has the `result` so far.
     """
     params, history = problem.params, {"loss": [], "seconds": []}
     best, best_loss, best_epoch = params, np.inf, 0
     started = time.perf_counter()
     progress = tqdm(total=n_epochs, desc="epochs", disable=not problem.verbose, leave=False)
-    with progress:
+    try:
         for epoch in range(n_epochs):
             new_params, new_state, loss, numbers = step(epoch, params, state)
             if not np.isfinite(loss):
-                error = NotFiniteError(
-                    f"The loss stopped being finite in epoch {epoch + 1}. Lower learning_rate, "
-                    "set clip_norm, or use another initializer; the weights of the last finite "
-                    "epoch were kept."
+                raise NotFiniteError(
+                    f"The loss stopped being finite in epoch {epoch + 1}. {advice}; a custom "
+                    "loss may be at fault too. The weights of the last finite epoch were kept."
                 )
-                error.result = Result(params, jax.tree.leaves(state), history, epoch)
-                raise error
-            params, state = new_params, new_state
             numbers |= {"loss": loss, "seconds": time.perf_counter() - started}
             if problem.validation is not None:
-                numbers["validation_loss"] = _validation_loss(problem, params)
+                numbers["validation_loss"] = _validation_loss(problem, new_params)
+            params, state = new_params, new_state
             for name, value in numbers.items():
                 history.setdefault(name, []).append(value)
-            progress.set_postfix(loss=f"{loss:.4f}")
+            progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
             progress.update()
             stop = time_limit is not None and numbers["seconds"] >= time_limit
             if early_stopping is not None and problem.validation is not None:
@@ -51,6 +48,11 @@ def run(problem, step, state, n_epochs, early_stopping=None, time_limit=None, ca
             stops = [bool(callback(seen)) for callback in (*callbacks, *problem.callbacks)]
             if stop or any(stops):
                 break
+    except (NotFiniteError, KeyboardInterrupt) as error:
+        error.result = Result(params, jax.tree.leaves(state), history, len(history["loss"]))
+        raise
+    finally:
+        progress.close()
     if early_stopping is not None and problem.validation is not None:
         params = best
     return Result(params, jax.tree.leaves(state), history, len(history["loss"]))
@@ -59,8 +61,8 @@ def run(problem, step, state, n_epochs, early_stopping=None, time_limit=None, ca
 def _networks(problem, params):
     def members():
         return [
-            unpack(jax.tree.map(lambda leaf, m=m: leaf[m], params), problem.structure)
-            for m in range(problem.n_members)
+            unpack(jax.tree.map(lambda leaf, m=m: leaf[m], params), structure)
+            for m, structure in enumerate(problem.structures)
         ]
 
     return members

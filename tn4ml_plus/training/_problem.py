@@ -47,15 +47,16 @@ class Epoch:
 
 @dataclasses.dataclass
 class Problem:
-    """One training task: several networks of one structure on the same samples.
+    """One training task: several networks of one padded structure on the same samples.
 
-    params: packed networks, leaves (n_members, ...); anchor: the same pytree, what decay pulls
-    toward; orders: (n_members, nsites) which site of phi each network's sites read, None for the
-    given order; neutral: (nsites, phys_dim) the vector of a dropped feature; n_samples: the real
-    ones among `samples`; state: the leaves of a trainer's state to continue from, None to start.
+    structures: one a network, from `pack`; params: packed networks, leaves (n_members, ...);
+    anchor: the same pytree, what decay pulls toward; orders: (n_members, nsites) which site of phi
+    each network's sites read, None for the given order; neutral: (nsites, phys_dim) the vector of
+    a dropped feature; n_samples: the real ones among `samples`; state: the leaves of a trainer's
+    state to continue from, None to start.
     """
 
-    structure: Any
+    structures: tuple
     objective: Any
     params: Any
     anchor: Any
@@ -70,9 +71,23 @@ class Problem:
     verbose: bool = False
 
     @property
+    def structure(self):
+        """The padded structure that all networks share, what compiled functions are keyed by."""
+        return self.structures[0].padded()
+
+    @property
     def n_members(self):
         """How many networks are trained together."""
         return len(jax.tree.leaves(self.params)[0])
+
+    @property
+    def effective_size(self):
+        """How many samples decay is balanced against.
+
+        The sum of the weights, which are repetitions where they are integers, but no less than the
+        number of samples: a common factor of small weights changes nothing.
+        """
+        return max(float(self.samples.weight.sum()), self.n_samples)
 
 
 @dataclasses.dataclass

@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 
+from .._checks import check_number
 from .._registry import register
 
 
@@ -28,8 +29,7 @@ class WarmupCosine(Schedule):
     warmup: float = 0.05
 
     def __post_init__(self):
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup must be a share in [0, 1), got {self.warmup!r}.")
+        check_number("warmup", self.warmup, at_least=0, below=1)
 
     def factors(self, total_steps):
         """Factors of the peak learning rate, (total_steps,)."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from .._checks import check_int, check_number
 from .._registry import register
 
 
@@ -22,9 +23,6 @@ class EarlyStopping:
     min_delta: float = 0.0
 
     def __post_init__(self):
-        if self.patience < 1:
-            raise ValueError(f"patience must be at least 1 epoch, got {self.patience!r}.")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction must be between 0 and 1, got {self.validation_fraction!r}."
-            )
+        check_int("patience", self.patience, 1)
+        check_number("validation_fraction", self.validation_fraction, above=0, below=1)
+        check_number("min_delta", self.min_delta, at_least=0)

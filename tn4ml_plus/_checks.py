@@ -1,0 +1,61 @@
+"""Checks of arguments: ValueErrors that name the argument, what it may be and what it was.
+
+>>> from tn4ml_plus._checks import check_number
+>>> check_number("decay", "much", at_least=0)
+Traceback (most recent call last):
+    ...
+ValueError: decay must be a finite number of at least 0, got 'much'.
+"""
+
+import math
+import numbers
+
+import numpy as np
+
+
+def check_int(name, value, at_least, optional=False):
+    """ValueError unless `value` is an integer >= `at_least`, or None where that is allowed."""
+    valid = _is(numbers.Integral, value) and value >= at_least
+    _check(name, value, valid, f"an integer of at least {at_least}", optional)
+
+
+def check_number(
+    name, value, *, at_least=-math.inf, above=-math.inf, below=math.inf, optional=False
+):
+    """ValueError unless `value` is a finite number in range, or None where that is allowed."""
+    valid = _is(numbers.Real, value) and at_least <= value and above < value < below
+    bounds = {"of at least": at_least, "above": above, "below": below}
+    words = [f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound)]
+    _check(name, value, valid, " ".join(["a finite number", " and ".join(words)]).strip(), optional)
+
+
+def check_instance(name, value, cls, optional=False):
+    """ValueError unless `value` is an instance of `cls`, or None where that is allowed."""
+    _check(name, value, isinstance(value, cls), f"an instance of {cls.__name__}", optional)
+
+
+def float_tuple(name, values):
+    """Tuple of finite Python floats; ValueError for anything else."""
+    try:
+        values = tuple(np.asarray(values, object).tolist())
+    except TypeError:
+        raise ValueError(f"{name} must be a sequence of numbers, got {values!r}.") from None
+    for value in values:
+        check_number(f"each number in {name}", value)
+    return tuple(map(float, values))
+
+
+def function_tuple(name, values):
+    """Tuple of functions; ValueError for anything but a list or tuple of them."""
+    valid = isinstance(values, list | tuple) and all(map(callable, values))
+    _check(name, values, valid, "a sequence of functions")
+    return tuple(values)
+
+
+def _is(number, value):
+    return isinstance(value, number) and not isinstance(value, bool)
+
+
+def _check(name, value, valid, allowed, optional=False):
+    if not valid and not (optional and value is None):
+        raise ValueError(f"{name} must be {allowed}{', or None' * optional}, got {value!r}.")
