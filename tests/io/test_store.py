@@ -130,9 +130,10 @@ def test_permissions_are_those_of_any_new_file(path):
 
 
 def test_an_absent_file(path):
-    for absent in (path, path.parent):
-        with pytest.raises(FileNotFoundError, match="There is no file"):
-            read(absent)
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        read(path)
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        read(path.parent)
 
 
 def test_a_pickle_is_refused_and_not_executed(path):

@@ -11,6 +11,7 @@ from jax import lax
 from .._registry import register
 from .._typing import Amplitude, exponent_of, power_of_two, scale_by_power_of_two
 from ..networks import MPS
+from ._khatri_rao import khatri_rao
 from ._pack import _contract, _log_norm_squared, _unpack, pack, real_dtype
 
 
@@ -145,11 +146,6 @@ def _unpack_chain(structure: ChainStructure, packed):
     )
 
 
-def _khatri_rao(a, b):
-    """(p, batch), (q, batch) -> (p * q, batch), the first index slowest."""
-    return (a[:, None] * b[None]).reshape(-1, a.shape[-1])
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def walk(cores, phi, state, reverse):
     """Carry `state` through the sites of a chain.
@@ -169,7 +165,7 @@ def _walk_forward(cores, phi, state, reverse):
     def site(carry, inputs):
         v, total = carry
         core, p = inputs
-        u = lax.dot_general(core, _khatri_rao(v, p), (((0,), (0,)), ((), ())))
+        u = lax.dot_general(core, khatri_rao(v, p), (((0,), (0,)), ((), ())))
         e = exponent_of(u)
         return (u * power_of_two(-e, u.dtype), total + e), (v, e)
 
@@ -188,7 +184,7 @@ def _walk_backward(reverse, residuals, cotangent):
     def site(g, inputs):
         core, p, v, e = inputs
         g = g * power_of_two(-e, g.dtype)
-        y = _khatri_rao(p, g)
+        y = khatri_rao(p, g)
         d_core = lax.dot_general(v, y, (((1,), (1,)), ((), ())))
         # Unused, and then removed by the compiler, unless phi is differentiated.
         d_x = lax.dot_general(core.reshape(bond * phys, bond), g, (((1,), (0,)), ((), ())))
@@ -221,7 +217,7 @@ def _contract_chain(structure: ChainStructure, packed, phi):
         right, e_right = walk(packed["right"], phi[c + 1 :], state, True)
         z = center.reshape(-1, bond) @ right
         z = z.reshape(bond * phys, -1, batch)
-        z = jnp.sum(z * _khatri_rao(left, phi[c])[:, None], axis=0)
+        z = jnp.sum(z * khatri_rao(left, phi[c])[:, None], axis=0)
         return z, e_left + e_right
 
     if structure.cyclic:

@@ -60,9 +60,9 @@ class Identity(Initializer):
         """Normal entries."""
         return self.std * rng.normal(size=shape)
 
-    def start(self, shape, weights):
-        """The identity on every component, whatever the weights."""
-        return super().start(shape, np.ones_like(weights, float))
+    def unit(self, weights):
+        """Ones, whatever the weights."""
+        return np.ones_like(weights, float)
 
 
 def least_squares_weights(phi, ridge=1e-3, sample_weight=None):

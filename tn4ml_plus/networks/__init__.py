@@ -2,5 +2,7 @@
 
 from ._generic import Network, from_quimb
 from ._mps import MPS, MPSSpec
+from ._tree import Tree
+from ._ttn import TTN, TTNSpec
 
-__all__ = ["MPS", "MPSSpec", "Network", "from_quimb"]
+__all__ = ["MPS", "TTN", "MPSSpec", "Network", "TTNSpec", "Tree", "from_quimb"]

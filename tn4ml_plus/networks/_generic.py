@@ -6,6 +6,7 @@ from collections import Counter
 import quimb.tensor as qtn
 
 from ._mps import MPS
+from ._ttn import TTN
 
 
 class Network(qtn.TensorNetwork):
@@ -59,7 +60,7 @@ def from_quimb(network, output_inds=None, site_ind_id="k{}"):
     >>> operator.nsites, operator.phys_dims, operator.output_inds
     (3, (2, 2, 2), ('b0', 'b1', 'b2'))
     """
-    if isinstance(network, (MPS, Network)) and output_inds is None:
+    if isinstance(network, (MPS, TTN, Network)) and output_inds is None:
         return network
     counts = Counter(ind for tensor in network for ind in tensor.inds)
     is_input = re.compile(re.escape(site_ind_id).replace(r"\{\}", "(0|[1-9][0-9]*)")).fullmatch

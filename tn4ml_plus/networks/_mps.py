@@ -9,6 +9,7 @@ import quimb.tensor as qtn
 from .._checks import check_int, check_number
 from .._registry import register
 from ..initializers import LeastSquaresIdentity, generators
+from ._sizes import phys_dims_of, weights_of
 
 
 class MPS(qtn.MatrixProductState):
@@ -137,7 +138,7 @@ class MPS(qtn.MatrixProductState):
         (2, 4, [3, 3, 3, 3])
         """
         initializer = LeastSquaresIdentity() if initializer is None else initializer
-        phys_dims = _phys_dims(phys_dim, nsites)
+        phys_dims = phys_dims_of(phys_dim, nsites)
         check_int("bond_dim", bond_dim, 1)
         check_int("n_outputs", n_outputs, 1, optional=True)
         check_int("output_site", output_site, 0, optional=True)
@@ -147,26 +148,18 @@ class MPS(qtn.MatrixProductState):
         site = nsites // 2 if output_site is None else output_site
         if site >= nsites:
             raise ValueError(f"output_site must be between 0 and {nsites - 1}, got {site}.")
-        widest = max(phys_dims)
-        if weights is None:
-            weights = np.array([[1 / d] * d + [0] * (widest - d) for d in phys_dims])
-        if np.shape(weights) != (nsites, widest):
-            raise ValueError(
-                f"weights must have the shape {(nsites, widest)} (nsites, largest phys_dim), "
-                f"got {np.shape(weights)}."
-            )
+        weights = weights_of(weights, phys_dims)
         *sites, last = generators(key, nsites + 1)
         arrays = []
         for i, d in enumerate(phys_dims):
-            w = np.asarray(weights, float)[i, :d]
-            core = initializer(sites[i], (bond_dim, d, bond_dim), w, nsites * bond_dim)
+            core = initializer(sites[i], (bond_dim, d, bond_dim), weights[i, :d], nsites * bond_dim)
             arrays.append(core.transpose(0, 2, 1))
         if n_outputs is not None:
             spread = last.normal(size=(bond_dim, bond_dim, 1, n_outputs))
             spread *= output_std / np.sqrt(bond_dim)
             if output_bias is not None:
                 spread[0, 0] += np.asarray(output_bias)
-            arrays[site] = spread * np.asarray(weights)[site, : phys_dims[site], None]
+            arrays[site] = spread * weights[site, : phys_dims[site], None]
         if not cyclic:
             arrays[-1] = arrays[-1][:, 0]
             arrays[0] = arrays[0][0]
@@ -175,16 +168,6 @@ class MPS(qtn.MatrixProductState):
         if n_outputs is None:
             return cls(arrays)
         return cls(arrays, output_site=site, output_inds=("out",))
-
-
-def _phys_dims(phys_dim, nsites):
-    check_int("nsites", nsites, 1)
-    phys_dims = (phys_dim,) * nsites if np.ndim(phys_dim) == 0 else tuple(phys_dim)
-    if len(phys_dims) != nsites:
-        raise ValueError(f"phys_dim has {len(phys_dims)} entries for {nsites} sites.")
-    for size in phys_dims:
-        check_int("phys_dim", size, 1)
-    return phys_dims
 
 
 @register("network", name="mps")

@@ -1,0 +1,271 @@
+"""Trees: a scan over the nodes of a layer, with its own backward pass."""
+
+import dataclasses
+from functools import lru_cache
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._registry import register
+from .._typing import Amplitude, exponent_of, power_of_two
+from ..networks import TTN, Tree
+from ._khatri_rao import khatri_rao
+from ._pack import _contract, _log_norm_squared, _unpack, pack, real_dtype
+
+
+@register("structure", name="tree")
+@dataclasses.dataclass(frozen=True)
+class TreeStructure:
+    """What a packed tree is besides its arrays.
+
+    The arrays are one a layer, (nodes, *children, up): a layer holds the nodes of one height whose
+    children are leaves and nodes in the same pattern. The last holds the root, outputs flattened.
+    bond_dims: size of the bond above each node but the root; phys_dims: one a site.
+    """
+
+    tree: Tree
+    bond_dims: tuple[int, ...]
+    phys_dims: tuple[int, ...]
+    output_inds: tuple[str, ...] = ()
+    output_dims: tuple[int, ...] = ()
+    site_ind_id: str = "k{}"
+    site_tag_id: str = "I{}"
+    node_tag_id: str = "N{}"
+
+    @property
+    def nsites(self):
+        """Number of sites."""
+        return self.tree.nsites
+
+    @property
+    def phys_dim(self):
+        """Largest phys_dim, that of the packed leaves."""
+        return max(self.phys_dims)
+
+    def padded(self):
+        """The same structure with every site's phys_dim that of the packed leaves."""
+        return dataclasses.replace(self, phys_dims=(self.phys_dim,) * self.nsites)
+
+    def with_bias(self, packed, bias):
+        """`packed` plus the root of another packed tree."""
+        return (*packed[:-1], packed[-1] + bias[-1])
+
+    def rescale(self, packed, log_factor):
+        """Multiply the whole network by exp(log_factor): the root first, then all nodes alike."""
+        at_root = np.clip(log_factor, -10 * np.log(2), 10 * np.log(2))
+        a_node = np.exp((log_factor - at_root) / len(self.tree.nodes))
+        *layers, root = (core * core.dtype.type(a_node) for core in packed)
+        return (*layers, root * root.dtype.type(np.exp(at_root)))
+
+
+@lru_cache(maxsize=256)
+def _layers(tree):
+    """Numbers of the nodes of every layer, from the leaves up; the root is alone in the last."""
+    layers = {}
+    for i, (children, height) in enumerate(zip(tree.nodes, tree.heights, strict=True)):
+        pattern = tuple(child < tree.nsites for child in children)
+        layers.setdefault((height, len(children), pattern), []).append(i)
+    return tuple(tuple(layers[key]) for key in sorted(layers))
+
+
+@pack.register
+def _pack_tree(ttn: TTN):
+    tree = ttn.tree
+    inds = [ttn.site_ind(i) for i in range(tree.nsites)]
+    inds += [ttn.up_ind(i) for i in range(len(tree.nodes) - 1)]
+    cores = []
+    for i, children in enumerate(tree.nodes):
+        is_root = i == len(tree.nodes) - 1
+        up = ttn.output_inds if is_root else (inds[tree.nsites + i],)
+        data = ttn.node(i).transpose(*(inds[child] for child in children), *up).data
+        if is_root:
+            output_dims = data.shape[len(children) :]
+            data = data.reshape(*data.shape[: len(children)], prod(output_dims))
+        cores.append(data)
+    if ttn.exponent:
+        # Spread over the nodes, the scale of the whole network overflows none of them.
+        scale = 10.0 ** (ttn.exponent / len(cores))
+        cores = [core * scale for core in cores]
+    structure = TreeStructure(
+        tree,
+        tuple(core.shape[-1] for core in cores[:-1]),
+        tuple(map(ttn.ind_size, inds[: tree.nsites])),
+        ttn.output_inds,
+        output_dims,
+        ttn.site_ind_id,
+        ttn.site_tag_id,
+        ttn.node_tag_id,
+    )
+    xp = jnp if any(isinstance(core, jax.core.Tracer) for core in cores) else np
+    dtype = real_dtype(jnp.result_type(jnp.float32, *cores))
+    packed = []
+    for layer in _layers(tree):
+        shape = np.max([cores[i].shape for i in layer], axis=0)
+        leaves = [axis for axis, child in enumerate(tree.nodes[layer[0]]) if child < tree.nsites]
+        shape[leaves] = structure.phys_dim
+        padded = [
+            xp.pad(cores[i], [(0, n - m) for n, m in zip(shape, cores[i].shape)]) for i in layer
+        ]
+        packed.append(jnp.asarray(xp.stack(padded), dtype))
+    return tuple(packed), structure
+
+
+@_unpack.register
+def _unpack_tree(structure: TreeStructure, packed):
+    tree = structure.tree
+    sizes = structure.phys_dims + structure.bond_dims
+    arrays = [None] * len(tree.nodes)
+    for layer, cores in zip(_layers(tree), packed, strict=True):
+        for i, core in zip(layer, np.asarray(cores), strict=True):
+            below = [sizes[child] for child in tree.nodes[i]]
+            is_root = i == len(tree.nodes) - 1
+            up = structure.output_dims if is_root else (structure.bond_dims[i],)
+            core = core[tuple(map(slice, (*below, prod(up))))]
+            arrays[i] = np.ascontiguousarray(core.reshape(*below, *up))
+    return TTN(
+        arrays,
+        tree,
+        output_inds=structure.output_inds,
+        site_ind_id=structure.site_ind_id,
+        site_tag_id=structure.site_tag_id,
+        node_tag_id=structure.node_tag_id,
+    )
+
+
+@jax.custom_vjp
+def merge(cores, children):
+    """States above the nodes of a layer from the states below them.
+
+    cores: (nodes, *children, up); children: one (nodes, size, batch) a child. Returns the states
+    (nodes, up, batch) and the exponents (nodes, batch) of the powers of two by which they have to
+    be multiplied. A node costs one GEMM on the Khatri-Rao product of its children, forward; two,
+    backward. The exponents are constant under differentiation.
+    """
+    return _merge_forward(cores, children)[0]
+
+
+def _merge_forward(cores, children):
+    def node(_, inputs):
+        core, vectors = inputs
+        u = lax.dot_general(core, khatri_rao(*vectors), (((0,), (0,)), ((), ())))
+        e = exponent_of(u)
+        return None, (u * power_of_two(-e, u.dtype), e)
+
+    flat = cores.reshape(len(cores), -1, cores.shape[-1])
+    _, result = lax.scan(node, None, (flat, children))
+    return result, (cores, children, result[1])
+
+
+def _merge_backward(residuals, cotangent):
+    cores, children, exponents = residuals
+
+    def node(_, inputs):
+        core, vectors, e, g = inputs
+        g = g * power_of_two(-e, g.dtype)
+        d_core = lax.dot_general(khatri_rao(*vectors), g, (((1,), (1,)), ((), ())))
+        d_product = (core @ g).reshape(*map(len, vectors), -1)
+        d_vectors = []
+        for j in range(len(vectors)):
+            d_vector = d_product
+            for k in reversed(range(len(vectors))):
+                if k != j:
+                    shape = [1] * d_vector.ndim
+                    shape[k], shape[-1] = vectors[k].shape
+                    d_vector = jnp.sum(d_vector * vectors[k].reshape(shape), axis=k, keepdims=True)
+            d_vectors.append(d_vector.reshape(vectors[j].shape))
+        return None, (d_core, tuple(d_vectors))
+
+    flat = cores.reshape(len(cores), -1, cores.shape[-1])
+    _, (d_cores, d_children) = lax.scan(node, None, (flat, children, exponents, cotangent[0]))
+    return d_cores.reshape(cores.shape), d_children
+
+
+merge.defvjp(_merge_forward, _merge_backward)
+
+
+@lru_cache(maxsize=256)
+def _sources(tree):
+    """For each layer and child slot, which parts of which layers to read: (layer, positions).
+
+    Layer -1 are the leaves. Nodes of one slot may come from several layers, which are read one
+    after the other; the last entry of a slot puts them into order, None where they are.
+    """
+    layers = _layers(tree)
+    place = {i: (-1, i) for i in range(tree.nsites)}
+    for number, layer in enumerate(layers):
+        place |= {tree.nsites + i: (number, position) for position, i in enumerate(layer)}
+    found = []
+    for layer in layers:
+        slots = []
+        for slot in zip(*(tree.nodes[i] for i in layer), strict=True):
+            places = [place[child] for child in slot]
+            parts, order = [], []
+            for source in sorted({source for source, _ in places}):
+                mine = [i for i, (where, _) in enumerate(places) if where == source]
+                parts.append((source, tuple(places[i][1] for i in mine)))
+                order += mine
+            back = tuple(np.argsort(order).tolist())
+            slots.append((tuple(parts), None if back == tuple(range(len(back))) else back))
+        found.append(tuple(slots))
+    return tuple(found)
+
+
+def _read(states, positions):
+    """states[positions], as a slice where the positions are evenly spaced."""
+    steps = set(np.diff(positions).tolist())
+    if len(steps) <= 1 and min(steps, default=1) > 0:
+        return states[positions[0] : positions[-1] + 1 : min(steps, default=1)]
+    return states[np.array(positions)]
+
+
+def _gather(states, slot, sizes):
+    """States of the children in one slot of a layer, (nodes, *sizes, ...)."""
+    parts, order = slot
+    found = []
+    for source, positions in parts:
+        # What a layer is padded to may be more or less than what these children need.
+        part = _read(states[source], positions)[(slice(None), *map(slice, sizes))]
+        missing = [(0, size - have) for size, have in zip(sizes, part.shape[1:])]
+        found.append(jnp.pad(part, [(0, 0), *missing, *[(0, 0)] * (part.ndim - 1 - len(sizes))]))
+    gathered = jnp.concatenate(found) if len(found) > 1 else found[0]
+    return gathered if order is None else gathered[np.array(order)]
+
+
+@_contract.register
+def _contract_tree(structure: TreeStructure, packed, phi):
+    states = {-1: phi.transpose(1, 2, 0).astype(packed[0].dtype)}
+    total = jnp.zeros(phi.shape[0], jnp.int32)
+    for number, (cores, slots) in enumerate(zip(packed, _sources(structure.tree), strict=True)):
+        sizes = cores.shape[1:-1]
+        children = tuple(_gather(states, slot, (size,)) for slot, size in zip(slots, sizes))
+        states[number], exponents = merge(cores, children)
+        total = total + jnp.sum(exponents, axis=0)
+    value = states[len(packed) - 1][0].T
+    return Amplitude(value.reshape(phi.shape[0], *structure.output_dims), total)
+
+
+@_log_norm_squared.register
+def _log_norm_squared_tree(structure: TreeStructure, packed):
+    phys_dims, widest = np.array(structure.phys_dims), structure.phys_dim
+    eyes = np.eye(widest) * (np.arange(widest) < phys_dims[:, None])[:, None]
+    norms = {-1: jnp.asarray(eyes, packed[0].dtype)}
+    log = jnp.zeros((), packed[0].dtype)
+
+    def node(core, grams):
+        half = core
+        for axis, gram in enumerate(grams):
+            half = jnp.moveaxis(jnp.tensordot(half, gram, (axis, 0)), -1, axis)
+        return jnp.tensordot(half, core, (list(range(core.ndim - 1)),) * 2)
+
+    for number, (cores, slots) in enumerate(zip(packed, _sources(structure.tree), strict=True)):
+        sizes = cores.shape[1:-1]
+        grams = tuple(_gather(norms, slot, (n, n)) for slot, n in zip(slots, sizes))
+        gram = jax.vmap(node)(cores, grams)
+        size = lax.stop_gradient(jnp.max(jnp.abs(gram), axis=(1, 2), keepdims=True))
+        size = jnp.where(size > 0, size, 1)
+        norms[number] = gram / size
+        log = log + jnp.sum(jnp.log(size))
+    return jnp.log(jnp.trace(norms[len(packed) - 1][0])) + log
