@@ -1,4 +1,4 @@
-"""Every embedding x every initializer x every kind of chain."""
+"""Every embedding x every initializer x every kind of chain, and trees."""
 
 import functools
 import itertools
@@ -28,7 +28,7 @@ from tn4ml_plus.embeddings import (
     UnitNorm,
 )
 from tn4ml_plus.initializers import least_squares_weights
-from tn4ml_plus.networks import MPS
+from tn4ml_plus.networks import MPS, TTN
 
 # All are zero-padded to this phys_dim, so that chains of one kind share their compiled code.
 WIDEST = 5
@@ -81,25 +81,34 @@ def embedded(name, nsites, batch):
         return embedding, np.asarray(phi)
 
 
-def chain(name, initializer, geometry, nsites, batch, bond_dim):
-    """MPS for an embedding and its samples, made as the estimators make it."""
-    cyclic, where = geometry
+def started(name, initializer, nsites, batch):
+    """What networks are made with for an embedding, and its samples, as in the estimators."""
     embedding, phi = embedded(name, nsites, batch)
     n_features = nsites * embedding.site_features
     weights = embedding.site_unit_weights(n_features)
     if weights is None:
         weights = least_squares_weights(phi)
         phi = phi / np.maximum(np.einsum("bis,is->bi", phi, weights), 0.1)[..., None]
+    options = {
+        "phys_dim": embedding.phys_dims(n_features),
+        "initializer": lookup("initializer", initializer)(),
+        "weights": weights,
+        "key": jax.random.key(len(name)),
+    }
+    return options, phi
+
+
+def chain(name, initializer, geometry, nsites, batch, bond_dim):
+    """MPS for an embedding and its samples."""
+    cyclic, where = geometry
+    options, phi = started(name, initializer, nsites, batch)
     mps = MPS.random(
         nsites,
         bond_dim=bond_dim,
-        phys_dim=embedding.phys_dims(n_features),
         n_outputs=None if where == "absent" else 2,
         output_site=0 if where == "edge" else None,
         cyclic=cyclic,
-        initializer=lookup("initializer", initializer)(),
-        weights=weights,
-        key=jax.random.key(len(name)),
+        **options,
     )
     return mps, phi
 
@@ -216,6 +225,36 @@ def test_long_chains_are_finite_in_single_precision(name, initializer, geometry)
     packed = calibrate(packed, structure, phi, std=0.1)
     amplitude, gradient = mean_value(packed, structure, phi)
     assert amplitude.exponent.dtype == np.int32
+    assert_finite((amplitude, gradient))
+    outputs = np.asarray(amplitude.dense())
+    np.testing.assert_allclose(np.sqrt(np.mean(outputs**2)), 0.1, rtol=1e-3)
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("n_outputs", [None, 2])
+@pytest.mark.parametrize("initializer", INITIALIZERS)
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_trees_equal_a_dense_contraction(name, initializer, n_outputs):
+    with jax.enable_x64(True):
+        options, phi = started(name, initializer, SITES, batch=5)
+        ttn = TTN.random(SITES, bond_dim=3, n_outputs=n_outputs, **options)
+        packed, structure = pack(ttn)
+        outputs = np.asarray(contract(packed, structure, phi).dense())
+        whole = ttn.contract(output_inds=[*(f"k{i}" for i in range(SITES)), *ttn.output_inds]).data
+        vectors = [phi[:, i, :d] for i, d in enumerate(whole.shape[:SITES])]
+        expected = np.einsum("abcd...,za,zb,zc,zd->z...", whole, *vectors)
+        np.testing.assert_allclose(
+            outputs, expected, rtol=1e-9, atol=1e-12 * np.abs(expected).max()
+        )
+
+
+@pytest.mark.parametrize("initializer", INITIALIZERS)
+@pytest.mark.parametrize("name", ["legendre", "trigonometric", "patches", "per_feature"])
+def test_large_trees_are_finite_in_single_precision(name, initializer):
+    options, phi = started(name, initializer, LONG, batch=3)
+    packed, structure = pack(TTN.random(LONG, bond_dim=4, n_outputs=2, **options))
+    packed = calibrate(packed, structure.padded(), phi.astype(np.float32), std=0.1)
+    amplitude, gradient = mean_value(packed, structure.padded(), phi.astype(np.float32))
     assert_finite((amplitude, gradient))
     outputs = np.asarray(amplitude.dense())
     np.testing.assert_allclose(np.sqrt(np.mean(outputs**2)), 0.1, rtol=1e-3)

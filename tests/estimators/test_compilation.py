@@ -30,6 +30,14 @@ def test_a_second_estimator_compiles_nothing(data, compilations, estimator):
     assert compilations == []
 
 
+def test_trees_in_other_feature_orders_compile_nothing(data, compilations):
+    X, y = data
+    TNClassifier(network="ttn", **SMALL).fit(X, y).predict(X)
+    compilations.clear()
+    TNClassifier(network="ttn", **SMALL | {"random_state": 7}).fit(X, y).predict(X)
+    assert compilations == []
+
+
 def test_cross_validation_compiles_in_its_first_fold_only(data, compilations):
     X, y = data
     X, y = X[:57], y[:57]

@@ -23,7 +23,7 @@ from tn4ml_plus._errors import DomainWarning, NotFiniteError
 from tn4ml_plus._registry import _CLASSES, register
 from tn4ml_plus.contraction import pack
 from tn4ml_plus.embeddings import Embedded, Legendre, LinearComplement, OneHot, Patches, PerFeature
-from tn4ml_plus.networks import MPS, MPSSpec
+from tn4ml_plus.networks import MPS, TTN, MPSSpec, Tree, TTNSpec
 from tn4ml_plus.training import EarlyStopping, Gradient
 
 SMALL = {"bond_dim": 2, "max_epochs": 2, "batch_size": 16, "random_state": 0}
@@ -820,3 +820,16 @@ def test_fields_of_fields_are_parameters():
 def test_targets_beyond_every_float_are_refused(data):
     X, _ = data
     assert untrained(TNRegressor(**SINGLE), X, X[:, 0] * 1e200).match("other units")
+
+
+def test_trees_learn_and_stay_live(data):
+    X, y = data
+    frame = pd.DataFrame(X, columns=list("abcd")).assign(e=np.where(y == 1, "u", "v"))
+    model = TNClassifier(**LEARN, network="ttn").fit(frame, y)
+    assert model.score(frame, y) > 0.9
+    assert isinstance(model.network_, TTN)
+    before = model.predict_proba(frame)
+    model.network_.compress_all_tree_(max_bond=1)
+    assert not np.allclose(model.predict_proba(frame), before, atol=1e-2)
+    info = untrained(TNClassifier(**SINGLE, network=TTNSpec(Tree.balanced(5))), X, y)
+    assert info.match("5 leaves, but there are 4 sites")

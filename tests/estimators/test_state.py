@@ -15,6 +15,7 @@ from sklearn.exceptions import NotFittedError
 from tn4ml_plus import TNClassifier, TNRegressor, load
 from tn4ml_plus.embeddings import Hat
 from tn4ml_plus.io import read, write
+from tn4ml_plus.networks import Tree, TTNSpec
 from tn4ml_plus.training import Gradient
 
 SMALL = {"bond_dim": 2, "n_members": 2, "max_epochs": 2, "random_state": 0}
@@ -90,6 +91,18 @@ def test_compressed_networks_and_generic_networks_are_stored(table, tmp_path):
         model.save(tmp_path / "ring")
     model.set_params(network="mps").save(tmp_path / "ring")
     np.testing.assert_array_equal(load(tmp_path / "ring").predict(X), model.predict(X))
+
+
+def test_trees_are_stored(table, tmp_path):
+    X, y = table
+    spec = TTNSpec(Tree(5, ((4, 0), (1, 5), (6, 2, 3))))
+    model = TNClassifier(network=spec, **SMALL).fit(X, y)
+    model.save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert loaded.get_params() == model.get_params()
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+    assert loaded.networks_[1].tree == spec.tree
+    assert [t.shape for t in loaded.networks_[1]] == [t.shape for t in model.networks_[1]]
 
 
 def test_objects_as_parameters_come_back(table, tmp_path):

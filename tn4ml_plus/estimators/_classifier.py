@@ -32,8 +32,8 @@ class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
         None takes Legendre polynomials of degree 2; with 500 samples or more, of degree 4 for at
         most 10 features and of degree 7 for at most 5.
     network : str, spec or quimb TensorNetwork
-        ``"mps"``, a spec such as ``MPSSpec(output_site=0)``, or a network to start from, with the
-        open indices k0, k1, ... and one for the classes.
+        ``"mps"``, ``"ttn"``, a spec such as ``MPSSpec(output_site=0)``, or a network to start from,
+        with the open indices k0, k1, ... and one for the classes.
     initializer, trainer : str or object
         See `tn4ml_plus.initializers` and `tn4ml_plus.training`.
     loss : str, Loss or callable
