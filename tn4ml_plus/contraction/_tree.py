@@ -166,17 +166,15 @@ def _merge_backward(residuals, cotangent):
         core, vectors, e, g = inputs
         g = g * power_of_two(-e, g.dtype)
         d_core = lax.dot_general(khatri_rao(*vectors), g, (((1,), (1,)), ((), ())))
-        d_product = (core @ g).reshape(*map(len, vectors), -1)
-        d_vectors = []
-        for j in range(len(vectors)):
-            d_vector = d_product
-            for k in reversed(range(len(vectors))):
-                if k != j:
-                    shape = [1] * d_vector.ndim
-                    shape[k], shape[-1] = vectors[k].shape
-                    d_vector = jnp.sum(d_vector * vectors[k].reshape(shape), axis=k, keepdims=True)
-            d_vectors.append(d_vector.reshape(vectors[j].shape))
-        return None, (d_core, tuple(d_vectors))
+        # From the last child to the first: the product of those before it stays an array.
+        d, d_vectors = core @ g, []
+        for j in range(len(vectors) - 1, 0, -1):
+            before = khatri_rao(*vectors[:j])
+            d = d.reshape(len(before), len(vectors[j]), -1)
+            d_vectors.append(jnp.sum(d * before[:, None], axis=0))
+            d = jnp.sum(d * vectors[j], axis=1)
+        d_vectors = (d, *reversed(d_vectors))
+        return None, (d_core, d_vectors)
 
     flat = cores.reshape(len(cores), -1, cores.shape[-1])
     _, (d_cores, d_children) = lax.scan(node, None, (flat, children, exponents, cotangent[0]))
