@@ -46,7 +46,8 @@ def insert_tables(app, docname, source):
 
     def table(marker):
         path = DOCS / "tables" / f"{marker[1]}.md"
-        return path.read_text() if path.exists() else marker[0]
+        # The page has headings of its own.
+        return re.sub(r"\A# .*\n+", "", path.read_text()) if path.exists() else marker[0]
 
     source[0] = re.sub(r"<!-- table:(\w+) -->", table, source[0])
 
