@@ -764,6 +764,7 @@ def test_frames_that_cannot_be_read(data):
     X, y = data
     twice = pd.DataFrame(X, columns=["a", "b", "a", "c"])
     assert untrained(TNClassifier(**SINGLE), twice, y).match("twice: a")
+    assert TNClassifier(**SINGLE).fit(pd.DataFrame(X, columns=["collect", "a", "b", "c"]), y)
     lazy = pl.DataFrame(X).lazy()
     assert untrained(TNClassifier(**SINGLE), lazy, y).match(r"X\.collect\(\)")
     objects = X.astype(object)

@@ -1,6 +1,5 @@
 """What all estimators share: tables to embedded samples, networks, training, prediction."""
 
-import copy
 import dataclasses
 from functools import partial
 
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import quimb.tensor as qtn
-from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
@@ -25,6 +23,7 @@ from ..losses import CallableLoss, Loss, Objective, OptaxLoss
 from ..networks import from_quimb
 from ..training import EarlyStopping, Gradient, Problem, Samples, bucket, outputs
 from ._columns import ColumnEncoder, read_table
+from ._parameters import NestedParameters
 from ._scalers import Passthrough
 from ._state import to_state
 
@@ -36,7 +35,7 @@ _BLOCK = 1024
 _FIXED = ("bond_dim", "n_members", "embedding", "network", "scaler")
 
 
-class TensorNetworkEstimator(BaseEstimator):
+class TensorNetworkEstimator(NestedParameters):
     """Base of the estimators: `__init__` stores, `_fit` and `_predict` do the work."""
 
     #: The trainer that "gradient" stands for here.
@@ -47,38 +46,6 @@ class TensorNetworkEstimator(BaseEstimator):
         tags.input_tags.allow_nan = True
         tags.non_deterministic = False
         return tags
-
-    def get_params(self, deep=True):
-        """Parameters; with deep, the fields of objects among them too, as ``trainer__decay``."""
-        params = super().get_params(deep=False)
-        return _with_fields(params) if deep else params
-
-    def set_params(self, **params):
-        """Set parameters, or with ``trainer__decay=...`` a field of an object among them."""
-        super().set_params(**{name: v for name, v in params.items() if "__" not in name})
-        for name in (name for name in params if "__" in name):
-            known = self.get_params()
-            outer, _, field = name.rpartition("__")
-            if name not in known:
-                fields = [n.removeprefix(f"{outer}__") for n in known if n.startswith(f"{outer}__")]
-                have = f"its fields are {', '.join(fields)}" if fields else "it has no fields"
-                raise ValueError(
-                    f"Invalid parameter {name!r} for {type(self).__name__}: {outer} is "
-                    f"{known.get(outer)!r} and {have}. Pass an object that has the field {field}."
-                )
-            changed = dataclasses.replace(known[outer], **{field: params[name]})
-            self.set_params(**{outer: changed})
-        return self
-
-    def __sklearn_clone__(self):
-        # scikit-learn would take quimb's `get_params`, which is about arrays, for its own.
-        bare = copy.copy(self)
-        if isinstance(self.network, qtn.TensorNetwork):
-            bare.network = "mps"
-        clone = super(TensorNetworkEstimator, bare).__sklearn_clone__()
-        if isinstance(self.network, qtn.TensorNetwork):
-            clone.network = self.network.copy()
-        return clone
 
     @property
     def network_(self):
@@ -404,16 +371,6 @@ class TensorNetworkEstimator(BaseEstimator):
 @partial(jax.jit, static_argnums=(0, 1))
 def _by_member(function, arguments, amplitude):
     return jax.vmap(partial(function, *arguments))(amplitude)
-
-
-def _with_fields(params):
-    """The parameters and, as ``outer__field``, the fields of objects among them, at any depth."""
-    found = dict(params)
-    for name, value in params.items():
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = dataclasses.fields(value)
-            found |= _with_fields({f"{name}__{f.name}": getattr(value, f.name) for f in fields})
-    return found
 
 
 def _stacked(trees):

@@ -2,6 +2,7 @@
 
 import numbers
 import warnings
+from collections import Counter
 
 import numpy as np
 from sklearn.utils.validation import validate_data
@@ -20,12 +21,12 @@ def read_table(estimator, X, reset):
     Arrays are numeric. Raises what scikit-learn's `validate_data` raises, and ValueError for
     columns that are neither numbers nor categories.
     """
-    if hasattr(X, "collect"):
+    if hasattr(type(X), "collect"):
         raise ValueError(f"X is a {type(X).__name__}: pass X.collect().")
     names = getattr(X, "columns", None)
     raw = [None]
     if names is not None and hasattr(X, "dtypes"):
-        twice = {str(name) for name in names if list(names).count(name) > 1}
+        twice = [str(name) for name, count in Counter(names).items() if count > 1]
         if twice:
             raise ValueError(f"Columns appear twice: {', '.join(sorted(twice))}. Rename them.")
         columns = [_read_column(name, X[name]) for name in names]

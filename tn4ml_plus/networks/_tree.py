@@ -1,6 +1,7 @@
 """Rooted trees: which nodes join which."""
 
 import dataclasses
+from functools import cached_property
 from itertools import product
 
 from .._checks import check_int
@@ -88,7 +89,13 @@ class Tree:
             turn += 1
         return cls(nsites, tuple(nodes))
 
-    @property
+    @cached_property
+    def parents(self):
+        """Which node has each leaf and each node but the root as a child, a tuple."""
+        found = {child: i for i, children in enumerate(self.nodes) for child in children}
+        return tuple(found[child] for child in range(len(found)))
+
+    @cached_property
     def leaves(self):
         """Number of leaves under each node, a tuple."""
         below = [1] * self.nsites
@@ -96,7 +103,7 @@ class Tree:
             below.append(sum(below[child] for child in children))
         return tuple(below[self.nsites :])
 
-    @property
+    @cached_property
     def heights(self):
         """Length of the longest way from each node down to a leaf, a tuple."""
         found = [0] * self.nsites

@@ -102,8 +102,7 @@ class TTN(qtn.TensorNetworkGenVector):
 
     def up_ind(self, i):
         """Name of the bond from node `i` to its parent."""
-        number = self.tree.nsites + i
-        parent = next(p for p, children in enumerate(self.tree.nodes) if number in children)
+        parent = self.tree.parents[self.tree.nsites + i]
         (ind,) = qtn.bonds(self.node(i), self.node(parent))
         return ind
 
