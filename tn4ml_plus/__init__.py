@@ -1,7 +1,21 @@
 """Machine learning with tensor networks: quimb networks, JAX speed, scikit-learn manners."""
 
-from .estimators import TNClassifier, TNRegressor, load
+from .estimators import (
+    TNAnomalyDetector,
+    TNBornMachine,
+    TNClassifier,
+    TNRegressor,
+    TNTransformer,
+    load,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["TNClassifier", "TNRegressor", "load"]
+__all__ = [
+    "TNAnomalyDetector",
+    "TNBornMachine",
+    "TNClassifier",
+    "TNRegressor",
+    "TNTransformer",
+    "load",
+]

@@ -1,7 +1,7 @@
 """Embeddings: feature maps from the columns of X to one vector for each site of a network."""
 
 from ._base import Embedding
-from ._combined import PerFeature, UnitNorm, UnitSum
+from ._combined import Orthonormal, PerFeature, UnitNorm, UnitSum
 from ._discrete import OneHot, QuantumBasis
 from ._embedded import Embedded
 from ._image import PatchAmplitude, Patches, PatchFRQI
@@ -26,6 +26,7 @@ __all__ = [
     "Legendre",
     "LinearComplement",
     "OneHot",
+    "Orthonormal",
     "PatchAmplitude",
     "PatchFRQI",
     "Patches",

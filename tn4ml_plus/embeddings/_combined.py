@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 import numpy as np
@@ -129,8 +130,8 @@ class PerFeature(Embedding):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rescaled(Embedding):
-    """An embedding divided by a positive number that depends on the embedded vector."""
+class _Wrapper(Embedding):
+    """Another embedding with its vectors changed."""
 
     embedding: Embedding
 
@@ -140,19 +141,10 @@ class _Rescaled(Embedding):
                 f"embedding must be an embedding object, got {self.embedding!r}; "
                 "inside PerFeature, wrap each embedding by itself."
             )
-        if not np.isfinite(self.embedding.domain).all():
-            raise ValueError(f"{self.embedding!r} has no finite domain: rescale its vectors.")
-        divisors = self._divisor(self.embedding._evaluate(self.embedding._grid()))
-        if not divisors.min() > 0:
-            raise ValueError(
-                f"{type(self).__name__} divides by a number that must be positive on the domain "
-                f"of {self.embedding!r}, but reaches {divisors.min():.3g}: choose other weights "
-                "or another embedding."
-            )
 
     @abc.abstractmethod
-    def _divisor(self, phi):
-        """Positive (...,) of embedded vectors (..., phys_dim)."""
+    def _change(self, phi):
+        """The changed vectors (..., phys_dim) of embedded vectors of the same shape."""
 
     @property
     def phys_dim(self):
@@ -182,11 +174,33 @@ class _Rescaled(Embedding):
         return self.embedding.nsites(n_features)
 
     def __call__(self, x):
-        phi = self.embedding(x)
-        return phi / self._divisor(phi)[..., None]
+        return self._change(self.embedding(x))
 
     def embed(self, X):
-        phi = self.embedding.embed(X)
+        return self._change(self.embedding.embed(X))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rescaled(_Wrapper):
+    """An embedding divided by a positive number that depends on the embedded vector."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not np.isfinite(self.embedding.domain).all():
+            raise ValueError(f"{self.embedding!r} has no finite domain: rescale its vectors.")
+        divisors = self._divisor(self.embedding._evaluate(self.embedding._grid()))
+        if not divisors.min() > 0:
+            raise ValueError(
+                f"{type(self).__name__} divides by a number that must be positive on the domain "
+                f"of {self.embedding!r}, but reaches {divisors.min():.3g}: choose other weights "
+                "or another embedding."
+            )
+
+    @abc.abstractmethod
+    def _divisor(self, phi):
+        """Positive (...,) of embedded vectors (..., phys_dim)."""
+
+    def _change(self, phi):
         return phi / self._divisor(phi)[..., None]
 
 
@@ -243,3 +257,46 @@ class UnitSum(_Rescaled):
 
     def _divisor(self, phi):
         return (phi * np.asarray(self.weights, phi.dtype)).sum(axis=-1)
+
+
+@register("embedding")
+@dataclasses.dataclass(frozen=True)
+class Orthonormal(_Wrapper):
+    """L^-1 phi of another embedding, with L L^T its Gram matrix: an orthonormal basis.
+
+    In it the squared norm of a network is the integral of its squared value over the domain, so
+    that entropies and densities need no metric. It spans what the embedding spans.
+    ValueError for embeddings whose components are linearly dependent on the domain.
+
+    >>> from tn4ml_plus.embeddings import Legendre
+    >>> Orthonormal(Legendre(1)).gram().round(12).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+
+    embedding: Embedding = dataclasses.field(default=LinearComplement())
+
+    def __post_init__(self):
+        super().__post_init__()
+        gram = self.embedding.gram()
+        spectrum = np.linalg.eigvalsh(gram)
+        if not spectrum[0] > 1e-9 * spectrum[-1]:
+            raise ValueError(
+                f"The components of {self.embedding!r} are linearly dependent on its domain: take "
+                "fewer of them, or another embedding."
+            )
+
+    @functools.cached_property
+    def _factor(self):
+        return np.linalg.cholesky(self.embedding.gram())
+
+    @property
+    def unit_weights(self):
+        weights = self.embedding.unit_weights
+        return None if weights is None else self._factor.T @ weights
+
+    def _change(self, phi):
+        inverse = np.linalg.inv(self._factor)
+        return jnp.matmul(phi, jnp.asarray(inverse.T, phi.dtype), precision="highest")
+
+    def gram(self):
+        return np.eye(self.phys_dim)

@@ -1,17 +1,40 @@
 """Estimators with the manners of scikit-learn."""
 
+from ._anomaly import TNAnomalyDetector
+from ._born import Marginal, TNBornMachine
 from ._classifier import TNClassifier
 from ._regressor import TNRegressor
-from ._scalers import CommonMinMax, MinMax, Passthrough, QuantileSigmoid, Scaler
+from ._scalers import (
+    Bijection,
+    CommonMinMax,
+    Differentiable,
+    GaussianCDF,
+    LogisticCDF,
+    MinMax,
+    Passthrough,
+    QuantileSigmoid,
+    Rotated,
+    Scaler,
+)
 from ._state import load
+from ._transformer import TNTransformer
 
 __all__ = [
+    "Bijection",
     "CommonMinMax",
+    "Differentiable",
+    "GaussianCDF",
+    "LogisticCDF",
+    "Marginal",
     "MinMax",
     "Passthrough",
     "QuantileSigmoid",
+    "Rotated",
     "Scaler",
+    "TNAnomalyDetector",
+    "TNBornMachine",
     "TNClassifier",
     "TNRegressor",
+    "TNTransformer",
     "load",
 ]

@@ -20,7 +20,7 @@ from ..embeddings import Legendre
 from ..initializers import Noiseless, least_squares_weights
 from ..io import write
 from ..losses import CallableLoss, Loss, Objective, OptaxLoss
-from ..networks import from_quimb
+from ..networks import NetworkSpec, from_quimb
 from ..training import EarlyStopping, Gradient, Problem, Samples, bucket, outputs
 from ._columns import ColumnEncoder, read_table
 from ._parameters import NestedParameters
@@ -40,6 +40,10 @@ class TensorNetworkEstimator(NestedParameters):
 
     #: The trainer that "gradient" stands for here.
     _default_trainer = Gradient()
+    #: The scaler of columns that are scaled one by one.
+    _default_scaler = "quantile_sigmoid"
+    #: Standard deviation of the outputs before training.
+    _output_std = 0.1
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -79,14 +83,14 @@ class TensorNetworkEstimator(NestedParameters):
         function_tuple("callbacks", () if self.callbacks is None else self.callbacks)
         embedding = self.embedding
         if embedding is None:
-            embedding = Legendre(self._degree(n_samples, n_features))
+            embedding = self._default_embedding(n_samples, n_features)
         embedding = resolve("embedding", embedding)
         scaler = self.scaler
         unbounded = not np.isfinite(embedding.domain).all()
         if scaler is None and unbounded:
             scaler = "passthrough"
         elif scaler is None:
-            scaler = "quantile_sigmoid" if embedding.columnwise else "common_min_max"
+            scaler = self._default_scaler if embedding.columnwise else "common_min_max"
         scaler = resolve("scaler", scaler)
         if unbounded and not isinstance(scaler, Passthrough):
             raise ValueError(
@@ -105,11 +109,15 @@ class TensorNetworkEstimator(NestedParameters):
             self._resolve_trainer(),
         )
 
-    def _degree(self, n_samples, n_features):
-        """Degree of the default Legendre embedding: what the amount of data supports."""
+    def _default_embedding(self, n_samples, n_features):
+        """Legendre polynomials of the degree that the amount of data supports."""
         if n_samples < 500 or n_features > 10:
-            return 2
-        return 7 if n_features <= 5 else 4
+            return Legendre(2)
+        return Legendre(7 if n_features <= 5 else 4)
+
+    def _structure(self, structure):
+        """What is trained: the structure of a packed network, or one that wraps it."""
+        return structure
 
     def _resolve_objective(self):
         loss = self._default_loss if self.loss is None else self.loss
@@ -173,7 +181,7 @@ class TensorNetworkEstimator(NestedParameters):
         if validation is not None:
             validation = self._samples(U[validation], target[validation], weight[validation])
         packs = [pack(member) for member in self.networks_]
-        structures = [structure for _, structure in packs]
+        structures = [self._structure(structure) for _, structure in packs]
         params = _stacked(p for p, _ in packs)
         if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, self._anchor):
             # The networks were changed by hand: the start is no longer theirs to be pulled toward.
@@ -187,7 +195,7 @@ class TensorNetworkEstimator(NestedParameters):
             samples=samples,
             n_samples=len(fitting),
             neutral=jnp.asarray(self._neutral),
-            orders=None if len(packs) == 1 else jnp.asarray(self.orders_, jnp.int32),
+            orders=self._orders(),
             validation=validation,
             random_state=rng,
             state=getattr(self, "_trainer_state", None) if partial_fit else None,
@@ -260,15 +268,15 @@ class TensorNetworkEstimator(NestedParameters):
         phi = np.asarray(self._embed(U[rows]))[: len(rows)]
         unit = self.embedding_.site_unit_weights(n_features)
         if unit is None:
-            self._divisors = least_squares_weights(phi, sample_weight=weight[rows])
+            unit = least_squares_weights(phi, sample_weight=weight[rows])
+            self._divisors = self._divisors_of(unit)
             phi = np.asarray(self._embed(U[rows]))[: len(rows)]
-            unit = self._divisors
-        self._neutral = _neutral(phi, np.isnan(U[rows]), weight[rows])
+        self._neutral = self._neutral_of(phi, np.isnan(U[rows]), weight[rows])
         phi = np.asarray(self._embed(U[rows]))[: len(rows)]
-        first = np.arange(nsites)
-        orders = [first] + [rng.permutation(nsites) for _ in range(self.n_members - 1)]
-        self.orders_ = np.stack(orders)
-        if isinstance(network, qtn.TensorNetwork):
+        given = isinstance(network, qtn.TensorNetwork)
+        spec = NetworkSpec() if given else network.for_data(U[rows], nsites)
+        self.orders_ = orders = spec.orders(nsites, self.n_members, rng)
+        if given:
             member = _checked(from_quimb(network), phys_dims, n_outputs)
             if len(orders) > 1 and len(set(phys_dims)) > 1:
                 raise ValueError(
@@ -292,8 +300,8 @@ class TensorNetworkEstimator(NestedParameters):
                 "weights": unit[order],
                 "key": jax.random.key(rng.randint(2**31 - 1)),
             }
-            member = network.random(nsites, initializer=initializer, **options)
-            anchor = network.random(
+            member = spec.random(nsites, initializer=initializer, **options)
+            anchor = spec.random(
                 nsites,
                 initializer=Noiseless(initializer),
                 output_std=0.0,
@@ -301,14 +309,31 @@ class TensorNetworkEstimator(NestedParameters):
                 **options,
             )
             packed, structure = pack(member)
-            packed = calibrate(packed, structure.padded(), batch[:, order], 0.1, batch_weight)
+            trained = self._structure(structure).padded()
+            packed = calibrate(packed, trained, batch[:, order], self._output_std, batch_weight)
             anchor, _ = pack(anchor)
-            # Only the core with the outputs is zero in the anchor but for the bias.
-            packed = structure.with_bias(packed, anchor)
+            if n_outputs is not None:
+                # Only the core with the outputs is zero in the anchor but for the bias.
+                packed = structure.with_bias(packed, anchor)
             members.append(unpack(packed, structure))
             anchors.append(anchor)
         self.networks_ = members
         self._anchor = _stacked(anchors)
+
+    def _orders(self):
+        """Site orders of the members on the device, None where one member has the given order."""
+        if len(self.orders_) == 1 and (np.diff(self.orders_) == 1).all():
+            return None
+        return jnp.asarray(self.orders_, jnp.int32)
+
+    def _divisors_of(self, weights):
+        """Weights w of each site by which vectors phi are divided, as phi / (w . phi), or None."""
+        return weights
+
+    def _neutral_of(self, phi, missing, weight):
+        """What stands for a missing feature: each site's weighted mean vector where present."""
+        present = present_weight(phi, missing, weight)
+        return np.einsum("bi,bis->is", present / present.sum(axis=0), phi)
 
     def _samples(self, U, target, weight):
         length = _padded_length(len(U))
@@ -350,12 +375,14 @@ class TensorNetworkEstimator(NestedParameters):
         check_is_fitted(self, "networks_")
         U = self._transform(read_table(self, X, reset=False))
         self._check_missing(U)
-        phi = self._embed(U)
+        return self._evaluate(self._embed(U), len(U), function, *arguments)
+
+    def _evaluate(self, phi, n_samples, function, *arguments):
+        """function(*arguments, amplitude) of every member on embedded rows, as float64 arrays."""
         block = min(_BLOCK, len(phi))
-        packs = [pack(member) for member in self.networks_]
+        packs = [(p, self._structure(s)) for p, s in map(pack, self.networks_)]
         if len({structure.padded() for _, structure in packs}) == 1:
-            orders = None if len(packs) == 1 else jnp.asarray(self.orders_, jnp.int32)
-            groups = [(_stacked(p for p, _ in packs), packs[0][1].padded(), orders)]
+            groups = [(_stacked(p for p, _ in packs), packs[0][1].padded(), self._orders())]
         else:
             groups = [
                 (_stacked([packed]), structure.padded(), jnp.asarray(order[None], jnp.int32))
@@ -364,7 +391,9 @@ class TensorNetworkEstimator(NestedParameters):
         parts = []
         for params, structure, orders in groups:
             amplitude = outputs(structure, params, phi, orders, block)
-            parts.extend(np.asarray(_by_member(function, arguments, amplitude), float)[:, : len(U)])
+            parts.extend(
+                np.asarray(_by_member(function, arguments, amplitude), float)[:, :n_samples]
+            )
         return parts
 
 
@@ -412,13 +441,12 @@ def _embed(embedding, U, middle, divisors, neutral):
     return phi
 
 
-def _neutral(phi, missing, weight):
-    """Weighted mean vector of each site over the rows in which it is present."""
+def present_weight(phi, missing, weight):
+    """Weight of every row at every site, zero where it is missing (but not in all rows)."""
     if missing.shape[1] != phi.shape[1]:
         missing = np.zeros(phi.shape[:2], bool)
     present = weight[:, None] * ~missing
-    present = np.where(present.sum(axis=0) > 0, present, weight[:, None])
-    return np.einsum("bi,bis->is", present / present.sum(axis=0), phi)
+    return np.where(present.sum(axis=0) > 0, present, weight[:, None])
 
 
 def _checked(network, phys_dims, n_outputs):
@@ -430,9 +458,11 @@ def _checked(network, phys_dims, n_outputs):
             f"embedded features need {len(phys_dims)} sites of phys_dim {phys_dims}: give a "
             "network with the indices k0, k1, ... of these sizes, or another embedding."
         )
-    if structure.output_dims != (n_outputs,):
+    wanted = () if n_outputs is None else (n_outputs,)
+    if structure.output_dims != wanted:
         raise ValueError(
-            f"The network's outputs have the shape {structure.output_dims}, but ({n_outputs},) is "
-            "needed: give it one output index of that size."
+            f"The network's outputs have the shape {structure.output_dims}, but {wanted} is "
+            "needed: "
+            + ("give it one output index of that size." if wanted else "give it no output index.")
         )
     return network

@@ -118,6 +118,12 @@ class ColumnEncoder:
         self.state = state
         self.levels = levels
 
+    @property
+    def scaled(self):
+        """Which columns the scaler scales, (n_features,) bools."""
+        numeric = np.array([level is None for level in self.levels])
+        return numeric & ~_discrete(self.embedding, len(numeric))
+
     @classmethod
     def fit(cls, floats, raw, weight, embedding, scaler):
         """Learn from the output of `read_table`."""
@@ -167,8 +173,7 @@ class ColumnEncoder:
                     f"Column {name} held {expected} when fitting and holds {found} now: convert it."
                 )
         low, high = np.array(self.embedding.domains(floats.shape[1])).T
-        out = floats.copy()
-        scaled = numeric & ~_discrete(self.embedding, len(numeric))
+        out, scaled = floats.copy(), self.scaled
         if scaled.any():
             u = self.scaler.transform(floats[:, scaled], self.state)
             low, high = low[scaled], high[scaled]
@@ -182,6 +187,41 @@ class ColumnEncoder:
             codes = {level: code for code, level in enumerate(self.levels[j])}
             values = floats[:, j] if raw[j] is None else raw[j]
             out[:, j] = [np.nan if _missing(v) else codes.get(_key(v), -1) for v in values]
+        return out
+
+    def inverse(self, U):
+        """Raw columns of numbers in the embedding's domains: floats, or objects with categories."""
+        low, high = np.array(self.embedding.domains(U.shape[1])).T
+        numeric = np.array([level is None for level in self.levels])
+        out, scaled = U.copy(), self.scaled
+        if scaled.any():
+            u, low, high = U[:, scaled], low[scaled], high[scaled]
+            if not isinstance(self.scaler, Passthrough):
+                u = (u - low) / (high - low)
+            out[:, scaled] = self.scaler.inverse(u, self.state)
+        if not numeric.all():
+            out = out.astype(object)
+        for j in np.flatnonzero(~numeric):
+            known = dict(enumerate(self.levels[j]))
+            out[:, j] = [None if u != u else known.get(int(u)) for u in U[:, j].astype(float)]
+        return out
+
+    def log_derivatives(self, floats):
+        """Logs of the factors of the derivative of `transform`, of floats' shape, 0 where missing.
+
+        They sum to the log of its Jacobian determinant.
+        """
+        low, high = np.array(self.embedding.domains(floats.shape[1])).T
+        out, scaled = np.zeros(floats.shape), self.scaled
+        if scaled.any():
+            X, low, high = floats[:, scaled], low[scaled], high[scaled]
+            log = self.scaler.log_derivative(X, self.state)
+            if isinstance(self.scaler, Passthrough):
+                # Clipping there would make up a density.
+                log = np.where((low > X) | (high < X), -np.inf, log)
+            else:
+                log = log + np.log(high - low)
+            out[:, scaled] = np.nan_to_num(log, nan=0, neginf=-np.inf)
         return out
 
     def _warn_outside(self, u, low, high):

@@ -4,8 +4,9 @@ import abc
 import dataclasses
 
 import numpy as np
+from scipy.special import log_expit, logit, ndtr, ndtri
 
-from .._checks import check_int
+from .._checks import check_instance, check_int, check_number
 from .._registry import register
 
 
@@ -23,6 +24,27 @@ class Scaler(abc.ABC):
     @abc.abstractmethod
     def transform(self, X, state):
         """X (n_samples, n_columns) mapped to [0, 1], outside the fitted range clipped."""
+
+
+class Differentiable(Scaler):
+    """A scaler whose derivative turns densities on the unit cube into densities of raw columns."""
+
+    @abc.abstractmethod
+    def log_derivative(self, X, state):
+        """Log of the factors of |du/dx|, of X's shape; -inf outside the fitted range, NaN for NaN.
+
+        Their sum over the columns is the log of the Jacobian determinant.
+        """
+
+
+class Bijection(Differentiable):
+    """A scaler smooth and strictly increasing in every column by itself, so that samples can be
+    drawn and single columns be left out.
+    """
+
+    @abc.abstractmethod
+    def inverse(self, U, state):
+        """Raw columns of U (..., n_columns) in [0, 1]."""
 
 
 @register("scaler")
@@ -49,11 +71,7 @@ class QuantileSigmoid(Scaler):
         """State: quantiles (knots, n_columns), mean and deviation (n_columns,)."""
         knots = int(np.clip(max(np.sum(weight), len(X)), 2, self.knots))
         quantiles = np.stack([_quantiles(column, weight, knots) for column in X.T], axis=1)
-        seen = np.isfinite(X) * weight[:, None]
-        total = np.maximum(seen.sum(axis=0), np.finfo(float).tiny)
-        mean = np.sum(np.where(seen > 0, X, 0) * seen, axis=0) / total
-        variance = np.sum(np.where(seen > 0, X - mean, 0) ** 2 * seen, axis=0) / total
-        return {"quantiles": quantiles, "mean": mean, "deviation": np.sqrt(variance)}
+        return {"quantiles": quantiles} | _moments(X, weight)
 
     def transform(self, X, state):
         """X mapped to [0, 1]."""
@@ -72,8 +90,8 @@ class QuantileSigmoid(Scaler):
 
 @register("scaler")
 @dataclasses.dataclass(frozen=True)
-class MinMax(Scaler):
-    """Each column's range to [0, 1].
+class MinMax(Bijection):
+    """Each column's range to [0, 1]; a constant column becomes 1/2.
 
     >>> import numpy as np
     >>> X = np.array([[0.0], [5.0]])
@@ -95,6 +113,16 @@ class MinMax(Scaler):
         u = (X - state["low"]) / np.where(width > 0, width, 1)
         return np.clip(np.where((width > 0) | np.isnan(X), u, 0.5), 0, 1)
 
+    def inverse(self, U, state):
+        """Raw columns of U."""
+        return state["low"] + U * (state["high"] - state["low"])
+
+    def log_derivative(self, X, state):
+        """Minus the log of the range's width, of 1 where the range is a point."""
+        width = state["high"] - state["low"]
+        out = np.where((state["low"] > X) | (state["high"] < X), -np.inf, 0.0)
+        return out - np.log(np.where(width > 0, width, 1)) + 0 * X
+
 
 @register("scaler")
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +143,7 @@ class CommonMinMax(MinMax):
 
 @register("scaler")
 @dataclasses.dataclass(frozen=True)
-class Passthrough(Scaler):
+class Passthrough(Bijection):
     """Columns that are already in the embedding's own domain, which is not [0, 1] in general."""
 
     def fit(self, X, weight):
@@ -127,6 +155,162 @@ class Passthrough(Scaler):
         """X itself."""
         del state
         return X
+
+    def inverse(self, U, state):
+        """U itself."""
+        del state
+        return U
+
+    def log_derivative(self, X, state):
+        """Zeros."""
+        del state
+        return 0 * X
+
+
+class _Cumulative(Bijection):
+    """u = F(z / scale), z the standardised column and F a cumulative distribution function."""
+
+    scale: float
+
+    def __post_init__(self):
+        check_number("scale", self.scale, above=0)
+
+    def fit(self, X, weight):
+        """State: mean and deviation (n_columns,), a deviation of 0 replaced by 1."""
+        state = _moments(X, weight)
+        state["deviation"] = np.where(state["deviation"] > 0, state["deviation"], 1.0)
+        return state
+
+    def _standardized(self, X, state):
+        return (X - state["mean"]) / (state["deviation"] * self.scale)
+
+    def _raw(self, z, state):
+        return state["mean"] + state["deviation"] * self.scale * z
+
+
+@register("scaler")
+@dataclasses.dataclass(frozen=True)
+class GaussianCDF(_Cumulative):
+    """Phi(z / scale) of the standardised column z: a normal column becomes nearly uniform.
+
+    The whole real line is mapped, so that densities have no edge. scale: positive; above 1 it
+    leaves the tails room.
+
+    >>> import numpy as np
+    >>> X = np.array([[-1.0], [1.0]])
+    >>> scaler = GaussianCDF(1.0)
+    >>> u = scaler.transform(X, scaler.fit(X, np.ones(2)))
+    >>> u.round(3).ravel().tolist(), scaler.inverse(u, scaler.fit(X, np.ones(2))).ravel().tolist()
+    ([0.159, 0.841], [-1.0, 1.0])
+    """
+
+    scale: float = 1.2
+
+    def transform(self, X, state):
+        """X mapped to (0, 1)."""
+        return ndtr(self._standardized(X, state))
+
+    def inverse(self, U, state):
+        """Raw columns of U; the ends stand for what rounds to them."""
+        return self._raw(ndtri(np.clip(U, *_INSIDE)), state)
+
+    def log_derivative(self, X, state):
+        """Log of the normal density."""
+        z = self._standardized(X, state)
+        return -0.5 * z**2 - np.log(np.sqrt(2 * np.pi) * self.scale * state["deviation"])
+
+
+@register("scaler")
+@dataclasses.dataclass(frozen=True)
+class LogisticCDF(_Cumulative):
+    """1 / (1 + exp(-z / scale)) of the standardised column z: for heavier tails.
+
+    scale: positive.
+
+    >>> import numpy as np
+    >>> X = np.array([[-1.0], [1.0]])
+    >>> LogisticCDF().transform(X, LogisticCDF().fit(X, np.ones(2))).round(3).ravel().tolist()
+    [0.269, 0.731]
+    """
+
+    scale: float = 1.0
+
+    def transform(self, X, state):
+        """X mapped to (0, 1)."""
+        return np.exp(log_expit(self._standardized(X, state)))
+
+    def inverse(self, U, state):
+        """Raw columns of U; the ends stand for what rounds to them."""
+        return self._raw(logit(np.clip(U, *_INSIDE)), state)
+
+    def log_derivative(self, X, state):
+        """Log of the logistic density."""
+        z = self._standardized(X, state)
+        return log_expit(z) + log_expit(-z) - np.log(self.scale * state["deviation"])
+
+
+@register("scaler")
+@dataclasses.dataclass(frozen=True)
+class Rotated(Differentiable):
+    """A bijection of the principal components of the standardised columns.
+
+    It sees what columns have in common, such as clusters along a diagonal. Components with less
+    than 1e-4 of the largest variance, and missing values, count as being at the mean. scaler: a
+    `Bijection`.
+
+    >>> import numpy as np
+    >>> X = np.array([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]])
+    >>> Rotated().transform(X, Rotated().fit(X, np.ones(3))).round(3)[:, 1].tolist()
+    [0.5, 0.5, 0.5]
+    """
+
+    scaler: Bijection = dataclasses.field(default=GaussianCDF())
+
+    def __post_init__(self):
+        check_instance("scaler", self.scaler, Bijection)
+
+    def fit(self, X, weight):
+        """State: mean, deviation, components (n_columns, n_columns), and the other scaler's."""
+        state = _moments(X, weight)
+        state["deviation"] = np.where(state["deviation"] > 0, state["deviation"], 1.0)
+        z = self._standardized(X, state)
+        variances, axes = np.linalg.eigh((z.T * weight) @ z / weight.sum())
+        # The sign of an axis is arbitrary: its largest entry is made positive.
+        axes = axes * np.sign(axes[np.argmax(np.abs(axes), axis=0), np.arange(len(axes))])
+        kept = variances > 1e-4 * max(variances[-1], np.finfo(float).tiny)
+        state["components"] = (axes * kept)[:, ::-1]
+        inner = self.scaler.fit(z @ state["components"], weight)
+        return state | {f"inner_{name}": value for name, value in inner.items()}
+
+    def _standardized(self, X, state):
+        return np.nan_to_num((X - state["mean"]) / state["deviation"], nan=0.0)
+
+    def _split(self, X, state):
+        inner = {
+            name.removeprefix("inner_"): a for name, a in state.items() if name.startswith("inner_")
+        }
+        return self._standardized(X, state) @ state["components"], inner
+
+    def transform(self, X, state):
+        """Components mapped to [0, 1]."""
+        return self.scaler.transform(*self._split(X, state))
+
+    def log_derivative(self, X, state):
+        """Log of the derivatives along the components, (n_samples, n_columns)."""
+        return self.scaler.log_derivative(*self._split(X, state)) - np.log(state["deviation"])
+
+
+# The floats next to the ends of the unit interval.
+_INSIDE = (np.finfo(float).tiny, 1 - np.finfo(float).epsneg)
+
+
+def _moments(X, weight):
+    """Weighted mean and deviation of every column, missing values left out."""
+    seen = np.isfinite(X) * weight[:, None]
+    total = np.maximum(seen.sum(axis=0), np.finfo(float).tiny)
+    mean = np.sum(np.where(seen > 0, X, 0) * seen, axis=0) / total
+    variance = np.sum(np.where(seen > 0, X - mean, 0) ** 2 * seen, axis=0) / total
+    return {"mean": mean, "deviation": np.sqrt(variance)}
 
 
 def _quantiles(column, weight, knots):

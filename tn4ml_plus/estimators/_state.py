@@ -25,14 +25,39 @@ def to_state(estimator):
                 f"set_params({name}=...) first; the fitted networks stay as they are."
             ) from None
     for name, value in vars(estimator).items():
-        if name == "networks_" or not (name.endswith("_") or name in _PRIVATE):
+        if name in ("networks_", "views_") or not (name.endswith("_") or name in _PRIVATE):
             continue
         if isinstance(value, np.ndarray) and (value.dtype.kind in "OU" or name == "classes_"):
             labels[name] = labels_to_json(value)
         elif isinstance(value, np.ndarray):
             arrays[name] = value
+        elif isinstance(value, tuple) and any(isinstance(part, np.ndarray) for part in value):
+            _put(arrays, name, value)
         else:
             attributes[name] = to_json(value)
+    metadata = {
+        "estimator": snake_case(type(estimator).__name__),
+        "parameters": parameters,
+        "attributes": attributes,
+        "labels": labels,
+    }
+    if hasattr(estimator, "views_"):
+        states = [to_state(view) for view in estimator.views_]
+        for i, (view_arrays, _) in enumerate(states):
+            arrays |= {f"view.{i}.{name}": value for name, value in view_arrays.items()}
+        return arrays, metadata | {"views": [view_metadata for _, view_metadata in states]}
+    encoder = estimator._encoder
+    for name, value in encoder.state.items():
+        arrays[f"scaler.{name}"] = value
+    parts = (encoder.embedding, encoder.scaler, encoder.levels)
+    metadata["encoder"] = [to_json(part) for part in parts]
+    if hasattr(estimator, "networks_"):
+        _put_training(estimator, arrays, metadata)
+    return arrays, metadata
+
+
+def _put_training(estimator, arrays, metadata):
+    """Add what only estimators with trained networks have."""
     structures = []
     for m, network in enumerate(estimator.networks_):
         packed, structure = pack(network)
@@ -41,19 +66,7 @@ def to_state(estimator):
     _put(arrays, "anchor", estimator._anchor)
     if hasattr(estimator, "_trainer_state"):
         _put(arrays, "trainer", estimator._trainer_state)
-    encoder = estimator._encoder
-    for name, value in encoder.state.items():
-        arrays[f"scaler.{name}"] = value
-    metadata = {
-        "estimator": snake_case(type(estimator).__name__),
-        "parameters": parameters,
-        "attributes": attributes,
-        "labels": labels,
-        "loss": to_json(estimator._stored_loss()),
-        "structures": structures,
-        "encoder": [to_json(part) for part in (encoder.embedding, encoder.scaler, encoder.levels)],
-    }
-    return arrays, metadata
+    metadata |= {"structures": structures, "loss": to_json(estimator._stored_loss())}
 
 
 def load(path):
@@ -80,12 +93,23 @@ def _from_state(arrays, metadata):
     for name, value in metadata["labels"].items():
         dtype = object if name == "feature_names_in_" else None
         setattr(estimator, name, np.asarray(labels_from_json(value), dtype))
-    for name in arrays:
-        if "." not in name:
+    for name in {name.partition(".")[0] for name in arrays}:
+        if name in arrays:
             setattr(estimator, name, arrays[name])
+        elif name.endswith("_"):
+            setattr(estimator, name, _get(arrays, name))
+    if "views" in metadata:
+        estimator.views_ = []
+        for i, view in enumerate(metadata["views"]):
+            prefix = f"view.{i}."
+            mine = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+            estimator.views_.append(_from_state(mine, view))
+        return estimator
     embedding, scaler, levels = map(from_json, metadata["encoder"])
     state = {name.split(".")[1]: a for name, a in arrays.items() if name.startswith("scaler.")}
     estimator._encoder = ColumnEncoder(embedding, scaler, state, levels)
+    if "structures" not in metadata:
+        return estimator
     estimator.networks_ = [
         unpack(_get(arrays, f"network.{m}"), from_json(structure))
         for m, structure in enumerate(metadata["structures"])

@@ -7,6 +7,13 @@ Objective(loss=CrossEntropy(label_smoothing=0.1), terms=((0.4, ReluLogNorm()),))
 
 from ._base import Loss, Objective
 from ._classification import BornCrossEntropy, CrossEntropy
+from ._density import (
+    LogQuadratic,
+    NegativeLogLikelihood,
+    Quadratic,
+    SemiSupervisedLogistic,
+    SemiSupervisedLogQuadratic,
+)
 from ._norms import LogNorm, Penalty, QuadraticNorm, Regularizer, ReluLogNorm
 from ._regression import Huber, SquaredError
 from ._wrapped import CallableLoss, OptaxLoss
@@ -17,12 +24,17 @@ __all__ = [
     "CrossEntropy",
     "Huber",
     "LogNorm",
+    "LogQuadratic",
     "Loss",
+    "NegativeLogLikelihood",
     "Objective",
     "OptaxLoss",
     "Penalty",
+    "Quadratic",
     "QuadraticNorm",
     "Regularizer",
     "ReluLogNorm",
+    "SemiSupervisedLogQuadratic",
+    "SemiSupervisedLogistic",
     "SquaredError",
 ]

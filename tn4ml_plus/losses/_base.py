@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +15,24 @@ from ._norms import Penalty, Regularizer
 class Loss(abc.ABC):
     """A loss per sample, from a network's outputs and the targets.
 
-    A subclass is a frozen dataclass that sets `task`, ``"classification"`` or ``"regression"``, and
-    defines `per_sample`. Calling it checks shapes while tracing, so a wrong target raises
-    ValueError before anything is computed and never broadcasts.
+    A subclass is a frozen dataclass that sets `task`, ``"classification"``, ``"regression"`` or
+    ``"density"``, and defines `per_sample`. Calling it checks shapes while tracing, so a wrong
+    target raises ValueError before anything is computed and never broadcasts.
     """
 
     task: str
+    #: Whether log n, with n the network's squared norm, is a part of every sample's loss.
+    normalized: ClassVar[bool] = False
+    #: Whether a density's loss reads which samples are outliers.
+    supervised: ClassVar[bool] = False
 
     def __call__(self, amplitude: Amplitude, target) -> jax.Array:
         """Losses, (batch,).
 
         Classification: amplitude.value (batch, n_classes), target (batch,) integer classes; a class
         outside 0..n_classes-1 gives NaN, since values cannot be checked while tracing. Regression:
-        target of exactly the shape of amplitude.value.
+        target of exactly the shape of amplitude.value. Density: amplitude.value (batch,), the
+        squared norm of the network's outputs; target (batch,), 1 for inliers, -1 for outliers.
         """
         target = jnp.asarray(target)
         if self.task == "classification":
@@ -34,6 +40,11 @@ class Loss(abc.ABC):
             inside = (target >= 0) & (target < amplitude.value.shape[1])
             return jnp.where(inside, self.per_sample(amplitude, target), jnp.nan)
         _check_values(amplitude.value, target)
+        if self.task == "density" and amplitude.value.ndim != 1:
+            raise ValueError(
+                "A density's loss reads one squared norm a sample, shape (batch,), got "
+                f"{amplitude.value.shape}: see tn4ml_plus.contraction.SquaredNorm."
+            )
         return self.per_sample(amplitude, target.astype(amplitude.value.dtype))
 
     @abc.abstractmethod
@@ -43,11 +54,11 @@ class Loss(abc.ABC):
     def log_probabilities(self, amplitude: Amplitude) -> jax.Array:
         """Natural log of the class probabilities, (batch, n_classes): softmax of the outputs.
 
-        ValueError for a regression loss, which has none.
+        ValueError for other losses, which have none.
         """
         if self.task != "classification":
             raise ValueError(
-                f"{type(self).__name__} is a regression loss and gives no class probabilities; "
+                f"{type(self).__name__} is a {self.task} loss and gives no class probabilities; "
                 "use a classification loss such as CrossEntropy()."
             )
         # Subtracting the largest output before the scale is applied keeps probabilities right even
@@ -68,8 +79,8 @@ class Loss(abc.ABC):
 
     @property
     def needs_norm(self):
-        """Whether the penalty reads the network's norm: never for a loss alone."""
-        return False
+        """Whether the network's norm is read."""
+        return self.normalized
 
     def penalty(self, log_norm_squared):
         """Zero."""
@@ -106,8 +117,8 @@ class Objective:
 
     @property
     def needs_norm(self):
-        """Whether the penalty reads the network's norm."""
-        return bool(self.terms)
+        """Whether the network's norm is read."""
+        return self.loss.normalized or bool(self.terms)
 
     def penalty(self, log_norm_squared):
         """Weighted sum of the regularisers, a scalar; log_norm_squared: natural log, a scalar."""

@@ -17,12 +17,14 @@ def reordered(phi, order):
 def objective_value(structure, objective, params, phi, target, weight, count):
     """Weighted sum of the losses over `count` samples plus the penalty, and that weighted sum."""
     losses = objective.loss(contract(params, structure, phi), target)
+    penalty = 0.0
+    if objective.needs_norm:
+        log_norm = log_norm_squared(params, structure)
+        penalty = objective.penalty(log_norm)
+        losses = losses + log_norm if objective.loss.normalized else losses
     # A sample of weight zero is padding: whatever its loss is, it must not reach the sum.
     total = jnp.sum(jnp.where(weight > 0, losses, 0) * weight)
-    value = total / count
-    if objective.needs_norm:
-        value = value + objective.penalty(log_norm_squared(params, structure))
-    return value, total
+    return total / count + penalty, total
 
 
 @partial(jax.jit, static_argnames=("structure", "block"))
@@ -49,9 +51,11 @@ def mean_loss(structure, objective, params, samples, orders, block):
     """Weighted mean loss of every member, (n_members,), without penalty."""
     amplitude = outputs(structure, params, samples.phi, orders, block)
 
-    def member(amplitude):
+    def member(amplitude, params):
         losses = objective.loss(amplitude, samples.target)
+        if objective.loss.normalized:
+            losses = losses + log_norm_squared(params, structure)
         total = jnp.sum(jnp.where(samples.weight > 0, losses, 0) * samples.weight)
         return total / jnp.sum(samples.weight)
 
-    return jax.vmap(member)(amplitude)
+    return jax.vmap(member)(amplitude, params)

@@ -1,0 +1,347 @@
+"""Anomaly detection."""
+
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import logsumexp
+from sklearn.base import OutlierMixin
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+
+from .._checks import check_number
+from .._registry import register, resolve
+from .._typing import Amplitude
+from ..contraction import log_norm_squared, pack
+from ..embeddings import Legendre
+from ..io import write
+from ..losses import NegativeLogLikelihood
+from ..networks import MPS, TTN, MPSSpec, TTNSpec
+from ._base import read_weight
+from ._born import DensityEstimator, TNBornMachine
+from ._columns import read_table, rows
+from ._parameters import NestedParameters
+from ._scalers import Differentiable, GaussianCDF, LogisticCDF, Rotated
+from ._state import to_state
+
+# What a column that was constant in fitting costs where it is not, in nats.
+_CONSTANT_CHANGED = 10.0
+_BASELINE_ROWS = 1000
+_COMMITTEE = (GaussianCDF(), LogisticCDF(), Rotated(GaussianCDF()))
+_BORN = (MPS, TTN, MPSSpec, TTNSpec)
+
+
+class _View:
+    """What a member of the committee offers: scores, and scores without a feature."""
+
+    _scalers = Differentiable, "GaussianCDF(), LogisticCDF(), MinMax() or Rotated()"
+
+    def _default_embedding(self, n_samples, n_features):
+        del n_samples, n_features
+        return Legendre(4, orthonormal=True)
+
+
+@register("estimator")
+class BornView(_View, TNBornMachine):
+    """A Born machine whose columns may be rotated."""
+
+    def fit(self, X, y=None, sample_weight=None):
+        """As `TNBornMachine.fit`."""
+        del y
+        return super().fit(X, sample_weight=sample_weight)
+
+    def surprises(self, table):
+        """Log-density without a feature minus that with it, (n_samples, n_features)."""
+        U = self._transform(table)
+        member_logs = self._log_densities(U)
+        log = logsumexp(member_logs, axis=0)
+        without = np.full((len(self.networks_), *U.shape), -np.inf)
+        for m, (density, order) in enumerate(zip(self._densities(), self.orders_, strict=True)):
+            phi, missing = self._vectors(U, order)
+            rho = density.conditionals(phi, missing)
+            conditional = np.einsum("bis,bist,bit->bi", phi, rho, phi, optimize=True)
+            conditional = np.where(missing, 1, np.maximum(conditional, np.finfo(float).tiny))
+            without[m][:, order] = member_logs[m][:, None] - np.log(conditional)
+        surprises = logsumexp(without, axis=0) - log[:, None]
+        return surprises - self._encoder.log_derivatives(table[0])
+
+
+@register("estimator")
+class NormView(_View, DensityEstimator):
+    """A network of any geometry, scored by minus its loss."""
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Train on X; y: 1 for inliers, -1 for outliers, read by semi-supervised losses."""
+        return self._fit_density(X, y, sample_weight)
+
+    def score_samples(self, X):
+        """Minus the losses of the rows of X, (n_samples,)."""
+        check_is_fitted(self, "networks_")
+        return self._score(read_table(self, X, reset=False))
+
+    def _score(self, table):
+        U = self._transform(table)
+        return self._score_logs(self._log_weights(self._embed(U), len(U)), table)
+
+    def _log_weights(self, phi, n_samples):
+        return np.stack(self._evaluate(phi, n_samples, _log_weight))
+
+    def _score_logs(self, log_weights, table):
+        """Mean of all members' scores, from log w (n_members, n_samples)."""
+        exponent = np.floor(log_weights / np.log(2))
+        value = np.exp(log_weights - exponent * np.log(2))
+        amplitude = Amplitude(jnp.asarray(value), jnp.asarray(exponent, jnp.int32))
+        one = jnp.ones(log_weights.shape[1])
+        losses = np.stack(
+            [self._loss(Amplitude(*member), one) for member in zip(*amplitude, strict=True)]
+        ).astype(float)
+        if not self._loss.normalized:
+            return -losses.mean(axis=0)
+        norms = [float(log_norm_squared(*pack(network))) for network in self.networks_]
+        losses += np.array(norms)[:, None]
+        return self._encoder.log_derivatives(table[0]).sum(axis=1) - losses.mean(axis=0)
+
+    def surprises(self, table):
+        """Score with a feature averaged over its values in fitting, minus the score."""
+        U = self._transform(table)
+        phi, score = self._embed(U), self._score(table)
+        out = np.zeros((len(U), phi.shape[1]))
+        for site, second in enumerate(self.second_moments_):
+            shares, axes = np.linalg.eigh(second)
+            kept = shares > 1e-9 * shares[-1]
+            logs = [
+                self._log_weights(phi.at[:, site].set(axis), len(U)) + np.log(share)
+                for share, axis in zip(shares[kept], axes.T[kept], strict=True)
+            ]
+            out[:, site] = self._score_logs(logsumexp(logs, axis=0), table) - score
+        return out
+
+
+def _log_weight(amplitude):
+    return amplitude.log_abs()
+
+
+@register("estimator")
+class TNAnomalyDetector(OutlierMixin, NestedParameters):
+    """Anomaly detector: samples that tensor networks trained on normal ones find improbable.
+
+    By default a committee of Born machines, which see the columns through a normal and a logistic
+    distribution function and, rotated to principal components, through a normal one again; the
+    score is the mean of their log-densities. With ``network="smpo"`` and
+    ``loss=LogQuadratic() + 0.3 * ReluLogNorm()`` it is the detector of Wang et al.,
+    arXiv:2006.02516. Raw tables work as in `TNClassifier`.
+
+    Parameters
+    ----------
+    bond_dim, n_members, initializer, trainer
+        As in `TNBornMachine`.
+    embedding : str or Embedding
+        None takes Legendre polynomials of degree 4; any other is made orthonormal.
+    network : str, spec or quimb TensorNetwork
+        ``"mps"``, ``"ttn"``, ``"smpo"``, ..., a spec, or a network. Those but open MPS and TTN are
+        scored by minus their loss.
+    loss : str, Loss or Objective
+        A loss of densities, see `tn4ml_plus.losses`; None takes the negative log-likelihood.
+    scaler : str, Scaler or tuple of them
+        One member of the committee each; None takes ``(GaussianCDF(), LogisticCDF(), Rotated())``,
+        for codes of categories and for whole images one that suits the embedding.
+    contamination : "auto" or float
+        Share of the training samples below the threshold, in (0, 0.5]. With "auto" the threshold is
+        Tukey's fence: 1.5 interquartile ranges below the first quartile of their scores.
+    learning_rate, max_epochs, batch_size, feature_dropout, decay, random_state, verbose
+        As in `TNClassifier`.
+
+    Attributes
+    ----------
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
+    offset_ : float
+        The threshold: `decision_function` is `score_samples` minus it.
+    views_ : list
+        The fitted members of the committee, each with `networks_` and `history_`.
+    baseline_ : ndarray of shape (n_features,)
+        What the features add to the anomaly score of training samples, in the mean.
+
+    Raises
+    ------
+    ValueError
+        For input or options that do not fit, before training.
+    NotFiniteError
+        When the loss stops being finite.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> detector = TNAnomalyDetector(random_state=0).fit(X[:50])
+    >>> detector.predict(X[50:53]).tolist()
+    [-1, -1, -1]
+    """
+
+    def __init__(
+        self,
+        bond_dim=6,
+        *,
+        n_members=1,
+        embedding=None,
+        network="mps",
+        initializer="least_squares_identity",
+        loss=None,
+        trainer="gradient",
+        scaler=None,
+        contamination="auto",
+        learning_rate=None,
+        max_epochs=None,
+        batch_size=None,
+        feature_dropout=None,
+        decay=None,
+        random_state=None,
+        verbose=False,
+    ):
+        self.bond_dim = bond_dim
+        self.n_members = n_members
+        self.embedding = embedding
+        self.network = network
+        self.initializer = initializer
+        self.loss = loss
+        self.trainer = trainer
+        self.scaler = scaler
+        self.contamination = contamination
+        self.learning_rate = learning_rate
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.feature_dropout = feature_dropout
+        self.decay = decay
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.non_deterministic = False
+        return tags
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Train on X (n_samples, n_features), mostly normal samples; returns self.
+
+        y: 1 for inliers and -1 for outliers, for semi-supervised losses only, ignored otherwise.
+        """
+        if self.contamination != "auto":
+            check_number("contamination", self.contamination, above=0)
+            if self.contamination > 0.5:
+                raise ValueError(
+                    f'contamination must be "auto" or in (0, 0.5], got {self.contamination!r}.'
+                )
+        table = read_table(self, X, reset=True)
+        y = self._labels(y, table)
+        weight = read_weight(sample_weight, table[0])
+        rng = check_random_state(self.random_state)
+        views = [self._view(scaler, rng.randint(2**31 - 1)) for scaler in self._view_scalers()]
+        self.views_ = [view.fit(X, y, weight) for view in views]
+        floats, _ = table = rows(table, weight > 0)
+        constant = (floats == floats[:1]).all(axis=0)
+        self.constants_ = np.where(constant, floats[0], np.nan)
+        scores = self._score(table)
+        if self.contamination == "auto":
+            low, high = np.percentile(scores, (25, 75))
+            self.offset_ = float(low - 1.5 * (high - low))
+        else:
+            self.offset_ = float(np.percentile(scores, 100 * self.contamination))
+        few = np.unique(np.linspace(0, len(floats) - 1, _BASELINE_ROWS).astype(int))
+        kept = np.zeros(len(floats), bool)
+        kept[few] = True
+        self.baseline_ = np.zeros(floats.shape[1])
+        if not all(isinstance(view._encoder.scaler, Rotated) for view in self.views_):
+            self.baseline_ = self._surprises(rows(table, kept)).mean(axis=0)
+        return self
+
+    def score_samples(self, X):
+        """How normal the rows of X are, (n_samples,): their log-density in nats by default."""
+        return self._score(self._read(X))
+
+    def decision_function(self, X):
+        """`score_samples` minus the threshold, (n_samples,): negative for outliers."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X):
+        """1 for inliers, -1 for outliers, (n_samples,)."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def explain(self, X):
+        """How much each feature adds to the anomaly score of each row, (n_samples, n_features).
+
+        The score falls by this much, in nats by default, when the feature is marginalised: minus
+        the log-density of its value given all others. Given relative to the mean over training
+        samples, `baseline_`, so that features in other units compare. Members of the committee with
+        rotated columns are left out; ValueError where all are of that kind.
+        """
+        if all(isinstance(view._encoder.scaler, Rotated) for view in self._fitted_views()):
+            raise ValueError("Rotated columns are no features: add a scaler that keeps them apart.")
+        return self._surprises(self._read(X)) - self.baseline_
+
+    def save(self, path):
+        """Write the fitted model to one safetensors file; as `TNClassifier.save`."""
+        check_is_fitted(self, "views_")
+        write(path, *to_state(self))
+
+    def _fitted_views(self):
+        check_is_fitted(self, "views_")
+        return self.views_
+
+    def _read(self, X):
+        check_is_fitted(self, "views_")
+        return read_table(self, X, reset=False)
+
+    def _labels(self, y, table):
+        if self.loss is None or not self._resolved_loss().supervised:
+            return None
+        if y is None:
+            raise ValueError(
+                f"{type(self._resolved_loss()).__name__} learns from labels: give y, 1 for inliers "
+                "and -1 for outliers, or choose another loss."
+            )
+        y = column_or_1d(y)
+        check_consistent_length(table[0], y)
+        if not np.isin(y, (-1, 1)).all():
+            raise ValueError("y must be 1 for inliers and -1 for outliers.")
+        return y.astype(float)
+
+    def _resolved_loss(self):
+        return resolve("loss", self.loss).loss
+
+    def _view_scalers(self):
+        if isinstance(self.scaler, tuple | list):
+            if not self.scaler:
+                raise ValueError("scaler must be one or more scalers, got none.")
+            return list(self.scaler)
+        if self.scaler is not None:
+            return [self.scaler]
+        embedding = resolve("embedding", self.embedding or Legendre(4))
+        parts = getattr(embedding, "embeddings", (embedding,))
+        plain = embedding.columnwise and np.isfinite(embedding.domain).all()
+        if plain and not all(part.discrete for part in parts):
+            return list(_COMMITTEE)
+        return [None]
+
+    def _view(self, scaler, seed):
+        network = self.network
+        network = resolve("network", network) if isinstance(network, str) else network
+        is_born = isinstance(network, _BORN) and not getattr(network, "cyclic", False)
+        is_born &= self.loss is None or isinstance(self._resolved_loss(), NegativeLogLikelihood)
+        given = self.get_params(deep=False) | {"scaler": scaler, "random_state": seed}
+        del given["contamination"]
+        return (BornView if is_born else NormView)(**given)
+
+    def _score(self, table):
+        score = np.mean([view._score(table) for view in self.views_], axis=0)
+        return score - _CONSTANT_CHANGED * self._changed(table).sum(axis=1)
+
+    def _surprises(self, table):
+        # A rotated view has no sites that are features, so that none can be left out there.
+        views = [v for v in self.views_ if not isinstance(v._encoder.scaler, Rotated)]
+        surprises = np.mean([view.surprises(table) for view in views], axis=0)
+        return surprises + _CONSTANT_CHANGED * self._changed(table)
+
+    def _changed(self, table):
+        """Which entries differ from the constant that their column was in fitting."""
+        floats, _ = table
+        slack = 1e-9 * np.maximum(1, np.abs(self.constants_))
+        return np.abs(floats - self.constants_) > slack

@@ -1,0 +1,147 @@
+"""Losses of densities: functions of one squared norm a sample."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from .._checks import check_number
+from .._registry import register
+from ._base import Loss
+from ._norms import QuadraticNorm
+
+
+def _log_weight(amplitude):
+    """log w, (batch,); of the smallest normal number in place of zero or less."""
+    tiny = jnp.finfo(amplitude.value.dtype).tiny
+    return jnp.log(jnp.maximum(amplitude.value, tiny)) + amplitude.log_scale
+
+
+@register("loss")
+@dataclasses.dataclass(frozen=True)
+class NegativeLogLikelihood(Loss):
+    """log n - log w in nats, with w the squared norm of the outputs and n that of the network.
+
+    exp(-loss) is a density where the embedding is orthonormal (Han et al. 2018, eq. 1 and 3).
+    A sample's own loss is -log w, to which training adds log n.
+
+    >>> import jax.numpy as jnp
+    >>> from tn4ml_plus._typing import Amplitude
+    >>> weight = Amplitude(jnp.array([1.0, 3.0]), jnp.array([2, 0]))
+    >>> NegativeLogLikelihood()(weight, jnp.ones(2)).round(3).tolist() # -log 4, -log 3
+    [-1.386..., -1.09...]
+    """
+
+    task: ClassVar[str] = "density"
+    normalized: ClassVar[bool] = True
+
+    def per_sample(self, amplitude, target):
+        del target
+        return -_log_weight(amplitude)
+
+
+@register("loss")
+@dataclasses.dataclass(frozen=True)
+class LogQuadratic(Loss):
+    """(log w - target)^2, with w the squared norm of the outputs: pulls all samples to one norm.
+
+    target: finite, the wanted log w. Together with a penalty on the norm of the network, which
+    keeps it from giving everything that norm, it detects anomalies (Wang et al. 2020,
+    arXiv:2006.02516): ``LogQuadratic() + 0.3 * ReluLogNorm()``.
+
+    >>> import jax.numpy as jnp
+    >>> from tn4ml_plus._typing import Amplitude
+    >>> weight = Amplitude(jnp.array([jnp.e, 1.0]), jnp.array([0, 0]))
+    >>> LogQuadratic()(weight, jnp.ones(2)).tolist()
+    [0.0, 1.0]
+    """
+
+    task: ClassVar[str] = "density"
+    target: float = 1.0
+
+    def __post_init__(self):
+        check_number("target", self.target)
+
+    def per_sample(self, amplitude, target):
+        del target
+        return jnp.square(_log_weight(amplitude) - self.target)
+
+
+@register("loss")
+@dataclasses.dataclass(frozen=True)
+class Quadratic(Loss):
+    """(w - 1)^2 up to w = e^20 and its tangent in log w beyond; w: squared norm of the outputs.
+
+    >>> import jax.numpy as jnp
+    >>> from tn4ml_plus._typing import Amplitude
+    >>> weight = Amplitude(jnp.array([1.5, 1.0]), jnp.array([1, -1]))
+    >>> Quadratic()(weight, jnp.ones(2)).round(4).tolist()
+    [4.0, 0.25]
+    """
+
+    task: ClassVar[str] = "density"
+
+    def per_sample(self, amplitude, target):
+        del target
+        return QuadraticNorm()(_log_weight(amplitude))
+
+
+@register("loss")
+@dataclasses.dataclass(frozen=True)
+class SemiSupervisedLogQuadratic(Loss):
+    """`LogQuadratic` q for inliers and 1 / (q + epsilon) for outliers: a few labels push away.
+
+    w: squared norm of the outputs; target: finite, the wanted log w of inliers; epsilon > 0 bounds
+    the loss of an outlier by 1 / epsilon. It replaces tn4ml's semi-supervised loss, which is the
+    square of this; the inverse for outliers is that of Ruff et al. 2020 (Deep SAD).
+
+    >>> import jax.numpy as jnp
+    >>> from tn4ml_plus._typing import Amplitude
+    >>> weight = Amplitude(jnp.ones(2), jnp.zeros(2, int))
+    >>> loss = SemiSupervisedLogQuadratic(target=2.0)
+    >>> loss(weight, jnp.array([1, -1])).round(4).tolist()
+    [4.0, 0.249...]
+    """
+
+    task: ClassVar[str] = "density"
+    supervised: ClassVar[bool] = True
+    target: float = 1.0
+    epsilon: float = 1e-2
+
+    def __post_init__(self):
+        check_number("target", self.target)
+        check_number("epsilon", self.epsilon, above=0)
+
+    def per_sample(self, amplitude, target):
+        q = jnp.square(_log_weight(amplitude) - self.target)
+        return jnp.where(target > 0, q, 1 / (q + self.epsilon))
+
+
+@register("loss")
+@dataclasses.dataclass(frozen=True)
+class SemiSupervisedLogistic(Loss):
+    """log(1 + exp(-t (log w - threshold))) in nats: inliers (t = 1) above, outliers (-1) below it.
+
+    The likelihood that a sample is no background, w : e^threshold the odds (noise-contrastive
+    estimation, Gutmann & Hyvarinen 2010), with w the squared norm of the outputs. It
+    replaces tn4ml's semi-supervised likelihood. Add a penalty on the norm of the network.
+
+    >>> import jax.numpy as jnp
+    >>> from tn4ml_plus._typing import Amplitude
+    >>> weight = Amplitude(jnp.array([1.5, 1.5]), jnp.array([1, 1]))
+    >>> loss = SemiSupervisedLogistic()(weight, jnp.array([1, -1])) # -log 3/4, -log 1/4
+    >>> loss.round(4).tolist()
+    [0.287..., 1.386...]
+    """
+
+    task: ClassVar[str] = "density"
+    supervised: ClassVar[bool] = True
+    threshold: float = 0.0
+
+    def __post_init__(self):
+        check_number("threshold", self.threshold)
+
+    def per_sample(self, amplitude, target):
+        margin = _log_weight(amplitude) - self.threshold
+        return jax.nn.softplus(jnp.where(target > 0, -margin, margin))
