@@ -15,12 +15,12 @@ from ..embeddings import Legendre
 from ..io import write
 from ..losses import NegativeLogLikelihood
 from ..networks import MPS, TTN, MPSSpec, TTNSpec
-from ._base import read_weight
 from ._born import DensityEstimator, TNBornMachine
 from ._columns import read_table, rows
 from ._parameters import NestedParameters
 from ._scalers import Differentiable, GaussianCDF, LogisticCDF, Rotated
 from ._state import to_state
+from ._tables import read_weight
 
 # What a column that was constant in fitting costs where it is not, in nats.
 _CONSTANT_CHANGED = 10.0

@@ -1,4 +1,4 @@
-"""What all estimators share: tables to embedded samples, networks, training, prediction."""
+"""What estimators with trained networks share: options, start, training, prediction."""
 
 import dataclasses
 from functools import partial
@@ -10,46 +10,35 @@ import optax
 import quimb.tensor as qtn
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from .._checks import check_int, function_tuple
 from .._errors import NotFiniteError
 from .._registry import names, resolve
 from ..contraction import calibrate, pack, unpack
-from ..embeddings import Legendre
 from ..initializers import Noiseless, least_squares_weights
 from ..io import write
 from ..losses import CallableLoss, Loss, Objective, OptaxLoss
 from ..networks import NetworkSpec, from_quimb
-from ..training import EarlyStopping, Gradient, Problem, Samples, bucket, outputs
+from ..training import EarlyStopping, Gradient, Problem, Samples, outputs
 from ._columns import ColumnEncoder, read_table
-from ._parameters import NestedParameters
-from ._scalers import Passthrough
 from ._state import to_state
+from ._tables import BLOCK, TableEstimator, padded_length
 
 # Rows that the least-squares start and the calibration look at.
 _START_ROWS = 4096
-_BLOCK = 1024
 
 # Parameters that training on from earlier networks cannot change.
 _FIXED = ("bond_dim", "n_members", "embedding", "network", "scaler")
 
 
-class TensorNetworkEstimator(NestedParameters):
+class TensorNetworkEstimator(TableEstimator):
     """Base of the estimators: `__init__` stores, `_fit` and `_predict` do the work."""
 
     #: The trainer that "gradient" stands for here.
     _default_trainer = Gradient()
-    #: The scaler of columns that are scaled one by one.
-    _default_scaler = "quantile_sigmoid"
     #: Standard deviation of the outputs before training.
     _output_std = 0.1
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.non_deterministic = False
-        return tags
 
     @property
     def network_(self):
@@ -81,39 +70,16 @@ class TensorNetworkEstimator(NestedParameters):
             if not isinstance(getattr(self, name), bool | int | np.bool_):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}.")
         function_tuple("callbacks", () if self.callbacks is None else self.callbacks)
-        embedding = self.embedding
-        if embedding is None:
-            embedding = self._default_embedding(n_samples, n_features)
-        embedding = resolve("embedding", embedding)
-        scaler = self.scaler
-        unbounded = not np.isfinite(embedding.domain).all()
-        if scaler is None and unbounded:
-            scaler = "passthrough"
-        elif scaler is None:
-            scaler = self._default_scaler if embedding.columnwise else "common_min_max"
-        scaler = resolve("scaler", scaler)
-        if unbounded and not isinstance(scaler, Passthrough):
-            raise ValueError(
-                f"{type(embedding).__name__} has no finite domain that {type(scaler).__name__} "
-                "could scale to: leave scaler=None."
-            )
         network = self.network
         if not isinstance(network, qtn.TensorNetwork):
             network = resolve("network", network)
         return (
-            embedding,
-            scaler,
+            *self._resolve_columns(n_samples, n_features),
             network,
             resolve("initializer", self.initializer),
             self._resolve_objective(),
             self._resolve_trainer(),
         )
-
-    def _default_embedding(self, n_samples, n_features):
-        """Legendre polynomials of the degree that the amount of data supports."""
-        if n_samples < 500 or n_features > 10:
-            return Legendre(2)
-        return Legendre(7 if n_features <= 5 else 4)
 
     def _structure(self, structure):
         """What is trained: the structure of a packed network, or one that wraps it."""
@@ -173,7 +139,6 @@ class TensorNetworkEstimator(NestedParameters):
             self.n_iter_ = 0
         U = self._transform(table)
         self._loss = objective.loss
-        self._check_missing(U)
         fitting, validation = self._split(trainer, target, rng)
         if not hasattr(self, "networks_"):
             self._start(U[fitting], weight[fitting], network, initializer, n_outputs, bias, rng)
@@ -330,13 +295,8 @@ class TensorNetworkEstimator(NestedParameters):
         """Weights w of each site by which vectors phi are divided, as phi / (w . phi), or None."""
         return weights
 
-    def _neutral_of(self, phi, missing, weight):
-        """What stands for a missing feature: each site's weighted mean vector where present."""
-        present = present_weight(phi, missing, weight)
-        return np.einsum("bi,bis->is", present / present.sum(axis=0), phi)
-
     def _samples(self, U, target, weight):
-        length = _padded_length(len(U))
+        length = padded_length(len(U))
         padding = [(0, length - len(U))]
         return Samples(
             self._embed(U),
@@ -344,28 +304,7 @@ class TensorNetworkEstimator(NestedParameters):
             jnp.asarray(np.pad(weight, padding), float),
         )
 
-    # Embedding and prediction -------------------------------------------------------------------
-
-    def _transform(self, table):
-        return self._encoder.transform(*table, getattr(self, "feature_names_in_", None))
-
-    def _check_missing(self, U):
-        if np.isnan(U).any() and self.embedding_.site_features > 1:
-            raise ValueError(
-                f"Input X contains NaN, and {type(self.embedding_).__name__} sees several features "
-                "at a site, so that none of them can be left out: impute them first."
-            )
-
-    def _embed(self, U):
-        """Embedded rows on the device, (padded length, nsites, phys_dim)."""
-        # An unbounded domain has its middle at 0.
-        middle = np.clip(self.embedding_.domains(U.shape[1]), -1e6, 1e6).mean(axis=1)
-        padded = np.tile(middle, (_padded_length(len(U)), 1))
-        padded[: len(U)] = U
-        dtype = jnp.zeros(()).dtype
-        arrays = (self._divisors, self._neutral)
-        arrays = [None if a is None else a.astype(dtype) for a in arrays]
-        return _embed(self.embedding_, padded.astype(dtype), middle.astype(dtype), *arrays)
+    # Prediction ---------------------------------------------------------------------------------
 
     def _predict(self, X, function, *arguments):
         """function(*arguments, amplitude) of every member on the rows of X, as float64 arrays.
@@ -374,12 +313,11 @@ class TensorNetworkEstimator(NestedParameters):
         """
         check_is_fitted(self, "networks_")
         U = self._transform(read_table(self, X, reset=False))
-        self._check_missing(U)
         return self._evaluate(self._embed(U), len(U), function, *arguments)
 
     def _evaluate(self, phi, n_samples, function, *arguments):
         """function(*arguments, amplitude) of every member on embedded rows, as float64 arrays."""
-        block = min(_BLOCK, len(phi))
+        block = min(BLOCK, len(phi))
         packs = [(p, self._structure(s)) for p, s in map(pack, self.networks_)]
         if len({structure.padded() for _, structure in packs}) == 1:
             groups = [(_stacked(p for p, _ in packs), packs[0][1].padded(), self._orders())]
@@ -413,40 +351,6 @@ def _stacked(trees):
         return jnp.asarray(np.stack(padded))
 
     return jax.tree.map(stack, *trees)
-
-
-def read_weight(sample_weight, X):
-    """Validated sample weights, (n_samples,); ValueError if negative or all zero."""
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-    if not (weight > 0).any():
-        raise ValueError("All sample weights are zero: at least one must be positive.")
-    return weight
-
-
-def _padded_length(n_samples):
-    """Bucketed number of rows, a multiple of the prediction block where it is larger."""
-    length = bucket(n_samples)
-    return length if length <= _BLOCK else -(-length // _BLOCK) * _BLOCK
-
-
-@partial(jax.jit, static_argnums=0)
-def _embed(embedding, U, middle, divisors, neutral):
-    missing = jnp.isnan(U)
-    phi = embedding.embed(jnp.where(missing, middle, U))
-    if divisors is not None:
-        # A positive scalar a sample and site; the floor keeps it so where w . phi would vanish.
-        phi = phi / jnp.maximum(jnp.einsum("bis,is->bi", phi, divisors), 0.1)[..., None]
-    if neutral is not None and embedding.site_features == 1:
-        phi = jnp.where(missing[..., None], neutral, phi)
-    return phi
-
-
-def present_weight(phi, missing, weight):
-    """Weight of every row at every site, zero where it is missing (but not in all rows)."""
-    if missing.shape[1] != phi.shape[1]:
-        missing = np.zeros(phi.shape[:2], bool)
-    present = weight[:, None] * ~missing
-    return np.where(present.sum(axis=0) > 0, present, weight[:, None])
 
 
 def _checked(network, phys_dims, n_outputs):

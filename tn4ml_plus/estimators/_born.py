@@ -12,10 +12,11 @@ from ..contraction import BornDensity, SquaredNorm, as_tree
 from ..embeddings import Legendre
 from ..losses import NegativeLogLikelihood
 from ..training import Gradient
-from ._base import TensorNetworkEstimator, present_weight, read_weight
-from ._columns import read_table, rows
+from ._base import TensorNetworkEstimator
+from ._columns import is_missing, read_table, rows
 from ._scalers import Bijection
 from ._sites import Site, orthonormal
+from ._tables import present_weight, read_weight
 
 
 class DensityEstimator(TensorNetworkEstimator):
@@ -81,6 +82,12 @@ class DensityEstimator(TensorNetworkEstimator):
             raise ValueError(
                 f"{type(self).__name__} cannot carry densities over to raw columns with "
                 f"{type(scaler).__name__}: take {names}."
+            )
+        # Single columns are drawn, and left out, at sites of their own.
+        if kind is Bijection and not (embedding.columnwise and embedding.site_features == 1):
+            raise ValueError(
+                f"{type(self).__name__} takes embeddings of single features, with a domain to "
+                f"integrate over; {embedding!r} is none: leave embedding=None."
             )
         return orthonormal(embedding), scaler, *others
 
@@ -319,7 +326,7 @@ class TNBornMachine(DensityMixin, DensityEstimator):
         return np.stack([d.log_density(*self._vectors(U, order)) for d, order in pairs])
 
     def _score(self, table):
-        U = super()._transform(table)
+        U = self._encoder.transform(*table, getattr(self, "feature_names_in_", None))
         unseen = self._unseen(U)
         U[unseen] = np.nan
         log = logsumexp(self._log_densities(U), axis=0) - np.log(len(self.networks_))
@@ -355,7 +362,7 @@ class TNBornMachine(DensityMixin, DensityEstimator):
                 known = ~np.isnan(floats[:, j])
                 out[known, j] = floats[known, j]
             else:
-                known = np.array([v is not None and v == v for v in values], bool)
+                known = np.array([not is_missing(value) for value in values], bool)
                 out[known, j] = values[known]
         return out
 

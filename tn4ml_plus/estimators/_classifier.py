@@ -9,8 +9,9 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from .._registry import register
 from ..losses import CrossEntropy
 from ..training import Gradient
-from ._base import TensorNetworkEstimator, read_weight
+from ._base import TensorNetworkEstimator
 from ._columns import read_table, rows
+from ._tables import read_weight
 
 
 @register("estimator")

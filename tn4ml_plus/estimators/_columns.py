@@ -82,15 +82,15 @@ def _read_column(name, column):
         categorical = kind in "OU"
         values = column.to_numpy(dtype=object) if categorical else None
         if categorical and str(dtype) == "object":
-            present = [v for v in values if not _missing(v)]
+            present = [v for v in values if not is_missing(v)]
             if present and all(isinstance(v, numbers.Real) for v in present):
-                return np.array([np.nan if _missing(v) else v for v in values], float), False
+                return np.array([np.nan if is_missing(v) else v for v in values], float), False
     if values is None:
         raise ValueError(
             f"Column {name!r} has dtype {dtype}, which is neither numeric nor categorical: convert "
             "it to numbers, or to strings or categories."
         )
-    strange = [v for v in values if not (_missing(v) or isinstance(v, str | numbers.Real))]
+    strange = [v for v in values if not (is_missing(v) or isinstance(v, str | numbers.Real))]
     if strange:
         raise ValueError(
             f"Column {name!r} holds a {type(strange[0]).__name__}: categories must be strings, "
@@ -99,7 +99,8 @@ def _read_column(name, column):
     return values, True
 
 
-def _missing(value):
+def is_missing(value):
+    """Whether an entry of a categorical column is None, NaN or pandas' NA."""
     # pandas' NA first: comparing it with itself gives no boolean.
     return value is None or str(value) == "<NA>" or value != value
 
@@ -166,7 +167,7 @@ class ColumnEncoder:
             if (values is None) == (level is None):
                 continue
             # A column without any entry is of either kind.
-            if not (np.isnan(floats[:, j]).all() if values is None else all(map(_missing, values))):
+            if not (np.isnan(floats[:, j]).all() if values is None else all(map(is_missing, values))):
                 expected, found = ("numbers", "categories")[:: 1 if level is None else -1]
                 name = j if names is None else repr(names[j])
                 raise ValueError(
@@ -186,7 +187,7 @@ class ColumnEncoder:
         for j in np.flatnonzero(~numeric):
             codes = {level: code for code, level in enumerate(self.levels[j])}
             values = floats[:, j] if raw[j] is None else raw[j]
-            out[:, j] = [np.nan if _missing(v) else codes.get(_key(v), -1) for v in values]
+            out[:, j] = [np.nan if is_missing(v) else codes.get(_key(v), -1) for v in values]
         return out
 
     def inverse(self, U):
@@ -250,6 +251,6 @@ def _levels(values, weight):
     """The most frequent categories first, at most MAX_LEVELS; ties in order of their text."""
     counts = {}
     for value, w in zip(values, weight, strict=True):
-        if not _missing(value):
+        if not is_missing(value):
             counts[_key(value)] = counts.get(_key(value), 0) + w
     return sorted(counts, key=lambda v: (-counts[v], str(v)))[:MAX_LEVELS]

@@ -34,12 +34,12 @@ class NestedParameters(BaseEstimator):
 
     def __sklearn_clone__(self):
         # scikit-learn would take quimb's `get_params`, which is about arrays, for its own.
-        bare = copy.copy(self)
-        if isinstance(self.network, qtn.TensorNetwork):
+        bare, network = copy.copy(self), getattr(self, "network", None)
+        if isinstance(network, qtn.TensorNetwork):
             bare.network = "mps"
         clone = super(NestedParameters, bare).__sklearn_clone__()
-        if isinstance(self.network, qtn.TensorNetwork):
-            clone.network = self.network.copy()
+        if isinstance(network, qtn.TensorNetwork):
+            clone.network = network.copy()
         return clone
 
 

@@ -9,8 +9,9 @@ from .._registry import register
 from .._typing import Amplitude
 from ..losses import SquaredError
 from ..training import Gradient
-from ._base import TensorNetworkEstimator, read_weight
+from ._base import TensorNetworkEstimator
 from ._columns import read_table, rows
+from ._tables import read_weight
 
 
 @register("estimator")

@@ -176,10 +176,8 @@ class _Cumulative(Bijection):
         check_number("scale", self.scale, above=0)
 
     def fit(self, X, weight):
-        """State: mean and deviation (n_columns,), a deviation of 0 replaced by 1."""
-        state = _moments(X, weight)
-        state["deviation"] = np.where(state["deviation"] > 0, state["deviation"], 1.0)
-        return state
+        """State: mean and deviation (n_columns,), that of a constant column replaced by 1."""
+        return _standardization(X, weight)
 
     def _standardized(self, X, state):
         return (X - state["mean"]) / (state["deviation"] * self.scale)
@@ -271,8 +269,7 @@ class Rotated(Differentiable):
 
     def fit(self, X, weight):
         """State: mean, deviation, components (n_columns, n_columns), and the other scaler's."""
-        state = _moments(X, weight)
-        state["deviation"] = np.where(state["deviation"] > 0, state["deviation"], 1.0)
+        state = _standardization(X, weight)
         z = self._standardized(X, state)
         variances, axes = np.linalg.eigh((z.T * weight) @ z / weight.sum())
         # The sign of an axis is arbitrary: its largest entry is made positive.
@@ -311,6 +308,14 @@ def _moments(X, weight):
     mean = np.sum(np.where(seen > 0, X, 0) * seen, axis=0) / total
     variance = np.sum(np.where(seen > 0, X - mean, 0) ** 2 * seen, axis=0) / total
     return {"mean": mean, "deviation": np.sqrt(variance)}
+
+
+def _standardization(X, weight):
+    """The moments with a deviation of 1 where it is zero but for rounding."""
+    state = _moments(X, weight)
+    rounding = len(X) * np.finfo(float).eps * np.abs(state["mean"])
+    state["deviation"] = np.where(state["deviation"] > rounding, state["deviation"], 1.0)
+    return state
 
 
 def _quantiles(column, weight, knots):

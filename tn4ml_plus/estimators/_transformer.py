@@ -6,20 +6,18 @@ import jax
 import numpy as np
 import quimb.tensor as qtn
 from scipy.linalg import eigh
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import TransformerMixin
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from .._checks import check_instance, check_int, check_number
-from .._registry import register, resolve
+from .._registry import register
 from ..contraction._khatri_rao import khatri_rao
 from ..embeddings import SpinCoherent
 from ..io import write
 from ..networks import TTN, Tree
-from ._base import _embed, present_weight, read_weight
 from ._columns import ColumnEncoder, read_table, rows
-from ._parameters import NestedParameters
-from ._scalers import Passthrough
 from ._state import to_state
+from ._tables import TableEstimator, read_weight
 
 # A covariance of this many rows takes 130 MB and its eigenvectors half a minute.
 _WIDEST = 4096
@@ -28,7 +26,7 @@ _LOST = 1e-8
 
 
 @register("estimator")
-class TNTransformer(TransformerMixin, NestedParameters):
+class TNTransformer(TransformerMixin, TableEstimator):
     """Features of growing scale: a tree of isometries, found layer by layer without labels.
 
     Every node joins its children's vectors and keeps the directions in which the joint vectors of
@@ -88,9 +86,6 @@ class TNTransformer(TransformerMixin, NestedParameters):
     ((150, 6), ['site0_0', 'site0_1', 'site0_2', 'site1_0'])
     """
 
-    # The parent's is about a parameter called network.
-    __sklearn_clone__ = BaseEstimator.__sklearn_clone__
-
     def __init__(
         self, max_bond=16, *, cutoff=1e-3, n_layers=None, tree=None, embedding=None, scaler=None
     ):
@@ -101,11 +96,6 @@ class TNTransformer(TransformerMixin, NestedParameters):
         self.embedding = embedding
         self.scaler = scaler
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        return tags
-
     def fit(self, X, y=None, sample_weight=None):
         """Find the isometries for X (n_samples, n_features); y is ignored; returns self."""
         del y
@@ -115,16 +105,15 @@ class TNTransformer(TransformerMixin, NestedParameters):
         table = read_table(self, X, reset=True)
         weight = read_weight(sample_weight, table[0])
         table, weight = rows(table, weight > 0), weight[weight > 0]
-        self._encoder = ColumnEncoder.fit(*table, weight, *self._resolve())
+        self._encoder = ColumnEncoder.fit(*table, weight, *self._resolve_columns(*table[0].shape))
         self.embedding_ = self._encoder.embedding
-        U = self._encode(table)
+        U = self._transform(table)
         self.tree_ = self._resolve_tree(U)
         heights, limit = self.tree_.heights, self.n_layers or len(self.tree_.nodes)
         self.nodes_ = tuple(i for i, height in enumerate(heights) if height <= limit)
         self._neutral = None
         phi = self._embed(U)
-        present = present_weight(phi, np.isnan(U), weight)
-        self._neutral = np.einsum("bi,bis->is", present / present.sum(axis=0), phi)
+        self._neutral = self._neutral_of(phi, np.isnan(U), weight)
         isometries, discarded = [], []
 
         def find(sizes, product):
@@ -146,7 +135,7 @@ class TNTransformer(TransformerMixin, NestedParameters):
         """Unit vectors of the remaining sites side by side, (n_samples, sites * phys_dim_)."""
         check_is_fitted(self)
         isometries = (array.reshape(-1, array.shape[-1]) for array in self.isometries_)
-        U = self._encode(read_table(self, X, reset=False))
+        U = self._transform(read_table(self, X, reset=False))
         vectors, _ = self._coarse_grain(U, lambda *_: next(isometries))
         out = np.zeros((len(U), len(self.sites_), self.phys_dim_))
         for r, site in enumerate(self.sites_):
@@ -239,22 +228,9 @@ class TNTransformer(TransformerMixin, NestedParameters):
         check_is_fitted(self)
         write(path, *to_state(self))
 
-    def _resolve(self):
-        """The embedding and the scaler, from what may be strings."""
-        embedding = SpinCoherent() if self.embedding is None else self.embedding
-        embedding = resolve("embedding", embedding)
-        scaler, unbounded = self.scaler, not np.isfinite(embedding.domain).all()
-        if scaler is None and unbounded:
-            scaler = "passthrough"
-        elif scaler is None:
-            scaler = "quantile_sigmoid" if embedding.columnwise else "common_min_max"
-        scaler = resolve("scaler", scaler)
-        if unbounded and not isinstance(scaler, Passthrough):
-            raise ValueError(
-                f"{type(embedding).__name__} has no finite domain that {type(scaler).__name__} "
-                "could scale to: leave scaler=None."
-            )
-        return embedding, scaler
+    def _default_embedding(self, n_samples, n_features):
+        del n_samples, n_features
+        return SpinCoherent()
 
     def _resolve_tree(self, U):
         nsites = self.embedding_.nsites(U.shape[1])
@@ -269,20 +245,10 @@ class TNTransformer(TransformerMixin, NestedParameters):
             raise ValueError(f"The tree has {tree.nsites} leaves, but there are {nsites} sites.")
         return tree
 
-    def _encode(self, table):
-        U = self._encoder.transform(*table, getattr(self, "feature_names_in_", None))
-        if np.isnan(U).any() and self.embedding_.site_features > 1:
-            raise ValueError(
-                f"Input X contains NaN, and {type(self.embedding_).__name__} sees several features "
-                "at a site, so that none of them can be left out: impute them first."
-            )
-        return U
-
     def _embed(self, U):
         """Embedded rows (n_samples, nsites, phys_dim), float64."""
-        middle = np.clip(self.embedding_.domains(U.shape[1]), -1e6, 1e6).mean(axis=1)
         with jax.enable_x64(True):
-            return np.asarray(_embed(self.embedding_, U, middle, None, self._neutral))
+            return np.asarray(super()._embed(U))[: len(U)]
 
     def _coarse_grain(self, U, isometry):
         """Unit vectors (size, n_samples) of the sites that remain, by number; logs of their norms.

@@ -1,0 +1,120 @@
+"""From tables to embedded samples: what all estimators share, trained by gradients or not."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.utils.validation import _check_sample_weight
+
+from .._registry import resolve
+from ..embeddings import Legendre
+from ..training import bucket
+from ._parameters import NestedParameters
+from ._scalers import Passthrough
+
+# Rows that are evaluated at a time.
+BLOCK = 1024
+
+
+class TableEstimator(NestedParameters):
+    """Base of what learns from tables: resolves embedding and scaler, encodes and embeds rows."""
+
+    #: The scaler of columns that are scaled one by one.
+    _default_scaler = "quantile_sigmoid"
+    #: Weights (nsites, phys_dim) w by which vectors phi are divided, as phi / (w . phi).
+    _divisors = None
+    #: What stands for a missing feature, (nsites, phys_dim).
+    _neutral = None
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.non_deterministic = False
+        return tags
+
+    def _default_embedding(self, n_samples, n_features):
+        """Legendre polynomials of the degree that the amount of data supports."""
+        if n_samples < 500 or n_features > 10:
+            return Legendre(2)
+        return Legendre(7 if n_features <= 5 else 4)
+
+    def _resolve_columns(self, n_samples, n_features):
+        """Embedding and scaler, from what may be strings."""
+        embedding = self.embedding
+        if embedding is None:
+            embedding = self._default_embedding(n_samples, n_features)
+        embedding = resolve("embedding", embedding)
+        scaler = self.scaler
+        unbounded = not np.isfinite(embedding.domain).all()
+        if scaler is None and unbounded:
+            scaler = "passthrough"
+        elif scaler is None:
+            scaler = self._default_scaler if embedding.columnwise else "common_min_max"
+        scaler = resolve("scaler", scaler)
+        if unbounded and not isinstance(scaler, Passthrough):
+            raise ValueError(
+                f"{type(embedding).__name__} has no finite domain that {type(scaler).__name__} "
+                "could scale to: leave scaler=None."
+            )
+        return embedding, scaler
+
+    def _transform(self, table):
+        """Numbers in the embedding's domain, NaN where missing, from what `read_table` gives."""
+        U = self._encoder.transform(*table, getattr(self, "feature_names_in_", None))
+        if np.isnan(U).any() and self.embedding_.site_features > 1:
+            raise ValueError(
+                f"Input X contains NaN, and {type(self.embedding_).__name__} sees several features "
+                "at a site, so that none of them can be left out: impute them first."
+            )
+        return U
+
+    def _neutral_of(self, phi, missing, weight):
+        """What stands for a missing feature: each site's weighted mean vector where present."""
+        present = present_weight(phi, missing, weight)
+        return np.einsum("bi,bis->is", present / present.sum(axis=0), phi)
+
+    def _embed(self, U):
+        """Embedded rows on the device, (padded length, nsites, phys_dim)."""
+        # An unbounded domain has its middle at 0.
+        middle = np.clip(self.embedding_.domains(U.shape[1]), -1e6, 1e6).mean(axis=1)
+        padded = np.tile(middle, (padded_length(len(U)), 1))
+        padded[: len(U)] = U
+        dtype = jnp.zeros(()).dtype
+        arrays = (self._divisors, self._neutral)
+        arrays = [None if a is None else a.astype(dtype) for a in arrays]
+        return _embed(self.embedding_, padded.astype(dtype), middle.astype(dtype), *arrays)
+
+
+def read_weight(sample_weight, X):
+    """Validated sample weights, (n_samples,); ValueError if negative or all zero."""
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    if not (weight > 0).any():
+        raise ValueError("All sample weights are zero: at least one must be positive.")
+    return weight
+
+
+def padded_length(n_samples):
+    """Bucketed number of rows, a multiple of the prediction block where it is larger."""
+    length = bucket(n_samples)
+    return length if length <= BLOCK else -(-length // BLOCK) * BLOCK
+
+
+@partial(jax.jit, static_argnums=0)
+def _embed(embedding, U, middle, divisors, neutral):
+    missing = jnp.isnan(U)
+    phi = embedding.embed(jnp.where(missing, middle, U))
+    if divisors is not None:
+        # A positive scalar a sample and site; the floor keeps it so where w . phi would vanish.
+        phi = phi / jnp.maximum(jnp.einsum("bis,is->bi", phi, divisors), 0.1)[..., None]
+    if neutral is not None and embedding.site_features == 1:
+        phi = jnp.where(missing[..., None], neutral, phi)
+    return phi
+
+
+def present_weight(phi, missing, weight):
+    """Weight of every row at every site, zero where it is missing (but not in all rows)."""
+    if missing.shape[1] != phi.shape[1]:
+        missing = np.zeros(phi.shape[:2], bool)
+    present = weight[:, None] * ~missing
+    return np.where(present.sum(axis=0) > 0, present, weight[:, None])
