@@ -1,4 +1,4 @@
-"""Every embedding x every initializer x every kind of chain, and trees."""
+"""Every embedding x every initializer x every topology."""
 
 import functools
 import itertools
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quimb.tensor as qtn
 
 from tn4ml_plus._registry import lookup, names
 from tn4ml_plus.contraction import calibrate, contract, pack, unpack
@@ -28,7 +29,7 @@ from tn4ml_plus.embeddings import (
     UnitNorm,
 )
 from tn4ml_plus.initializers import least_squares_weights
-from tn4ml_plus.networks import MPS, TTN
+from tn4ml_plus.networks import MPS, MERASpec, MPOSpec, SMPOSpec, TTNSpec
 
 # All are zero-padded to this phys_dim, so that chains of one kind share their compiled code.
 WIDEST = 5
@@ -231,28 +232,85 @@ def test_long_chains_are_finite_in_single_precision(name, initializer, geometry)
     assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("n_outputs", [None, 2])
+def class_of(spec, n_outputs):
+    """How a spec makes a network of the other topologies, whose sites need no padding by hand."""
+    return lambda nsites, **options: spec.random(nsites, n_outputs=n_outputs, **options)
+
+
+TOPOLOGIES = {
+    f"{name}, {'amplitude' if n_outputs is None else 'outputs'}": class_of(spec, n_outputs)
+    for name, spec in {
+        "ttn": TTNSpec(),
+        "mera": MERASpec(),
+        "mera, cyclic": MERASpec(cyclic=True),
+        "mpo": MPOSpec(),
+        "smpo": SMPOSpec(spacing=2),
+        "smpo, cyclic": SMPOSpec(spacing=2, cyclic=True),
+        "smpo, one output": SMPOSpec(output_sites=(1,)),
+    }.items()
+    for n_outputs in (None, 2)
+}
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def evaluate(packed, structure, phi):
+    """Plain outputs."""
+    return contract(packed, structure, phi).dense()
+
+
+def whole(network):
+    """Dense array of a network, inputs first."""
+    inputs = [f"k{i}" for i in range(SITES)]
+    return network.contract(output_inds=[*inputs, *network.output_inds]).data
+
+
+def test_no_topology_is_left_out():
+    made = {name.split(",")[0] for name in TOPOLOGIES} | {"mps"}
+    assert made == set(names("network"))
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
 @pytest.mark.parametrize("initializer", INITIALIZERS)
 @pytest.mark.parametrize("name", EMBEDDINGS)
-def test_trees_equal_a_dense_contraction(name, initializer, n_outputs):
+def test_other_topologies_equal_a_dense_contraction(name, initializer, topology):
     with jax.enable_x64(True):
         options, phi = started(name, initializer, SITES, batch=5)
-        ttn = TTN.random(SITES, bond_dim=3, n_outputs=n_outputs, **options)
-        packed, structure = pack(ttn)
-        outputs = np.asarray(contract(packed, structure, phi).dense())
-        whole = ttn.contract(output_inds=[*(f"k{i}" for i in range(SITES)), *ttn.output_inds]).data
-        vectors = [phi[:, i, :d] for i, d in enumerate(whole.shape[:SITES])]
-        expected = np.einsum("abcd...,za,zb,zc,zd->z...", whole, *vectors)
+        network = TOPOLOGIES[topology](SITES, bond_dim=3, **options)
+        packed, structure = pack(network)
+        outputs = np.asarray(evaluate(packed, structure.padded(), phi))
+        dense = whole(network)
+        vectors = [phi[:, i, :d] for i, d in enumerate(dense.shape[:SITES])]
+        expected = np.einsum("abcd...,za,zb,zc,zd->z...", dense, *vectors, optimize="greedy")
         np.testing.assert_allclose(
             outputs, expected, rtol=1e-9, atol=1e-12 * np.abs(expected).max()
         )
+        again = unpack(packed, structure)
+        assert type(again) is type(network)
+        np.testing.assert_array_equal(whole(again), dense)
 
 
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_networks_survive_what_quimb_does_with_them(topology):
+    options, _ = started("legendre", INITIALIZERS[0], SITES, batch=5)
+    network = TOPOLOGIES[topology](SITES, bond_dim=3, **options)
+    plain = network.copy().view_as(qtn.TensorNetwork)
+    assert type(plain) is qtn.TensorNetwork
+    for again in (network.copy(), plain.view_like(network), unpack(*pack(network.copy()))):
+        assert type(again) is type(network)
+        assert again.output_inds == network.output_inds
+        np.testing.assert_array_equal(whole(again), whole(network))
+
+
+# A MERA of this size does not fit: its cost grows with the number of sites.
+LONG_TOPOLOGIES = [name for name in TOPOLOGIES if "outputs" in name and "mera" not in name]
+
+
+@pytest.mark.parametrize("topology", LONG_TOPOLOGIES)
 @pytest.mark.parametrize("initializer", INITIALIZERS)
 @pytest.mark.parametrize("name", ["legendre", "trigonometric", "patches", "per_feature"])
-def test_large_trees_are_finite_in_single_precision(name, initializer):
+def test_long_networks_are_finite_in_single_precision(name, initializer, topology):
     options, phi = started(name, initializer, LONG, batch=3)
-    packed, structure = pack(TTN.random(LONG, bond_dim=4, n_outputs=2, **options))
+    packed, structure = pack(TOPOLOGIES[topology](LONG, bond_dim=4, **options))
     packed = calibrate(packed, structure.padded(), phi.astype(np.float32), std=0.1)
     amplitude, gradient = mean_value(packed, structure.padded(), phi.astype(np.float32))
     assert_finite((amplitude, gradient))
