@@ -42,7 +42,7 @@ def tree(seed):
 
 
 def mpo(seed):
-    return qtn.MPO_rand(4, 3, seed=seed)
+    return qtn.TensorNetwork(qtn.MPO_rand(4, 3, seed=seed))
 
 
 def mera(seed):
@@ -100,8 +100,8 @@ def dense(network, arrays, phi):
     """(batch, *outputs)."""
     x = whole(network, arrays)
     x = jnp.broadcast_to(x, (len(phi), *x.shape))
-    for i, dim in enumerate(network.phys_dims):
-        x = jnp.einsum("bi...,bi->b...", x, phi[:, i, :dim])
+    for i in range(network.nsites):
+        x = jnp.einsum("bi...,bi->b...", x, phi[:, i])
     return x
 
 
@@ -234,14 +234,27 @@ def test_complex_arrays_are_refused():
         pack(qtn.PEPS.rand(1, 2, 2, dtype=complex, site_ind_id="k{1}").view_as(qtn.TensorNetwork))
 
 
-def test_calibration_scales_every_tensor_alike():
+@pytest.mark.parametrize("std", [1e-3, 1e-9])
+def test_calibration_scales_the_outputs_first_and_then_every_tensor_alike(std):
     packed, structure = pack(peps(seed=0))
+    packed = calibrate(packed, structure, embedded(structure, 6))
+    phi = embedded(structure, 6)
+    scaled = calibrate(packed, structure, phi, std=std)
+    outputs = np.asarray(contract(scaled, structure, phi).dense(), float)
+    assert np.sqrt(np.mean(outputs**2)) == pytest.approx(std, rel=1e-3)
+    ratios = np.array([b.ravel()[0] / a.ravel()[0] for a, b in zip(packed, scaled)])
+    at_outputs = max(std, 2.0**-10)
+    alike = (std / at_outputs) ** (1 / len(packed))
+    expected = np.where(structure.has_output, alike * at_outputs, alike)
+    np.testing.assert_allclose(ratios, expected, rtol=1e-3)
+
+
+def test_calibration_scales_every_tensor_alike_where_none_has_the_outputs():
+    packed, structure = pack(tree(seed=0))
     phi = embedded(structure, 6)
     scaled = calibrate(packed, structure, phi, std=1e-3)
-    outputs = np.asarray(contract(scaled, structure, phi).dense(), float)
-    assert np.sqrt(np.mean(outputs**2)) == pytest.approx(1e-3, rel=1e-3)
-    ratios = {float(np.round(b.ravel()[0] / a.ravel()[0], 4)) for a, b in zip(packed, scaled)}
-    assert len(ratios) == 1
+    ratios = np.array([b.ravel()[0] / a.ravel()[0] for a, b in zip(packed, scaled)])
+    np.testing.assert_allclose(ratios, ratios[0], rtol=1e-5)
 
 
 def test_a_bias_is_added_where_the_outputs_are():
@@ -293,25 +306,58 @@ def test_too_large_a_batch_names_one_that_fits(monkeypatch):
     contract(packed, structure, embedded(structure, fitting))
 
 
-def test_too_large_a_network_is_refused_before_anything_is_allocated():
+@pytest.mark.parametrize("bond_dim", [64, 10**60])
+def test_too_large_a_network_is_refused_before_anything_is_allocated(bond_dim):
     nodes = range(16)
     edges = [(i, j) for i in nodes for j in nodes if i < j and (i + j) % 3 == 0]
     network = qtn.TN_from_edges_rand(edges, 1, phys_dim=2, seed=0)
-    packed, structure = pack(from_quimb(network))
-    bond_dim = 64
+    _, structure = pack(from_quimb(network))
     shapes = tuple(
         tuple(bond_dim if isinstance(ind, int) else 2 for ind in inds) for inds in structure.inds
     )
     structure = _generic.dataclasses.replace(structure, shapes=shapes)
-    packed = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
     phi = jax.ShapeDtypeStruct((8, structure.nsites, 2), jnp.float32)
     with pytest.raises(ContractionTooLargeError, match="smaller bond_dim"):
-        contract(packed, structure, phi)
+        contract(None, structure, phi)
     with pytest.raises(ContractionTooLargeError, match="smaller bond_dim"):
-        log_norm_squared(packed, structure)
+        log_norm_squared(None, structure)
 
 
 def test_embedding_of_another_shape_is_refused():
     packed, structure = pack(ring(0))
     with pytest.raises(ValueError, match="embedded samples of shape"):
         contract(packed, structure, jnp.ones((2, structure.nsites, 3)))
+
+
+def test_arrays_are_padded_along_the_inputs():
+    network = from_quimb(hyperindex(0))
+    packed, structure = pack(network)
+    assert structure.phys_dims == (2, 3, 2, 1)
+    padded = structure.padded()
+    assert padded.phys_dims == (3,) * 4
+    assert tuple(array.shape for array in packed) == padded.shapes
+    assert padded.padded() == padded
+    phi = embedded(structure, 3)
+    ours, theirs = (contract(packed, s, phi).dense() for s in (structure, padded))
+    np.testing.assert_array_equal(ours, theirs)
+    assert from_quimb(unpack(packed, padded)).phys_dims == (3,) * 4
+
+
+def test_too_large_a_bond_names_one_that_fits(monkeypatch):
+    def grid(bond_dim):
+        network = qtn.PEPS.rand(4, 4, bond_dim, seed=0)
+        return network.reindex({f"k{i},{j}": f"k{4 * i + j}" for i in range(4) for j in range(4)})
+
+    def plan(bond_dim):
+        packed, structure = pack(grid(bond_dim))
+        phi = jax.ShapeDtypeStruct((4, 16, 2), jnp.float32)
+        return jax.eval_shape(lambda packed, phi: contract(packed, structure, phi), packed, phi)
+
+    monkeypatch.setattr(_generic, "MAX_INTERMEDIATE", 2**10)
+    with pytest.raises(ContractionTooLargeError, match="smaller bond_dim, at most") as error:
+        plan(6)
+    fitting = int(str(error.value).split("smaller bond_dim, at most ")[1].split()[0].strip(".,"))
+    assert 1 < fitting < 6
+    plan(fitting)
+    with pytest.raises(ContractionTooLargeError):
+        plan(fitting + 1)

@@ -1,7 +1,8 @@
 """Networks of any geometry: a pairwise path found once, with the batch as a hyper-index."""
 
 import dataclasses
-from functools import lru_cache
+from bisect import bisect_left
+from functools import lru_cache, partial
 from math import log2, log10, prod
 
 import cotengra
@@ -13,7 +14,8 @@ from jax import lax
 from .._errors import ContractionTooLargeError
 from .._registry import register
 from .._typing import Amplitude, exponent_of, power_of_two
-from ..networks import Network, from_quimb
+from ..networks import MERA, Network, from_quimb
+from ..networks._mera import mera_shapes
 from ._pack import _contract, _log_norm_squared, _unpack, pack, real_dtype
 
 # Elements of the largest intermediate of a contraction: 1 GiB of float32.
@@ -26,9 +28,10 @@ _BATCH = -1
 class GenericStructure:
     """What a packed network of any geometry is besides its arrays, one a tensor.
 
-    inds: those of every tensor, inputs and outputs by name, bonds numbered in order of appearance,
-    so that networks of one geometry have equal structures whatever their bonds are called; shapes,
-    tags, left_inds (None, or the inputs of an isometry): one a tensor.
+    The arrays are zero-padded to the largest phys_dim along the inputs. inds: those of every
+    tensor, inputs and outputs by name, bonds numbered in order of appearance, so that networks of
+    one geometry have equal structures whatever their bonds are called; shapes, tags, left_inds
+    (None, or the inputs of an isometry): one a tensor.
     """
 
     inds: tuple[tuple[int | str, ...], ...]
@@ -68,19 +71,87 @@ class GenericStructure:
         """Largest phys_dim, that of the embedded samples."""
         return max(self.phys_dims)
 
+    @property
+    def has_output(self):
+        """Which tensors carry outputs."""
+        return tuple(not {*inds}.isdisjoint(self.output_inds) for inds in self.inds)
+
     def padded(self):
-        """The structure itself: its arrays are not padded."""
-        return self
+        """The same structure with every site's phys_dim that of the packed arrays."""
+        return self._resized(dict.fromkeys(self.input_inds, self.phys_dim))
+
+    def capped(self, bond_dim):
+        """The same structure with no bond larger than `bond_dim`."""
+        bonds = {ind: n for ind, n in self.dims.items() if isinstance(ind, int)}
+        return self._resized({ind: min(n, bond_dim) for ind, n in bonds.items()})
+
+    def _resized(self, dims):
+        dims = self.dims | dims
+        shapes = tuple(tuple(map(dims.get, inds)) for inds in self.inds)
+        return dataclasses.replace(self, shapes=shapes)
+
+    @property
+    def max_bond(self):
+        """Size of the largest bond, 1 without one."""
+        return max((n for ind, n in self.dims.items() if isinstance(ind, int)), default=1)
+
+    def smaller(self, fits):
+        """Words for the largest networks like this one that fit, a list; fits: of a structure."""
+        bond_dim = _largest(lambda b: fits(self.capped(b)), self.max_bond)
+        return [f"a smaller bond_dim, at most {bond_dim}"] if bond_dim > 1 else []
+
+    def view(self, network):
+        """A quimb network of this structure as the class that was packed."""
+        return from_quimb(network, self.output_inds, self.site_ind_id)
 
     def with_bias(self, packed, bias):
         """`packed` plus the tensors with outputs of another packed network of this structure."""
-        has_output = [bool({*inds} & {*self.output_inds}) for inds in self.inds]
-        return tuple(a + b if out else a for a, b, out in zip(packed, bias, has_output))
+        return tuple(a + b if out else a for a, b, out in zip(packed, bias, self.has_output))
 
     def rescale(self, packed, log_factor):
-        """Multiply the whole network by exp(log_factor), all tensors alike."""
-        factor = np.exp(log_factor / len(packed))
-        return tuple(array * array.dtype.type(factor) for array in packed)
+        """Multiply the whole network by exp(log_factor): outputs first, then all tensors alike."""
+        outputs = sum(self.has_output)
+        limit = 10 * np.log(2) if outputs else 0.0
+        at_outputs = np.clip(log_factor, -limit, limit)
+        logs = np.full(len(packed), (log_factor - at_outputs) / len(packed))
+        logs[list(self.has_output)] += at_outputs / max(outputs, 1)
+        return tuple(a * a.dtype.type(factor) for a, factor in zip(packed, np.exp(logs)))
+
+
+@register("structure", name="mera")
+@dataclasses.dataclass(frozen=True)
+class MERAStructure(GenericStructure):
+    """What a packed `MERA` is besides its arrays, one a tensor."""
+
+    cyclic: bool = False
+    site_tag_id: str = "I{}"
+
+    def capped(self, bond_dim):
+        """As if made with this bond_dim, which leaves the bonds over the inputs as they are."""
+        return super().capped(max(bond_dim, self.phys_dim))
+
+    def first_sites(self, nsites):
+        """Structure of a MERA of the first `nsites` sites and the same bond_dim."""
+        *shapes, top = mera_shapes(self.phys_dims[:nsites], self.max_bond, self.cyclic)
+        arrays = [np.broadcast_to(0.0, shape) for shape in (*shapes, top + self.output_dims)]
+        options = {"cyclic": self.cyclic, "output_inds": self.output_inds}
+        return MERAStructure(**_fields(MERA(arrays, nsites, **options)), cyclic=self.cyclic)
+
+    def smaller(self, fits):
+        """By bond_dim, or by the number of sites where no bond_dim fits."""
+        by_bond_dim = super().smaller(fits)
+        nsites = 0 if by_bond_dim else _largest(lambda n: fits(self.first_sites(n)), self.nsites)
+        return [f"at most {nsites} sites"] if nsites else by_bond_dim
+
+    def view(self, network):
+        """A quimb network of this structure as a `MERA`."""
+        names = ("output_inds", "site_ind_id", "site_tag_id", "cyclic")
+        return network.view_as(MERA, L=self.nsites, **{n: getattr(self, n) for n in names})
+
+
+def _largest(fits, limit):
+    """Largest of 1, 2, ..., limit - 1 that fits, where all below fit too; 0 if none does."""
+    return bisect_left(range(1, limit), True, key=lambda n: not fits(n))
 
 
 @pack.register
@@ -90,6 +161,19 @@ def _pack_any(network: qtn.TensorNetwork):
 
 @pack.register
 def _pack_generic(network: Network):
+    structure = GenericStructure(**_fields(network))
+    return _arrays(network, structure), structure
+
+
+@pack.register
+def _pack_mera(network: MERA):
+    ids = {"cyclic": network.cyclic, "site_tag_id": network.site_tag_id}
+    structure = MERAStructure(**_fields(network), **ids)
+    return _arrays(network, structure), structure
+
+
+def _fields(network):
+    """Those of `GenericStructure`."""
     tensors = list(network)
     names = {network.site_ind(i) for i in range(network.nsites)} | set(network.output_inds)
     bonds = dict.fromkeys(ind for t in tensors for ind in t.inds if ind not in names)
@@ -98,20 +182,30 @@ def _pack_generic(network: Network):
     def numbered(inds):
         return None if inds is None else tuple(number[ind] for ind in inds)
 
-    structure = GenericStructure(
-        tuple(numbered(t.inds) for t in tensors),
-        tuple(tuple(t.shape) for t in tensors),
-        tuple(tuple(t.tags) for t in tensors),
-        tuple(numbered(t.left_inds) for t in tensors),
-        network.nsites,
-        network.output_inds,
-        network.site_ind_id,
-    )
-    arrays = [t.data for t in tensors]
+    return {
+        "inds": tuple(numbered(t.inds) for t in tensors),
+        "shapes": tuple(tuple(t.shape) for t in tensors),
+        "tags": tuple(tuple(t.tags) for t in tensors),
+        "left_inds": tuple(numbered(t.left_inds) for t in tensors),
+        "nsites": network.nsites,
+        "output_inds": network.output_inds,
+        "site_ind_id": network.site_ind_id,
+    }
+
+
+def _arrays(network, structure):
+    """The packed arrays."""
+    arrays = [t.data for t in network]
     dtype = real_dtype(jnp.result_type(jnp.float32, *arrays))
     # Spread over the tensors, the scale of the whole network overflows none of them.
-    scale = 10.0 ** (network.exponent / len(tensors))
-    return tuple(jnp.asarray(array, dtype) * dtype.type(scale) for array in arrays), structure
+    scale = 10.0 ** (network.exponent / len(arrays))
+    packed = []
+    for array, shape in zip(arrays, structure.padded().shapes, strict=True):
+        array = jnp.asarray(array, dtype) * dtype.type(scale)
+        if array.shape != shape:
+            array = jnp.pad(array, [(0, n - m) for n, m in zip(shape, array.shape, strict=True)])
+        packed.append(array)
+    return tuple(packed)
 
 
 @_unpack.register
@@ -123,13 +217,17 @@ def _unpack_generic(structure: GenericStructure, packed):
         return None if inds is None else [number[ind] for ind in inds]
 
     tensors = [
-        qtn.Tensor(np.asarray(array), named(inds), tags, left_inds=named(left_inds))
-        for array, inds, tags, left_inds in zip(
-            packed, structure.inds, structure.tags, structure.left_inds
+        qtn.Tensor(
+            np.asarray(array)[(*map(slice, shape), ...)],
+            named(inds),
+            tags,
+            left_inds=named(left_inds),
+        )
+        for array, shape, inds, tags, left_inds in zip(
+            packed, structure.shapes, structure.inds, structure.tags, structure.left_inds
         )
     ]
-    network = qtn.TensorNetwork(tensors, virtual=True)
-    return from_quimb(network, structure.output_inds, structure.site_ind_id)
+    return structure.view(qtn.TensorNetwork(tensors, virtual=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +272,13 @@ def _find_steps(inputs, output, dims):
     # A greedy search is easily lost where one index, the batch, joins all inputs; left out, the
     # batch seems to cost nothing. Either start may win, once refined at the true cost.
     starts = [terms(), terms(without=_BATCH)] if _BATCH in symbol else [terms()]
-    tree = min((refined(*start) for start in starts), key=lambda tree: tree.combo_cost())
+    try:
+        tree = min((refined(*start) for start in starts), key=lambda tree: tree.combo_cost())
+    except OverflowError:
+        raise ContractionTooLargeError(
+            "Contracting this network takes arrays beyond 10^308 elements: use far fewer sites, a "
+            "far smaller bond_dim or a geometry with fewer loops."
+        ) from None
     operands, steps = list(inputs), []
     for pair in tree.get_path():
         i, j = sorted(pair)
@@ -187,30 +291,35 @@ def _find_steps(inputs, output, dims):
     return tuple(steps)
 
 
-def _plan(inputs, output, dims):
-    """The steps of a contraction, found for the next power of two of its batch.
-
-    Raises ContractionTooLargeError when one would need more than MAX_INTERMEDIATE elements.
-    """
+def _cost(inputs, output, dims):
+    """Steps of a contraction and their sizes, found for the next power of two of its batch."""
     batch = dims.get(_BATCH, 1)
     bucket = dims | ({_BATCH: 1 << (batch - 1).bit_length()} if _BATCH in dims else {})
     steps = _find_steps(inputs, output, tuple(bucket.items()))
-    sizes = [prod(dims[ind] for ind in step.out) for step in steps]
+    return steps, [prod(dims[ind] for ind in step.out) for step in steps]
+
+
+def _plan(terms, structure):
+    """Inputs and steps of the contraction ``(inputs, output, dims) = terms(structure)``.
+
+    Raises ContractionTooLargeError when one would need more than MAX_INTERMEDIATE elements.
+    """
+    inputs, output, dims = terms(structure)
+    steps, sizes = _cost(inputs, output, dims)
     if max(sizes) > MAX_INTERMEDIATE:
+        batch = dims.get(_BATCH, 1)
         work = sum(prod(dims[ind] for ind in {*step.inds_i, *step.inds_j}) for step in steps)
         fixed = max((s for s, step in zip(sizes, steps) if _BATCH not in step.out), default=0)
         fitting = 0 if fixed > MAX_INTERMEDIATE else MAX_INTERMEDIATE * batch // max(sizes)
-        remedy = (
-            f"use batches of at most {fitting} samples"
-            if fitting
-            else "use a smaller bond_dim, fewer outputs or a geometry with fewer loops"
-        )
+        remedies = [f"batches of at most {fitting} samples"] if fitting else []
+        remedies += structure.smaller(lambda s: max(_cost(*terms(s))[1]) <= MAX_INTERMEDIATE)
+        remedies = remedies or ["a smaller bond_dim, fewer outputs or a geometry with fewer loops"]
         raise ContractionTooLargeError(
             f"Contracting this network takes 10^{log10(work):.1f} multiplications and an array of "
             f"2^{log2(max(sizes)):.1f} elements (its width) for {batch} samples, and "
-            f"2^{log2(MAX_INTERMEDIATE):.0f} elements are allowed: {remedy}."
+            f"2^{log2(MAX_INTERMEDIATE):.0f} elements are allowed: use {', or '.join(remedies)}."
         )
-    return steps
+    return inputs, steps
 
 
 def _rescale(x, inds):
@@ -233,27 +342,35 @@ def _execute(steps, arrays, inputs):
     return operands[0], total
 
 
-@_contract.register
-def _contract_generic(structure: GenericStructure, packed, phi):
-    batch = phi.shape[0]
+def _amplitude_terms(batch, structure):
+    """Indices of the arrays and the embedded samples, indices of the result, sizes."""
     inputs = structure.inds + tuple((_BATCH, ind) for ind in structure.input_inds)
     output = (_BATCH, *structure.output_inds)
-    steps = _plan(inputs, output, structure.dims | {_BATCH: batch})
-    vectors = [phi[:, i, :dim] for i, dim in enumerate(structure.phys_dims)]
-    value, exponent = _execute(steps, [*packed, *vectors], inputs)
-    return Amplitude(value, exponent)
+    return inputs, output, structure.padded().dims | {_BATCH: batch}
 
 
-@_log_norm_squared.register
-def _log_norm_squared_generic(structure: GenericStructure, packed):
-    dims = structure.dims
+def _norm_terms(structure):
+    """Indices of the arrays, those of their copies, of the result, none, and sizes."""
+    dims = structure.padded().dims
     shift = sum(isinstance(ind, int) for ind in dims)
 
     def primed(ind):
         return ind + shift if isinstance(ind, int) else ind
 
     bra = tuple(tuple(map(primed, inds)) for inds in structure.inds)
-    inputs = structure.inds + bra
-    steps = _plan(inputs, (), dims | {primed(ind): size for ind, size in dims.items()})
+    return structure.inds + bra, (), dims | {primed(ind): size for ind, size in dims.items()}
+
+
+@_contract.register
+def _contract_generic(structure: GenericStructure, packed, phi):
+    inputs, steps = _plan(partial(_amplitude_terms, phi.shape[0]), structure)
+    vectors = [phi[:, i] for i in range(structure.nsites)]
+    value, exponent = _execute(steps, [*packed, *vectors], inputs)
+    return Amplitude(value, exponent)
+
+
+@_log_norm_squared.register
+def _log_norm_squared_generic(structure: GenericStructure, packed):
+    inputs, steps = _plan(_norm_terms, structure)
     value, exponent = _execute(steps, [*packed, *packed], inputs)
     return jnp.log(value) + exponent[0] * np.log(2.0).astype(value.dtype)

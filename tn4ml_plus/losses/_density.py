@@ -14,8 +14,9 @@ from ._norms import QuadraticNorm
 
 def _log_weight(amplitude):
     """log w, (batch,); of the smallest normal number in place of zero or less."""
-    tiny = jnp.finfo(amplitude.value.dtype).tiny
-    return jnp.log(jnp.maximum(amplitude.value, tiny)) + amplitude.log_scale
+    value, tiny = amplitude.value, jnp.finfo(amplitude.value.dtype).tiny
+    # Not the maximum of both: its gradient is zero times the overflowing slope of a loss there.
+    return jnp.log(jnp.where(value > tiny, value, tiny)) + amplitude.log_scale
 
 
 @register("loss")

@@ -1,8 +1,30 @@
 """Tensor networks with named inputs and outputs, all of them quimb TensorNetworks."""
 
 from ._generic import Network, from_quimb
+from ._information import MutualInformation
+from ._layered import LayeredMPS, MPOSpec, SMPOSpec
+from ._mera import MERA, MERASpec
+from ._mpo import MPO, SMPO
 from ._mps import MPS, MPSSpec
+from ._spec import NetworkSpec
 from ._tree import Tree
 from ._ttn import TTN, TTNSpec
 
-__all__ = ["MPS", "TTN", "MPSSpec", "Network", "TTNSpec", "Tree", "from_quimb"]
+__all__ = [
+    "MERA",
+    "MPO",
+    "MPS",
+    "SMPO",
+    "TTN",
+    "LayeredMPS",
+    "MERASpec",
+    "MPOSpec",
+    "MPSSpec",
+    "MutualInformation",
+    "Network",
+    "NetworkSpec",
+    "SMPOSpec",
+    "TTNSpec",
+    "Tree",
+    "from_quimb",
+]

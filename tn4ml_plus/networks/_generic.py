@@ -5,6 +5,9 @@ from collections import Counter
 
 import quimb.tensor as qtn
 
+from ._layered import LayeredMPS
+from ._mera import MERA
+from ._mpo import MPO, SMPO
 from ._mps import MPS
 from ._ttn import TTN
 
@@ -49,18 +52,21 @@ def from_quimb(network, output_inds=None, site_ind_id="k{}"):
     Its inputs are the indices ``k0, k1, ...`` (`site_ind_id`), its outputs `output_inds`: every
     other open index, by default in order of appearance; an index that joins tensors may be an
     output too. A matrix product state becomes an `MPS` where that holds its outputs (none, or all
-    on one site), anything else a `Network`; both are passed as they are. Arrays are not copied.
-    Raises ValueError for missing inputs, an input on several tensors or a forgotten open index.
+    on one site), a matrix product operator from upper to lower indices an `MPO`, anything else a
+    `Network`; networks of this package are passed as they are. Arrays are not copied. Raises
+    ValueError for missing inputs, an input on several tensors or a forgotten open index.
 
     >>> import quimb.tensor as qtn
     >>> ring = qtn.MPS_rand_state(4, bond_dim=3, cyclic=True)
     >>> type(from_quimb(ring)).__name__
     'MPS'
     >>> operator = from_quimb(qtn.MPO_rand(3, bond_dim=2))
-    >>> operator.nsites, operator.phys_dims, operator.output_inds
-    (3, (2, 2, 2), ('b0', 'b1', 'b2'))
+    >>> type(operator).__name__, operator.output_inds
+    ('MPO', ('b0', 'b1', 'b2'))
     """
-    if isinstance(network, (MPS, TTN, Network)) and output_inds is None:
+    if isinstance(network, (LayeredMPS, MERA, MPS, SMPO, TTN, Network)) and (
+        output_inds is None or tuple(output_inds) == network.output_inds
+    ):
         return network
     counts = Counter(ind for tensor in network for ind in tensor.inds)
     is_input = re.compile(re.escape(site_ind_id).replace(r"\{\}", "(0|[1-9][0-9]*)")).fullmatch
@@ -94,6 +100,8 @@ def from_quimb(network, output_inds=None, site_ind_id="k{}"):
             "them there, or sum over them first with network.sum_reduce(ind)."
         )
     if _is_chain(network, len(sites), output_inds, site_ind_id):
+        if isinstance(network, qtn.MatrixProductOperator):
+            return network.view_as(MPO)
         return network.view_as(MPS, output_inds=output_inds)
     return network.view_as(
         Network, site_ind_id=site_ind_id, nsites=len(sites), output_inds=output_inds
@@ -101,10 +109,14 @@ def from_quimb(network, output_inds=None, site_ind_id="k{}"):
 
 
 def _is_chain(network, nsites, output_inds, site_ind_id):
-    """Whether an `MPS` can hold it: a tensor a site, a bond between neighbours, one output site."""
-    if not isinstance(network, qtn.MatrixProductState):
+    """Whether an `MPS` or `MPO` can hold it: a tensor a site, bonds only between neighbours."""
+    if isinstance(network, qtn.MatrixProductState):
+        input_id = network.site_ind_id
+    elif isinstance(network, qtn.MatrixProductOperator):
+        input_id = network.upper_ind_id
+    else:
         return False
-    if (network.L, network.site_ind_id) != (nsites, site_ind_id):
+    if (network.L, input_id) != (nsites, site_ind_id):
         return False
     cyclic = network.cyclic
     site_of = {
@@ -116,13 +128,20 @@ def _is_chain(network, nsites, output_inds, site_ind_id):
 
     if sorted(site_of.values()) != list(range(nsites)) or network.num_tensors != nsites:
         return False
-    inputs = [network.site_ind(i) for i in range(nsites)]
+    inputs = [site_ind_id.format(i) for i in range(nsites)]
     bonds = network.ind_map.keys() - {*inputs, *output_inds}
     neighbours = [sorted((i, (i + 1) % nsites)) for i in range(nsites if cyclic else nsites - 1)]
     return (
         not (cyclic and nsites < 3)
         and [sites(ind) for ind in inputs] == [[i] for i in range(nsites)]
         and sorted(sites(ind) for ind in bonds) == sorted(neighbours)
-        and sum(len(sites(ind)) for ind in output_inds) == len(output_inds)
-        and len({sites(ind)[0] for ind in output_inds}) <= 1
+        and _outputs_fit(network, output_inds, [sites(ind) for ind in output_inds])
     )
+
+
+def _outputs_fit(network, output_inds, sites):
+    """Whether an `MPS` has all outputs on one site, an `MPO` its own one at every site."""
+    if isinstance(network, qtn.MatrixProductOperator):
+        own = [network.lower_ind(i) for i in range(network.L)]
+        return list(output_inds) == own and sites == [[i] for i in range(network.L)]
+    return all(len(where) == 1 and where == sites[0] for where in sites)

@@ -9,7 +9,9 @@ import quimb.tensor as qtn
 from .._checks import check_int, check_number
 from .._registry import register
 from ..initializers import LeastSquaresIdentity, generators
+from ._information import MutualInformation, check_sites
 from ._sizes import phys_dims_of, weights_of
+from ._spec import NetworkSpec
 
 
 class MPS(qtn.MatrixProductState):
@@ -172,10 +174,12 @@ class MPS(qtn.MatrixProductState):
 
 @register("network", name="mps")
 @dataclasses.dataclass(frozen=True)
-class MPSSpec:
+class MPSSpec(NetworkSpec):
     """An `MPS` yet to be made: what estimators take as ``network``.
 
-    output_site: 0-based, None for the middle; cyclic: whether the ends are joined.
+    output_site: 0-based, None for the middle; cyclic: whether the ends are joined; order: the sites
+    of the data that a first network reads in turn, a permutation of 0, 1, ... or what makes one
+    from the data, None for as they come; networks after the first have random orders.
 
     >>> import jax
     >>> spec = MPSSpec(output_site=0)
@@ -185,9 +189,30 @@ class MPSSpec:
 
     output_site: int | None = None
     cyclic: bool = False
+    order: tuple[int, ...] | MutualInformation | None = None
 
     def __post_init__(self):
         check_int("output_site", self.output_site, 0, optional=True)
+        if self.order is not None and not isinstance(self.order, MutualInformation):
+            order = tuple(map(int, self.order))
+            object.__setattr__(self, "order", order)
+            if sorted(order) != list(range(len(order))):
+                raise ValueError(f"order must be a permutation of 0, 1, ..., got {order}.")
+
+    def for_data(self, X, nsites):
+        """With an order from the data, if that is asked for."""
+        if not isinstance(self.order, MutualInformation):
+            return self
+        return dataclasses.replace(self, order=self.order.order(check_sites(X, nsites)))
+
+    def orders(self, nsites, n_members, rng):
+        """See `NetworkSpec`; raises ValueError for an order of another number of sites."""
+        orders = super().orders(nsites, n_members, rng)
+        if self.order is not None:
+            if len(self.order) != nsites:
+                raise ValueError(f"order has {len(self.order)} entries for {nsites} sites.")
+            orders[0] = self.order
+        return orders
 
     def random(self, nsites, **options):
         """The network, see `MPS.random`."""

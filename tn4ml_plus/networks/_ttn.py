@@ -11,7 +11,9 @@ import quimb.tensor as qtn
 from .._checks import check_int
 from .._registry import register
 from ..initializers import LeastSquaresIdentity, generators
+from ._information import MutualInformation, check_sites
 from ._sizes import phys_dims_of, weights_of
+from ._spec import NetworkSpec
 from ._tree import Tree
 
 
@@ -155,6 +157,9 @@ class TTN(qtn.TensorNetworkGenVector):
         below = [constants[child] for child in tree.nodes[-1]]
         root = rngs[-1].normal(size=(*map(len, below), n_outputs or 1))
         root *= output_std / np.sqrt(prod(root.shape[:-1]))
+        if n_outputs is None:
+            # An amplitude starts at 1, where nothing is known.
+            output_bias = np.ones(1)
         if output_bias is not None:
             root += reduce(np.multiply.outer, [*below, np.asarray(output_bias, float)])
         arrays.append(root if n_outputs else root[..., 0])
@@ -165,23 +170,38 @@ class TTN(qtn.TensorNetworkGenVector):
 
 @register("network", name="ttn")
 @dataclasses.dataclass(frozen=True)
-class TTNSpec:
+class TTNSpec(NetworkSpec):
     """A `TTN` yet to be made: what estimators take as ``network``.
 
-    tree: a `Tree` over the sites, None for a balanced one; arity: how many a node of that joins.
+    tree: a `Tree` over the sites or what makes one from the data, which all networks then share as
+    it names their leaves; None for a balanced one; arity: how many a node of that joins.
 
     >>> import jax
     >>> TTNSpec(arity=4).random(16, bond_dim=2, key=jax.random.key(0)).num_tensors
     5
     """
 
-    tree: Tree | None = None
+    tree: Tree | MutualInformation | None = None
     arity: int = 2
 
     def __post_init__(self):
         check_int("arity", self.arity, at_least=2)
 
+    def for_data(self, X, nsites):
+        """With a tree from the data, if that is asked for."""
+        if not isinstance(self.tree, MutualInformation):
+            return self
+        return dataclasses.replace(self, tree=self.tree.tree(check_sites(X, nsites)))
+
+    def orders(self, nsites, n_members, rng):
+        """See `NetworkSpec`; as they come for all members where there is a tree."""
+        if self.tree is None:
+            return super().orders(nsites, n_members, rng)
+        return np.tile(np.arange(nsites), (n_members, 1))
+
     def random(self, nsites, **options):
-        """The network, see `TTN.random`."""
+        """The network, see `TTN.random`; raises ValueError for a tree that wants data first."""
+        if isinstance(self.tree, MutualInformation):
+            raise ValueError("The tree is made from data: call for_data(X, nsites) first.")
         tree = Tree.balanced(nsites, self.arity) if self.tree is None else self.tree
         return TTN.random(nsites, tree=tree, **options)
