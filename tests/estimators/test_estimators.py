@@ -475,7 +475,7 @@ OPTIONS = [
     ({"bond_dim": True}, "bond_dim must be an integer"),
     ({"n_members": 0}, "n_members must be an integer of at least 1"),
     ({"embedding": "legendr"}, "Did you mean 'legendre'.*Valid names: .*'trigonometric'"),
-    ({"network": "mpss"}, "Valid names: 'mps'"),
+    ({"network": "mpss"}, "Did you mean 'mps'.*Valid names: 'mera', 'mpo', 'mps'"),
     ({"initializer": "haar"}, "Valid names: .*'haar_unitary'"),
     ({"loss": "crossentropy"}, "Valid names: .*'cross_entropy'"),
     ({"trainer": "sgd"}, "Valid names: .*'gradient'"),
