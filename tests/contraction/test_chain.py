@@ -1,6 +1,7 @@
 """Chains against dense contractions, their exact scale, norms and calibration."""
 
 import functools
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -348,3 +349,18 @@ def test_packing_inside_a_compiled_function():
         return contract(*pack(network), phi).dense()
 
     np.testing.assert_allclose(evaluate(arrays), outputs(*pack(mps), phi).dense(), rtol=1e-5)
+
+
+def test_a_ring_with_one_narrow_bond_keeps_its_scale():
+    rng = np.random.default_rng(0)
+    dims = [1, *[3] * 299, 1]
+    arrays = [0.1 * rng.normal(size=(left, right, 2)) for left, right in pairwise(dims)]
+    packed, structure = pack(MPS(arrays))
+    state, expected = np.eye(1), 0.0
+    for array in arrays:
+        state = state @ array.sum(axis=2)
+        expected += np.log(np.abs(state).max())
+        state = state / np.abs(state).max()
+    expected += np.log(np.abs(np.trace(state)))
+    found = contract(packed, structure, np.ones((2, 300, 2), "f4")).log_abs()
+    np.testing.assert_allclose(found, [expected, expected], rtol=1e-4)

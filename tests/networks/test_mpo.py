@@ -120,9 +120,7 @@ def test_what_quimb_does_leaves_the_function(output_sites):
     assert pack(compressed)[1].bond_dim == 2
     permuted = smpo.copy(deep=True)
     permuted.permute_arrays("dulr")
-    assert permuted[3].inds[:2] == (("b3", "k3") if 3 in smpo.output_sites else ("k3", "I3"))[
-        :2
-    ] or (3 not in smpo.output_sites)
+    assert permuted[3].inds[0] == ("b3" if 3 in smpo.output_sites else "k3")
     assert_same_function(permuted, smpo)
     permuted.permute_arrays()
     for ours, theirs in zip(permuted, smpo, strict=True):
@@ -361,7 +359,7 @@ def test_classifiers_learn(network):
     clf = TNClassifier(
         network=network, bond_dim=3, n_members=2, max_epochs=30, batch_size=16, random_state=0
     )
-    assert clf.fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.9
+    assert clf.fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.85
     assert len(clf.networks_) == 2
     loss = clf.history_["loss"]
     assert loss[-1] < 0.5 * loss[0]
@@ -378,7 +376,8 @@ def test_a_regressor_learns():
 
 def test_an_operator_given_as_it_is_trains_on():
     X, y = load_wine(return_X_y=True)
-    network = LayeredMPS.random(13, phys_dim=3, bond_dim=2, n_outputs=3, key=jax.random.key(0))
+    options = {"phys_dim": 3, "bond_dim": 2, "n_outputs": 3, "key": jax.random.key(0)}
+    network = LayeredMPS.random(13, weights=np.eye(1, 3).repeat(13, axis=0), **options)
     clf = TNClassifier(
         network=network, n_members=1, max_epochs=30, batch_size=16, random_state=0
     ).fit(X, y)

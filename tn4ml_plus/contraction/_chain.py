@@ -222,7 +222,10 @@ def _contract_chain(structure: ChainStructure, packed, phi):
 
     if structure.cyclic:
         z, e = jax.vmap(from_boundary)(jnp.eye(bond, dtype=center.dtype))
-        largest = jnp.max(e, axis=0)
+        # Boundary states that end in zero have no scale of their own.
+        exists = jnp.any(z != 0, axis=1)
+        largest = jnp.max(jnp.where(exists, e, -(2**30)), axis=0)
+        largest = jnp.where(jnp.any(exists, axis=0), largest, 0)
         z = jnp.sum(scale_by_power_of_two(z, (e - largest)[:, None]), axis=0)
         e = largest
     else:
