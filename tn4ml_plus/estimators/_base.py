@@ -362,11 +362,9 @@ def _checked(network, phys_dims, n_outputs):
             f"embedded features need {len(phys_dims)} sites of phys_dim {phys_dims}: give a "
             "network with the indices k0, k1, ... of these sizes, or another embedding."
         )
-    wanted = () if n_outputs is None else (n_outputs,)
-    if structure.output_dims != wanted:
+    if n_outputs is not None and structure.output_dims != (n_outputs,):
         raise ValueError(
-            f"The network's outputs have the shape {structure.output_dims}, but {wanted} is "
-            "needed: "
-            + ("give it one output index of that size." if wanted else "give it no output index.")
+            f"The network's outputs have the shape {structure.output_dims}, but ({n_outputs},) is "
+            "needed: give it one output index of that size."
         )
     return network
