@@ -27,6 +27,7 @@ from tn4ml_plus.embeddings import (
     Legendre,
     LinearComplement,
     OneHot,
+    Orthonormal,
     PatchAmplitude,
     Patches,
     PatchFRQI,
@@ -97,6 +98,10 @@ def unit_sum(phi, w):
     return np.array(phi) / np.dot(w, phi)
 
 
+def orthonormal(phi, gram):
+    return np.linalg.solve(np.linalg.cholesky(gram), phi)
+
+
 def patches(image, height, width, h, w):
     """Patches (channels kept) in snake order, by the definition."""
     image = np.reshape(image, (height, width, -1))
@@ -140,6 +145,7 @@ class Case:
         return np.array([self.site(features) for features in sites])
 
 
+DEPENDENT = ((1.0, 0.0), (0.0, 1.0), (1.0, 0.5))
 SKEWED = ((1.0, 0.0, 0.0), (0.6, 0.8, 0.0), (0.0, 0.0, 2.0))
 CASES = [
     Case(Trigonometric(), trigonometric),
@@ -189,6 +195,12 @@ CASES = [
         UnitSum(TrigonometricChain(group=2), (0.5, 0.5, 0.25, 0.25)),
         lambda x: unit_sum(np.concatenate([trigonometric(v) for v in x]), (0.5, 0.5, 0.25, 0.25)),
         4,
+    ),
+    Case(Orthonormal(), lambda x: orthonormal([x, 1 - x], [[1 / 3, 1 / 6], [1 / 6, 1 / 3]])),
+    Case(Orthonormal(Legendre(5)), lambda x: legendre(x, 5, True)),
+    Case(
+        Orthonormal(QuantumBasis(DEPENDENT)),
+        lambda x: orthonormal(one_of(x, DEPENDENT), np.transpose(DEPENDENT) @ DEPENDENT),
     ),
     Case(
         Patches((4, 6), (2, 3)),
@@ -444,6 +456,26 @@ def test_gram_of_per_feature_embeddings():
         mixed.gram()
 
 
+SINGLE = [
+    c
+    for c in WITH_GRAM
+    if c.embedding.site_features == 1 and c.embedding != LinearComplement(3) and c.split is None
+]
+
+
+@pytest.mark.parametrize("case", SINGLE, ids=label)
+def test_orthonormal_embeddings_of_all_others(case):
+    embedding = Orthonormal(case.embedding)
+    changed = Case(embedding, lambda x: embedding._evaluate(np.array([x]))[0])
+    np.testing.assert_allclose(quadrature(changed), np.eye(embedding.phys_dim), atol=1e-9)
+    np.testing.assert_array_equal(embedding.gram(), np.eye(embedding.phys_dim))
+    assert embedding.domain == case.embedding.domain
+    assert embedding.is_partition_of_unity == case.embedding.is_partition_of_unity
+    if embedding.is_partition_of_unity:
+        phi = embedding._evaluate(embedding._grid(33))
+        np.testing.assert_allclose(phi @ embedding.unit_weights, 1, rtol=0, atol=1e-9)
+
+
 def test_gram_inside_a_traced_function():
     traced = jax.jit(lambda x: x * jnp.asarray(GaussianRBF().gram(), x.dtype))(np.float32(1))
     np.testing.assert_allclose(traced, GaussianRBF().gram(), rtol=1e-6)
@@ -638,6 +670,11 @@ def test_columnwise_marks_the_embeddings_that_mix_features():
         (lambda: UnitNorm(PerFeature((Hat(),))), "each embedding by itself"),
         (lambda: UnitNorm(Embedded()), "finite domain"),
         (lambda: UnitNorm(Polynomial(include_bias=False)), "positive"),
+        (lambda: Orthonormal("legendre"), "embedding object"),
+        (lambda: Orthonormal(PerFeature((Hat(),))), "each embedding by itself"),
+        (lambda: Orthonormal(LinearComplement(3)), "linearly dependent"),
+        (lambda: Orthonormal(QuantumBasis(((1, 1), (2, 2)))), "linearly dependent"),
+        (lambda: Orthonormal(UnitSum(TrigonometricChain(group=2), (1.0,) * 4)), "single features"),
         (lambda: UnitSum(weights=(1.0,)), "must be 2 numbers"),
         (lambda: UnitSum(weights=(1.0, -1.0)), "positive"),
         (lambda: UnitSum(Legendre(1), (0.5, 1.0)), "positive"),

@@ -14,7 +14,8 @@ _BLOCK = 2**26
 def as_tree(network):
     """Network without outputs as a `Tree` and a list of float64 arrays, (*children, up), a node.
 
-    ValueError for networks that are neither open chains nor trees, or have outputs.
+    quimb's `exponent`, a common factor, is left out. ValueError for networks that are neither open
+    chains nor trees, or have outputs.
     """
     raise ValueError(
         f"A density needs an MPS or a TTN, whose marginals are exact, got a "
@@ -30,7 +31,6 @@ def _chain_as_tree(mps: MPS):
     mps = mps.copy()
     mps.permute_arrays("lpr")
     cores = [np.asarray(mps[i].data, float) for i in range(mps.L)]
-    cores[0] = cores[0] * 10.0**mps.exponent
     if mps.L == 1:
         return Tree(1, ((0,),)), [cores[0][:, None]]
     nodes = [(0, 1)] + [(mps.L + i, i + 2) for i in range(mps.L - 2)]
@@ -48,7 +48,7 @@ def _tree_as_tree(ttn: TTN):
         up = inds[tree.nsites + i : tree.nsites + i + 1]
         data = ttn.node(i).transpose(*(inds[child] for child in children), *up).data
         cores.append(np.asarray(data, float))
-    cores[-1] = cores[-1][..., None] * 10.0**ttn.exponent
+    cores[-1] = cores[-1][..., None]
     return tree, cores
 
 
@@ -108,7 +108,7 @@ class BornDensity:
     def log_density(self, phi, missing=None):
         """Natural log of the density of the sites that are not missing, (batch,)."""
         parts = [self._upward(*block)[1] for block in self._blocks(phi, missing)]
-        return np.concatenate(parts)
+        return np.concatenate([np.zeros(0), *parts])
 
     def conditionals(self, phi, missing=None):
         """Density matrices of every site given the others, (batch, nsites, phys_dim, phys_dim).
@@ -116,7 +116,9 @@ class BornDensity:
         That of a site is conditioned on all others that are not missing, whether or not it is
         missing itself; x has the density phi(x) rho phi(x).
         """
-        return np.concatenate([self._downward(*block) for block in self._blocks(phi, missing)])
+        parts = [self._downward(*block) for block in self._blocks(phi, missing)]
+        nothing = np.zeros((0, self.nsites) + (max(self.phys_dims),) * 2)
+        return np.concatenate([nothing, *parts])
 
     def sample(self, phi, missing, draw):
         """Draw the missing sites one after the other, each given all that are there by then.

@@ -40,7 +40,9 @@ class _View:
 
     def _default_embedding(self, n_samples, n_features):
         del n_samples, n_features
-        return Legendre(4, orthonormal=True)
+        # A given network fits one embedding only.
+        fine = isinstance(self.scaler, Rotated) and not isinstance(self.network, qtn.TensorNetwork)
+        return Legendre(6 if fine else 4, orthonormal=True)
 
     def _unseen_entries(self, table):
         """Which entries are categories never seen in fitting."""
@@ -161,11 +163,13 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
 
     Parameters
     ----------
-    bond_dim, n_members, initializer, trainer
+    bond_dim : int or None
+        Size of the bonds, at least 1; None takes 6, and 8 for rotated columns.
+    n_members, initializer, trainer
         As in `TNBornMachine`.
     embedding : str or Embedding
-        None takes Legendre polynomials of degree 4; any other is made orthonormal where a
-        likelihood is trained.
+        None takes Legendre polynomials of degree 4, and 6 for rotated columns; any other is made
+        orthonormal where a likelihood is trained.
     network : str, spec or quimb TensorNetwork
         ``"mps"``, ``"ttn"``, ``"smpo"``, ..., a spec, or a network. Those but open MPS and TTN are
         scored by minus their loss.
@@ -209,7 +213,7 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
 
     def __init__(
         self,
-        bond_dim=6,
+        bond_dim=None,
         *,
         n_members=1,
         embedding=None,
@@ -362,6 +366,8 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         is_born &= self.loss is None or isinstance(self._resolved_loss(), NegativeLogLikelihood)
         given = self.get_params(deep=False) | {"scaler": scaler, "random_state": seed}
         del given["contamination"]
+        if self.bond_dim is None:
+            given["bond_dim"] = 8 if isinstance(scaler, Rotated) else 6
         return (BornView if is_born else NormView)(**given)
 
     def _score(self, table):

@@ -1,5 +1,6 @@
 """Densities by the Born rule."""
 
+import jax
 import numpy as np
 from scipy.special import logsumexp, softmax
 from sklearn.base import DensityMixin
@@ -317,7 +318,9 @@ class TNBornMachine(DensityMixin, DensityEstimator):
         return [BornDensity(network) for network in self.networks_]
 
     def _vectors(self, U, order):
-        phi = np.asarray(self._embed(U), float)[: len(U)]
+        # What is exact for the network would end at the vectors' single precision.
+        with jax.enable_x64(True):
+            phi = np.asarray(self._embed(U))[: len(U)]
         return phi[:, order], np.isnan(U)[:, order]
 
     def _log_densities(self, U):

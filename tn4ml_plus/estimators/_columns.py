@@ -167,7 +167,9 @@ class ColumnEncoder:
             if (values is None) == (level is None):
                 continue
             # A column without any entry is of either kind.
-            if not (np.isnan(floats[:, j]).all() if values is None else all(map(is_missing, values))):
+            if not (
+                np.isnan(floats[:, j]).all() if values is None else all(map(is_missing, values))
+            ):
                 expected, found = ("numbers", "categories")[:: 1 if level is None else -1]
                 name = j if names is None else repr(names[j])
                 raise ValueError(
