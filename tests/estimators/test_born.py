@@ -544,8 +544,11 @@ def test_a_second_fit_compiles_nothing(clusters):
     ],
 )
 def test_bad_options(clusters, options, message):
+    machine = TNBornMachine(**WILD | {"embedding": BASIS} | options)
     with pytest.raises(ValueError, match=message):
-        TNBornMachine(**WILD | {"embedding": BASIS} | options).fit(clusters)
+        machine.fit(clusters)
+    with pytest.raises(NotFittedError):
+        machine.score_samples(clusters)
 
 
 @pytest.mark.parametrize(

@@ -217,8 +217,12 @@ class TNBornMachine(DensityMixin, DensityEstimator):
 
     def _start(self, *arguments):
         super()._start(*arguments)
-        for network in self.networks_:
-            as_tree(network)
+        try:
+            for network in self.networks_:
+                as_tree(network)
+        except ValueError:
+            del self.networks_
+            raise
 
     def score_samples(self, X):
         """Log-densities in nats of the rows of X, (n_samples,), missing values traced out."""
