@@ -12,12 +12,12 @@ from .._registry import register
 from .._typing import Amplitude, exponent_of, power_of_two, scale_by_power_of_two
 from ..networks import MPS
 from ._khatri_rao import khatri_rao
-from ._pack import _contract, _log_norm_squared, _unpack, pack, real_dtype
+from ._pack import Structure, _contract, _log_norm_squared, _unpack, pack, real_dtype
 
 
 @register("structure", name="chain")
 @dataclasses.dataclass(frozen=True)
-class ChainStructure:
+class ChainStructure(Structure):
     """What a packed chain is besides its arrays.
 
     The arrays are ``left`` (sites before the center) and ``right`` (after it), each
@@ -35,23 +35,6 @@ class ChainStructure:
     cyclic: bool = False
     site_ind_id: str = "k{}"
     site_tag_id: str = "I{}"
-
-    @property
-    def nsites(self):
-        """Number of sites."""
-        return len(self.phys_dims)
-
-    @property
-    def phys_dim(self):
-        """Largest phys_dim, that of the packed cores."""
-        return max(self.phys_dims)
-
-    def padded(self):
-        """The same structure with every site's phys_dim that of the packed cores.
-
-        Networks that differ in the order of their sites share it, and so their compiled code.
-        """
-        return dataclasses.replace(self, phys_dims=(self.phys_dim,) * self.nsites)
 
     def with_bias(self, packed, bias):
         """`packed` plus the output core of another packed chain."""

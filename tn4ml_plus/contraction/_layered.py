@@ -10,26 +10,16 @@ from .._registry import register
 from ..networks import LayeredMPS
 from ._chain import ChainStructure
 from ._operator import OperatorStructure
-from ._pack import _contract, _log_norm_squared, _unpack, pack, unpack
+from ._pack import Structure, _contract, _log_norm_squared, _unpack, pack, unpack
 
 
 @register("structure", name="layered")
 @dataclasses.dataclass(frozen=True)
-class LayeredStructure:
+class LayeredStructure(Structure):
     """What a packed `LayeredMPS` is besides its arrays: ``smpo`` and ``mps``, packed each."""
 
     smpo: OperatorStructure
     mps: ChainStructure
-
-    @property
-    def nsites(self):
-        """Number of inputs."""
-        return self.smpo.nsites
-
-    @property
-    def phys_dim(self):
-        """Largest phys_dim, that of the embedded samples."""
-        return self.smpo.phys_dim
 
     @property
     def phys_dims(self):

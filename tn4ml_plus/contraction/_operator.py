@@ -16,13 +16,13 @@ from ..networks import MPO, MPS, SMPO
 from ._chain import walk
 from ._generic import MAX_INTERMEDIATE
 from ._khatri_rao import khatri_rao
-from ._pack import _contract, _log_norm_squared, _unpack, pack, real_dtype
+from ._pack import Structure, _contract, _log_norm_squared, _unpack, pack, real_dtype
 from ._squared import contract_squared
 
 
 @register("structure", name="operator")
 @dataclasses.dataclass(frozen=True)
-class OperatorStructure:
+class OperatorStructure(Structure):
     """What a packed SMPO or MPO is besides its arrays.
 
     The arrays are ``plain`` (sites without output, D, d, D), bond on the left first, and ``output``
@@ -40,16 +40,6 @@ class OperatorStructure:
     site_tag_id: str = "I{}"
 
     @property
-    def nsites(self):
-        """Number of sites."""
-        return len(self.phys_dims)
-
-    @property
-    def phys_dim(self):
-        """Largest phys_dim, that of the packed cores."""
-        return max(self.phys_dims)
-
-    @property
     def bond_dim(self):
         """Largest bond, that of the packed cores."""
         return max(self.bond_dims)
@@ -64,10 +54,6 @@ class OperatorStructure:
         """For each site, its place in the plain cores followed by those with an output."""
         plain = [i for i in range(self.nsites) if i not in self.output_sites]
         return np.argsort([*plain, *self.output_sites])
-
-    def padded(self):
-        """The same structure with every site's phys_dim that of the packed cores."""
-        return dataclasses.replace(self, phys_dims=(self.phys_dim,) * self.nsites)
 
     def with_bias(self, packed, bias):
         """`packed` plus the output cores of another packed operator."""

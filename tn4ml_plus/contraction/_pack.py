@@ -1,5 +1,6 @@
 """The seam between quimb and speed: a network as a few arrays and a hashable structure."""
 
+import dataclasses
 from functools import singledispatch
 
 import jax.numpy as jnp
@@ -16,6 +17,27 @@ def pack(network):
         f"Cannot pack a {type(network).__name__}: give a quimb TensorNetwork, or see "
         "tn4ml_plus.networks.from_quimb."
     )
+
+
+class Structure:
+    """What structures with one phys_dim a site, `phys_dims`, have in common."""
+
+    @property
+    def nsites(self):
+        """Number of sites."""
+        return len(self.phys_dims)
+
+    @property
+    def phys_dim(self):
+        """Largest phys_dim, that of the packed arrays and of embedded samples."""
+        return max(self.phys_dims)
+
+    def padded(self):
+        """The same structure with every site's phys_dim that of the packed arrays.
+
+        Networks that differ in the order of their sites share it, and so their compiled code.
+        """
+        return dataclasses.replace(self, phys_dims=(self.phys_dim,) * self.nsites)
 
 
 def real_dtype(dtype):

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 from .._registry import register
 from .._typing import Amplitude
-from ._pack import _contract, _log_norm_squared, _unpack, contract
+from ._pack import Structure, _contract, _log_norm_squared, _unpack, contract
 
 
 @register("structure", name="squared_norm")
 @dataclasses.dataclass(frozen=True)
-class SquaredNorm:
+class SquaredNorm(Structure):
     """A packed network whose `contract` gives the squared norm of its outputs, one a sample.
 
     structure: that of the network itself, which `unpack` still gives back.
@@ -30,16 +30,6 @@ class SquaredNorm:
     """
 
     structure: Any
-
-    @property
-    def nsites(self):
-        """Number of sites."""
-        return self.structure.nsites
-
-    @property
-    def phys_dim(self):
-        """Largest phys_dim, that of the embedded samples."""
-        return self.structure.phys_dim
 
     @property
     def phys_dims(self):

@@ -13,12 +13,12 @@ from .._registry import register
 from .._typing import Amplitude, exponent_of, power_of_two
 from ..networks import TTN, Tree
 from ._khatri_rao import khatri_rao
-from ._pack import _contract, _log_norm_squared, _unpack, pack, real_dtype
+from ._pack import Structure, _contract, _log_norm_squared, _unpack, pack, real_dtype
 
 
 @register("structure", name="tree")
 @dataclasses.dataclass(frozen=True)
-class TreeStructure:
+class TreeStructure(Structure):
     """What a packed tree is besides its arrays.
 
     The arrays are one a layer, (nodes, *children, up): a layer holds the nodes of one height whose
@@ -34,20 +34,6 @@ class TreeStructure:
     site_ind_id: str = "k{}"
     site_tag_id: str = "I{}"
     node_tag_id: str = "N{}"
-
-    @property
-    def nsites(self):
-        """Number of sites."""
-        return self.tree.nsites
-
-    @property
-    def phys_dim(self):
-        """Largest phys_dim, that of the packed leaves."""
-        return max(self.phys_dims)
-
-    def padded(self):
-        """The same structure with every site's phys_dim that of the packed leaves."""
-        return dataclasses.replace(self, phys_dims=(self.phys_dim,) * self.nsites)
 
     def with_bias(self, packed, bias):
         """`packed` plus the root of another packed tree."""

@@ -19,8 +19,9 @@ from ..embeddings import Legendre
 from ..io import write
 from ..losses import NegativeLogLikelihood
 from ..networks import MPS, TTN, MPSSpec, TTNSpec, from_quimb
-from ._born import DensityEstimator, TNBornMachine
+from ._born import TNBornMachine
 from ._columns import read_table, rows
+from ._density import DensityEstimator
 from ._parameters import NestedParameters
 from ._scalers import Differentiable, GaussianCDF, LogisticCDF, Rotated
 from ._state import to_state
@@ -44,10 +45,6 @@ class _View:
         fine = isinstance(self.scaler, Rotated) and not isinstance(self.network, qtn.TensorNetwork)
         return Legendre(6 if fine else 4, orthonormal=True)
 
-    def _unseen_entries(self, table):
-        """Which entries are categories never seen in fitting."""
-        return self._unseen(self._encoder.transform(*table))
-
 
 @register("estimator")
 class BornView(_View, TNBornMachine):
@@ -60,18 +57,16 @@ class BornView(_View, TNBornMachine):
 
     def surprises(self, table):
         """Log-density without a feature minus that with it, (n_samples, n_features)."""
-        U = self._transform(table)
-        member_logs = self._log_densities(U)
-        log = logsumexp(member_logs, axis=0)
-        without = np.full((len(self.networks_), *U.shape), -np.inf)
-        for m, (density, order) in enumerate(zip(self._densities(), self.orders_, strict=True)):
-            phi, missing = self._vectors(U, order)
+        U, unseen = self._encode(table)
+        without, logs = np.full((len(self.networks_), *U.shape), -np.inf), []
+        for m, (density, order, phi, missing) in enumerate(self._members(U)):
+            logs.append(density.log_density(phi, missing))
             rho = density.conditionals(phi, missing)
             conditional = np.einsum("bis,bist,bit->bi", phi, rho, phi, optimize=True)
             conditional = np.where(missing, 1, np.maximum(conditional, np.finfo(float).tiny))
-            without[m][:, order] = member_logs[m][:, None] - np.log(conditional)
-        surprises = logsumexp(without, axis=0) - log[:, None]
-        surprises -= self._unseen_entries(table) * self.unseen_log_density_
+            without[m][:, order] = logs[m][:, None] - np.log(conditional)
+        surprises = logsumexp(without, axis=0) - logsumexp(logs, axis=0)[:, None]
+        surprises -= unseen * self.unseen_log_density_
         return surprises - self._encoder.log_derivatives(table[0])
 
 
@@ -96,9 +91,9 @@ class NormView(_View, DensityEstimator):
         return self._score(read_table(self, X, reset=False))
 
     def _score(self, table):
-        U = self._transform(table)
+        U, unseen = self._encode(table)
         score = self._score_logs(self._log_weights(self._embed(U), len(U)), table)
-        return score + self._unseen_entries(table).sum(axis=1) * self.unseen_log_density_
+        return score + unseen.sum(axis=1) * self.unseen_log_density_
 
     def _log_weights(self, phi, n_samples):
         return np.stack(self._evaluate(phi, n_samples, _log_weight))
@@ -122,7 +117,7 @@ class NormView(_View, DensityEstimator):
 
         From a density the feature is integrated out, else averaged over its values in fitting.
         """
-        U = self._transform(table)
+        U, unseen = self._encode(table)
         phi = self._embed(U)
         score = self._score_logs(self._log_weights(phi, len(U)), table)
         moments, derivatives = self.second_moments_, 0.0
@@ -139,7 +134,7 @@ class NormView(_View, DensityEstimator):
             ]
             out[:, site] = self._score_logs(logsumexp(logs, axis=0), table) - score
         out = np.where(np.isnan(U), 0, out)
-        return out - derivatives - self._unseen_entries(table) * self.unseen_log_density_
+        return out - derivatives - unseen * self.unseen_log_density_
 
 
 def _log_weight(amplitude):
@@ -177,7 +172,7 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         A loss of densities, see `tn4ml_plus.losses`; None takes the negative log-likelihood.
     scaler : str, Scaler or tuple of them
         One member of the committee each; None takes ``(GaussianCDF(), LogisticCDF(), Rotated())``,
-        for codes of categories and for whole images one that suits the embedding.
+        for codes of categories one that suits the embedding.
     contamination : "auto" or float
         Share of the training samples below the threshold, in (0, 0.5]. With "auto" the threshold is
         Tukey's fence: 1.5 interquartile ranges below the first quartile of their scores.
@@ -308,18 +303,15 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         samples, `baseline_`, so that features in other units compare. Members of the committee with
         rotated columns are left out; ValueError where all are of that kind.
         """
-        if all(isinstance(view._encoder.scaler, Rotated) for view in self._fitted_views()):
+        table = self._read(X)
+        if all(isinstance(view._encoder.scaler, Rotated) for view in self.views_):
             raise ValueError("Rotated columns are no features: add a scaler that keeps them apart.")
-        return self._surprises(self._read(X)) - self.baseline_
+        return self._surprises(table) - self.baseline_
 
     def save(self, path):
         """Write the fitted model to one safetensors file; as `TNClassifier.save`."""
         check_is_fitted(self, "views_")
         write(path, *to_state(self))
-
-    def _fitted_views(self):
-        check_is_fitted(self, "views_")
-        return self.views_
 
     def _read(self, X):
         check_is_fitted(self, "views_")
@@ -351,8 +343,7 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
             return [self.scaler]
         embedding = resolve("embedding", self.embedding or Legendre(4))
         parts = getattr(embedding, "embeddings", (embedding,))
-        plain = embedding.columnwise and np.isfinite(embedding.domain).all()
-        if plain and not all(part.discrete for part in parts):
+        if np.isfinite(embedding.domain).all() and not all(part.discrete for part in parts):
             return list(_COMMITTEE)
         return [None]
 

@@ -9,131 +9,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._checks import check_int
 from .._registry import register
-from ..contraction import BornDensity, SquaredNorm, as_tree
-from ..embeddings import Legendre
+from ..contraction import BornDensity, as_tree
 from ..losses import NegativeLogLikelihood
-from ..training import Gradient
-from ._base import TensorNetworkEstimator
-from ._columns import is_missing, read_table, rows
-from ._scalers import Bijection
-from ._sites import Site, orthonormal
-from ._tables import present_weight, read_weight
-
-
-class DensityEstimator(TensorNetworkEstimator):
-    """Base of the estimators that learn where samples lie, from squared norms of outputs."""
-
-    _task = "density"
-    _default_loss = NegativeLogLikelihood()
-    _default_trainer = Gradient(learning_rate=1e-2, decay=1.0, clip_norm=10.0, max_steps=1000)
-    _default_scaler = "gaussian_cdf"
-    _output_std = 1.0
-    #: What scalers must be, and which are.
-    _scalers = Bijection, "GaussianCDF(), LogisticCDF() or MinMax()"
-
-    def __init__(
-        self,
-        bond_dim=12,
-        *,
-        n_members=1,
-        embedding=None,
-        network="mps",
-        initializer="least_squares_identity",
-        loss=None,
-        trainer="gradient",
-        scaler=None,
-        learning_rate=None,
-        max_epochs=None,
-        batch_size=None,
-        feature_dropout=None,
-        decay=None,
-        early_stopping=False,
-        warm_start=False,
-        callbacks=None,
-        random_state=None,
-        verbose=False,
-    ):
-        self.bond_dim = bond_dim
-        self.n_members = n_members
-        self.embedding = embedding
-        self.network = network
-        self.initializer = initializer
-        self.loss = loss
-        self.trainer = trainer
-        self.scaler = scaler
-        self.learning_rate = learning_rate
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.feature_dropout = feature_dropout
-        self.decay = decay
-        self.early_stopping = early_stopping
-        self.warm_start = warm_start
-        self.callbacks = callbacks
-        self.random_state = random_state
-        self.verbose = verbose
-
-    def _default_embedding(self, n_samples, n_features):
-        many = n_samples >= 500 or n_features <= 10
-        return Legendre(8 if many else 4, orthonormal=True)
-
-    def _resolve(self, n_samples, n_features):
-        embedding, scaler, *others = super()._resolve(n_samples, n_features)
-        kind, names = self._scalers
-        if not isinstance(scaler, kind):
-            raise ValueError(
-                f"{type(self).__name__} cannot carry densities over to raw columns with "
-                f"{type(scaler).__name__}: take {names}."
-            )
-        # Single columns are drawn, and left out, at sites of their own.
-        if kind is Bijection and not (embedding.columnwise and embedding.site_features == 1):
-            raise ValueError(
-                f"{type(self).__name__} takes embeddings of single features, with a domain to "
-                f"integrate over; {embedding!r} is none: leave embedding=None."
-            )
-        return orthonormal(embedding), scaler, *others
-
-    def _structure(self, structure):
-        return SquaredNorm(structure)
-
-    def _divisors_of(self, weights):
-        # Divided vectors would no longer be an orthonormal basis.
-        return None
-
-    def _neutral_of(self, phi, missing, weight):
-        """First principal axis of each site's vectors.
-
-        The squared value on a unit vector is at most the marginal density, so that training on
-        rows with missing values raises a lower bound of their likelihood.
-        """
-        present = present_weight(phi, missing, weight)
-        weighted = (phi * (present / present.sum(axis=0))[..., None]).transpose(1, 2, 0)
-        self.second_moments_ = weighted @ phi.transpose(1, 0, 2)
-        return np.linalg.eigh(self.second_moments_)[1][..., -1]
-
-    def _transform(self, table):
-        U = super()._transform(table)
-        U[self._unseen(U)] = np.nan
-        return U
-
-    def _unseen(self, U):
-        """Which entries are none of the values of their discrete site."""
-        embeddings = self._site_embeddings(U.shape[1])
-        discrete = np.array([embedding.discrete for embedding in embeddings])
-        low, high = np.array(self.embedding_.domains(U.shape[1])).T
-        return discrete & ((low > U) | (high < U) | (U % 1 > 0))
-
-    def _site_embeddings(self, n_features):
-        return getattr(self.embedding_, "embeddings", (self.embedding_,) * n_features)
-
-    def _fit_density(self, X, target, sample_weight, partial_fit=False):
-        going_on = (partial_fit or self.warm_start) and hasattr(self, "networks_")
-        table = read_table(self, X, reset=not going_on)
-        weight = read_weight(sample_weight, table[0])
-        kept = weight > 0
-        target = np.ones(len(kept)) if target is None else target
-        if not going_on:
-            self.unseen_log_density_ = -float(np.log1p(weight.sum()))
-        return self._fit(rows(table, kept), target[kept], weight[kept], None, None, partial_fit)
+from ._columns import is_missing, read_table
+from ._density import DensityEstimator
+from ._sites import Site
 
 
 @register("estimator")
@@ -164,8 +44,7 @@ class TNBornMachine(DensityMixin, DensityEstimator):
     loss : NegativeLogLikelihood or Objective
         None takes the likelihood; penalties may be added to it.
     scaler : str or Scaler
-        A bijection of the raw columns; None takes ``GaussianCDF()``, which has no edges, and
-        ``CommonMinMax()`` for embeddings of whole images.
+        A bijection of the raw columns; None takes ``GaussianCDF()``, which has no edges.
     learning_rate, max_epochs, batch_size, feature_dropout, decay : number
         Override the trainer's own values where not None. An explicit max_epochs is taken exactly.
     early_stopping : bool
@@ -235,8 +114,8 @@ class TNBornMachine(DensityMixin, DensityEstimator):
     def sample(self, n_samples=1, *, given=None, random_state=None):
         """Exact samples, (n_samples, n_features) floats, or objects where there are categories.
 
-        given: one row, or n_samples rows, with NaN (None for categories) where to draw; what it
-        holds is kept, and the rest is drawn given that. n_samples counts the draws of each row.
+        given: one row or several, with NaN (None for categories) where to draw; what they hold is
+        kept, and the rest is drawn given that, n_samples times for each row.
         """
         check_is_fitted(self, "networks_")
         check_int("n_samples", n_samples, at_least=1)
@@ -258,17 +137,16 @@ class TNBornMachine(DensityMixin, DensityEstimator):
         U = self._transform(table)
         missing, filled = np.isnan(U), U.copy()
         chosen = np.flatnonzero(missing.any(axis=1))
-        masses = {}
-        weights = softmax(self._log_densities(U[chosen]), axis=0)
-        for weight, density, order in zip(weights, self._densities(), self.orders_, strict=True):
-            rho = density.conditionals(*self._vectors(U[chosen], order))
+        masses, members = {}, self._members(U[chosen])
+        weights = softmax(_log_densities(members), axis=0)
+        for weight, (density, order, *vectors) in zip(weights, members, strict=True):
+            rho = density.conditionals(*vectors)
             for site, j in enumerate(order):
                 here = missing[chosen, j]
                 if here.any():
                     d = density.phys_dims[site]
                     part = self._site(j).masses(rho[here, site, :d, :d]) * weight[here, None]
                     masses[j] = masses.get(j, 0) + part
-        out = None
         for j, mass in masses.items():
             site = self._site(j)
             if site.embedding.discrete:
@@ -318,39 +196,34 @@ class TNBornMachine(DensityMixin, DensityEstimator):
     def _site(self, feature):
         return Site(self._site_embeddings(self.n_features_in_)[feature])
 
-    def _densities(self):
-        return [BornDensity(network) for network in self.networks_]
-
-    def _vectors(self, U, order):
+    def _members(self, U):
+        """For every member its density, its order, and vectors and missing sites in that order."""
         # What is exact for the network would end at the vectors' single precision.
         with jax.enable_x64(True):
             phi = np.asarray(self._embed(U))[: len(U)]
-        return phi[:, order], np.isnan(U)[:, order]
-
-    def _log_densities(self, U):
-        """Of every member, on the embedding's domain, (n_members, n_samples)."""
-        pairs = zip(self._densities(), self.orders_, strict=True)
-        return np.stack([d.log_density(*self._vectors(U, order)) for d, order in pairs])
+        missing = np.isnan(U)
+        return [
+            (BornDensity(network), order, phi[:, order], missing[:, order])
+            for network, order in zip(self.networks_, self.orders_, strict=True)
+        ]
 
     def _score(self, table):
-        U = self._encoder.transform(*table, getattr(self, "feature_names_in_", None))
-        unseen = self._unseen(U)
-        U[unseen] = np.nan
-        log = logsumexp(self._log_densities(U), axis=0) - np.log(len(self.networks_))
+        U, unseen = self._encode(table)
+        members = self._members(U)
+        log = logsumexp(_log_densities(members), axis=0) - np.log(len(members))
         log += unseen.sum(axis=1) * self.unseen_log_density_
         return log + self._encoder.log_derivatives(table[0]).sum(axis=1)
 
     def _complete(self, table, rng):
         """Raw rows with everything missing drawn given the rest."""
         U = self._transform(table)
-        log = self._log_densities(U)
+        members = self._members(U)
+        log = _log_densities(members)
         # Which member a row is drawn from, by its share in the density of what is given.
         member = np.argmax(log + rng.gumbel(size=log.shape), axis=0)
         out = U.copy()
-        for m, (density, order) in enumerate(zip(self._densities(), self.orders_, strict=True)):
+        for m, (density, order, phi, missing) in enumerate(members):
             mine = np.flatnonzero(member == m)
-            if len(mine) == 0:
-                continue
 
             def draw(site, numbers, rho, mine=mine, order=order):
                 feature = self._site(order[site])
@@ -358,7 +231,7 @@ class TNBornMachine(DensityMixin, DensityEstimator):
                 out[mine[numbers], order[site]] = values
                 return feature.embed(values)
 
-            density.sample(*self._vectors(U[mine], order), draw)
+            density.sample(phi[mine], missing[mine], draw)
         return self._keep_given(self._encoder.inverse(out), table)
 
     def _keep_given(self, out, table):
@@ -372,6 +245,11 @@ class TNBornMachine(DensityMixin, DensityEstimator):
                 known = np.array([not is_missing(value) for value in values], bool)
                 out[known, j] = values[known]
         return out
+
+
+def _log_densities(members):
+    """Of every member, on the embedding's domain, (n_members, n_samples)."""
+    return np.stack([density.log_density(*vectors) for density, _, *vectors in members])
 
 
 class Marginal:

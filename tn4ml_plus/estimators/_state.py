@@ -51,6 +51,8 @@ def to_state(estimator):
         arrays[f"scaler.{name}"] = value
     parts = (encoder.embedding, encoder.scaler, encoder.levels)
     metadata["encoder"] = [to_json(part) for part in parts]
+    # What is found without training has no structures.
+    metadata["structures"] = None
     if hasattr(estimator, "networks_"):
         _put_training(estimator, arrays, metadata)
     return arrays, metadata
@@ -108,7 +110,7 @@ def _from_state(arrays, metadata):
     embedding, scaler, levels = map(from_json, metadata["encoder"])
     state = {name.split(".")[1]: a for name, a in arrays.items() if name.startswith("scaler.")}
     estimator._encoder = ColumnEncoder(embedding, scaler, state, levels)
-    if "structures" not in metadata:
+    if metadata["structures"] is None:
         return estimator
     estimator.networks_ = [
         unpack(_get(arrays, f"network.{m}"), from_json(structure))

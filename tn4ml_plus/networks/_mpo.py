@@ -6,6 +6,7 @@ import quimb.tensor as qtn
 
 from .._checks import check_int
 from ..initializers import LeastSquaresIdentity, generators
+from ._chain import chain_tensors
 from ._sizes import phys_dims_of, weights_of
 
 
@@ -42,29 +43,13 @@ class SMPO(qtn.MatrixProductOperator):
         nsites = len(arrays)
         output_sites = output_sites_of(nsites, 1, output_sites)
         cyclic = nsites > 1 and np.ndim(arrays[0]) - (0 in output_sites) == 3
-        bonds = [qtn.rand_uuid() for _ in range(nsites)]
-        tensors, sizes = [], {}
-        for site, array in enumerate(arrays):
-            inds = []
-            if cyclic or site > 0:
-                inds.append(bonds[site])
-            if cyclic or site < nsites - 1:
-                inds.append(bonds[(site + 1) % nsites])
-            inds.append(upper_ind_id.format(site))
-            if site in output_sites:
-                inds.append(lower_ind_id.format(site))
-            if np.ndim(array) != len(inds):
-                raise ValueError(
-                    f"The array of site {site} has {np.ndim(array)} axes where {len(inds)} are "
-                    "expected: left bond, right bond, input, then the output if it has one."
-                )
-            for ind, size in zip(inds, np.shape(array)):
-                if sizes.setdefault(ind, size) != size:
-                    raise ValueError(
-                        f"The arrays of sites {(site - 1) % nsites} and {site} share a bond, but "
-                        f"one has size {sizes[ind]} there and the other {size}."
-                    )
-            tensors.append(qtn.Tensor(array, inds, tags=site_tag_id.format(site)))
+        own = [
+            (upper_ind_id.format(i), *[lower_ind_id.format(i)] * (i in output_sites))
+            for i in range(nsites)
+        ]
+        tensors = chain_tensors(
+            arrays, own, cyclic, site_tag_id, "input, then the output if it has one"
+        )
         self._L = nsites
         self._upper_ind_id = upper_ind_id
         self._lower_ind_id = lower_ind_id

@@ -9,6 +9,7 @@ import quimb.tensor as qtn
 from .._checks import check_int, check_number
 from .._registry import register
 from ..initializers import LeastSquaresIdentity, generators
+from ._chain import chain_tensors
 from ._information import MutualInformation, check_sites
 from ._sizes import phys_dims_of, weights_of
 from ._spec import NetworkSpec
@@ -51,29 +52,13 @@ class MPS(qtn.MatrixProductState):
         if (output_site is None) != (not output_inds):
             raise ValueError("Give output_site and output_inds together, or neither.")
         cyclic = nsites > 1 and np.ndim(arrays[0]) - len(output_inds) * (output_site == 0) == 3
-        bonds = [qtn.rand_uuid() for _ in range(nsites)]
-        tensors, sizes = [], {}
-        for site, array in enumerate(arrays):
-            inds = []
-            if cyclic or site > 0:
-                inds.append(bonds[site])
-            if cyclic or site < nsites - 1:
-                inds.append(bonds[(site + 1) % nsites])
-            inds.append(site_ind_id.format(site))
-            if site == output_site:
-                inds += output_inds
-            if np.ndim(array) != len(inds):
-                raise ValueError(
-                    f"The array of site {site} has {np.ndim(array)} axes where {len(inds)} are "
-                    "expected: left bond, right bond, physical, then one per output index."
-                )
-            for ind, size in zip(inds, np.shape(array)):
-                if sizes.setdefault(ind, size) != size:
-                    raise ValueError(
-                        f"The arrays of sites {(site - 1) % nsites} and {site} share a bond, but "
-                        f"one has size {sizes[ind]} there and the other {size}."
-                    )
-            tensors.append(qtn.Tensor(array, inds, tags=site_tag_id.format(site)))
+        own = [
+            (site_ind_id.format(i), *(output_inds if i == output_site else ()))
+            for i in range(nsites)
+        ]
+        tensors = chain_tensors(
+            arrays, own, cyclic, site_tag_id, "physical, then one per output index"
+        )
         self._L = nsites
         self._site_ind_id = site_ind_id
         self._site_tag_id = site_tag_id
