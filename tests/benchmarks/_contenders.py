@@ -8,6 +8,7 @@ Libraries are imported inside, since no environment has them all.
 
 import dataclasses
 import functools
+import math
 import sys
 import timeit
 
@@ -21,18 +22,37 @@ TN4ML_FLOAT32_SITES = 63
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One size: sites, physical dimension, bond dimension, batch size, classes."""
+    """One size: sites, physical dimension, bond dimension, batch size, classes; chain or tree."""
 
     n: int
     d: int
     D: int
     B: int
     n_classes: int = 10
+    tree: bool = False
 
     @property
     def flops(self):
         """Useful floating-point operations of a step: forward, and twice that backward."""
+        if self.tree:
+            return 6 * self.B * sum(map(math.prod, self.nodes().values()))
         return 6 * self.n * self.d * self.D**2 * self.B
+
+    def nodes(self):
+        """Shapes (child, child, up) of a balanced binary tree's nodes by (child, child, up).
+
+        Numbers count the leaves first; what is left over of a layer takes part in the next one.
+        """
+        found, layer, number = {}, [(i, self.d) for i in range(self.n)], self.n
+        while len(layer) > 1:
+            above = []
+            for (i, a), (j, b) in zip(layer[::2], layer[1::2]):
+                up = self.n_classes if len(layer) == 2 else min(self.D, a * b)
+                found[i, j, number] = a, b, up
+                above.append((number, up))
+                number += 1
+            layer = above + layer[2 * len(above) :]
+        return found
 
     def batch(self):
         """Features (B, n) float32 in [0, 1] and labels (B,) int32."""
@@ -45,7 +65,7 @@ def ours(case):
     import jax.numpy as jnp
     from _ours import make_step
 
-    state, step = make_step(case.n, case.d, case.D, case.B, case.n_classes)
+    state, step = make_step(case)
     x, y = map(jnp.asarray, case.batch())
 
     def run(k):
@@ -188,34 +208,21 @@ def quimb(case, batch, path):
     import jax.numpy as jnp
     import quimb.tensor as qtn
 
-    n, d, D, out = case.n, case.d, case.D, case.n // 2
     optimize = path
     if path == "hyper":
         optimize = cotengra.HyperOptimizer(
             methods=["greedy"], minimize="combo", max_repeats=16, max_time=30, parallel=False
         )
-    # w with w . phi close to 1 for uniform features, so that outputs stay within float32.
-    w = (2 / np.pi) / (1 / 2 + 1 / np.pi)
-    rng = np.random.default_rng(0)
-    cores, inds = [], []
-    for i in range(n):
-        left, right = D if i else 1, D if i < n - 1 else 1
-        core = w * np.eye(left, right)[:, None] + NOISE * rng.normal(size=(left, d, right))
-        ix = [f"b{i - 1}", f"k{i}", f"b{i}"]
-        if i == 0:
-            core, ix = core[0], ix[1:]
-        elif i == n - 1:
-            core, ix = core[..., 0], ix[:-1]
-        if i == out:
-            core = core[..., None] + NOISE * rng.normal(size=(*core.shape, case.n_classes))
-            ix = [*ix, "c"]
-        cores.append(jnp.asarray(core, jnp.float32))
-        inds.append(ix)
+    tensors = list(_tree(case) if case.tree else _chain(case))
+    cores, inds = (
+        tuple(jnp.asarray(core, jnp.float32) for core, _ in tensors),
+        [i for _, i in tensors],
+    )
 
     def contract(cores, phi, batch_inds):
-        features = [qtn.Tensor(phi[..., i], (*batch_inds, f"k{i}")) for i in range(n)]
-        chain = [qtn.Tensor(core, ix) for core, ix in zip(cores, inds)]
-        network = qtn.TensorNetwork(chain + features)
+        features = [qtn.Tensor(phi[..., i], (*batch_inds, f"k{i}")) for i in range(case.n)]
+        body = [qtn.Tensor(core, ix) for core, ix in zip(cores, inds)]
+        network = qtn.TensorNetwork(body + features)
         return network.contract(output_inds=(*batch_inds, "c"), optimize=optimize).data
 
     def loss(cores, x, y):
@@ -227,7 +234,37 @@ def quimb(case, batch, path):
         picked = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
         return jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)
 
-    return jax_run(loss, tuple(cores), *map(jnp.asarray, case.batch()))
+    return jax_run(loss, cores, *map(jnp.asarray, case.batch()))
+
+
+def _chain(case):
+    """Arrays and indices of a chain whose outputs stay within float32."""
+    # w with w . phi close to 1 for uniform features.
+    w = (2 / np.pi) / (1 / 2 + 1 / np.pi)
+    rng = np.random.default_rng(0)
+    for i in range(case.n):
+        left, right = case.D if i else 1, case.D if i < case.n - 1 else 1
+        core = w * np.eye(left, right)[:, None] + NOISE * rng.normal(size=(left, case.d, right))
+        ix = [f"b{i - 1}", f"k{i}", f"b{i}"]
+        if i == 0:
+            core, ix = core[0], ix[1:]
+        elif i == case.n - 1:
+            core, ix = core[..., 0], ix[:-1]
+        if i == case.n // 2:
+            core = core[..., None] + NOISE * rng.normal(size=(*core.shape, case.n_classes))
+            ix = [*ix, "c"]
+        yield core, ix
+
+
+def _tree(case):
+    """Arrays and indices of a balanced binary tree whose outputs stay within float32."""
+    rng = np.random.default_rng(0)
+    last = max(up for *_, up in case.nodes())
+    for children, shape in case.nodes().items():
+        core = NOISE * rng.normal(size=shape)
+        core[0, 0, 0] += 1.5 if min(children) < case.n else 1
+        names = [f"k{i}" if i < case.n else f"b{i}" for i in children]
+        yield core, [*names[:2], "c"] if children[2] == last else names
 
 
 def jax_run(loss, params, x, y):

@@ -9,20 +9,21 @@ import optax
 from tn4ml_plus.contraction import contract, pack
 from tn4ml_plus.embeddings import Trigonometric
 from tn4ml_plus.losses import CrossEntropy
-from tn4ml_plus.networks import MPS
+from tn4ml_plus.networks import MPS, TTN
 
 OPTIMIZER = optax.adam(1e-3)
 
 
-def make_step(n, d, D, B, n_classes):
+def make_step(case):
     """Build the training step that side_by_side.py times: ``(state, step)``.
 
     ``state, loss = step(state, x, y)`` with x (B, n) float32 in [0, 1] and y (B,) int32 labels does
     one trigonometric embedding (d = 2), forward, cross-entropy, backward and Adam step of a chain
-    of n sites and bond D in float32, and leaves `loss` (a scalar) on the device.
+    or a balanced binary tree in float32, and leaves `loss` (a scalar) on the device.
     """
-    del B
-    network = MPS.random(n, bond_dim=D, phys_dim=d, n_outputs=n_classes, key=jax.random.key(0))
+    kind = TTN if case.tree else MPS
+    sizes = {"bond_dim": case.D, "phys_dim": case.d, "n_outputs": case.n_classes}
+    network = kind.random(case.n, **sizes, key=jax.random.key(0))
     packed, structure = pack(network)
     return (packed, OPTIMIZER.init(packed)), partial(_step, structure)
 

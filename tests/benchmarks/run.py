@@ -32,7 +32,7 @@ REPOSITORY = HERE.parents[1]
 
 
 def commands(arguments):
-    """Arguments of each benchmark, by the name of its script."""
+    """Arguments of each benchmark, by the name of its table; the script's has no ``_trees``."""
     out = arguments.out
     quick = ["--quick"] if arguments.quick else []
     given = {"--peers-python": arguments.peers_python, "--torchmps": arguments.torchmps}
@@ -42,6 +42,7 @@ def commands(arguments):
     fewer_seeds = ["--seeds", "1"] if arguments.quick else []
     return {
         "side_by_side": ["--out", out / "side_by_side.md", *quick, *peers],
+        "side_by_side_trees": ["--trees", "--out", out / "side_by_side_trees.md", *quick],
         "fashion_mnist": ["--out", out / "fashion_mnist.md", *quick],
         "quality": ["--out", out, *keel, *fewer_seeds],
         "anomaly": ["--out", out, "--tables", "anomaly", *adbench, *fewer_seeds],
@@ -68,7 +69,7 @@ def main():
         parser.error(f"unknown benchmark {sorted(unknown)}; choose from {sorted(available)}")
     failed = []
     for name in arguments.names or available:
-        script = HERE / f"{name}.py"
+        script = HERE / f"{name.removesuffix('_trees')}.py"
         if not script.exists():
             continue
         logger.info("--- %s", name)

@@ -1,6 +1,10 @@
-"""The training step of a chain beside the same step in other libraries, in interleaved rounds.
+"""The training step of chains beside the same step in other libraries, in interleaved rounds.
 
     python tests/benchmarks/side_by_side.py --peers-python PATH --out docs/tables/side_by_side.md
+
+and of balanced binary trees beside quimb::
+
+    python tests/benchmarks/side_by_side.py --trees --out docs/tables/side_by_side_trees.md
 
 Every contender (_contenders.py) lives in a process of its own, since no environment has them all,
 and waits while another computes. A round runs each of them once and a float32 matrix product too;
@@ -41,6 +45,10 @@ CASES = (
     Case(784, 2, 20, 128),
 )
 QUICK_CASES = (CASES[0], CASES[2])
+TREES = tuple(
+    Case(*size, tree=True)
+    for size in ((256, 2, 10, 128), (784, 2, 10, 128), (784, 2, 20, 128), (784, 2, 32, 128))
+)
 
 # Goals: peer / ours, at least.
 RATIO_GOALS = {
@@ -54,7 +62,7 @@ RATIO_GOALS = {
     ("quimb", CASES[2]): 15,
 }
 # Share of the same round's matrix product, at least.
-SHARE_GOALS = {CASES[2]: 0.12, CASES[3]: 0.25, CASES[4]: 0.22}
+SHARE_GOALS = {CASES[2]: 0.12, CASES[3]: 0.25, CASES[4]: 0.22, TREES[3]: 0.2}
 # d log(time) / d log(n), at most.
 EXPONENT_CASES, EXPONENT_GOAL = (CASES[2], CASES[5]), 1.15
 
@@ -86,9 +94,9 @@ TN4ML_PACKAGES = ("tn4ml", "jax", "quimb")
 
 def contenders(torchmps):
     """All contenders; where a peer takes minutes to compile, only the cases that matter."""
-    yield Contender(SGEMM, "sgemm", (("library", "numpy"),), packages=("numpy",))
-    yield Contender(SGEMM, "sgemm", (("library", "jax"),))
-    yield Contender(OURS, "ours")
+    yield Contender(SGEMM, "sgemm", (("library", "numpy"),), CASES + TREES, ("numpy",))
+    yield Contender(SGEMM, "sgemm", (("library", "jax"),), CASES + TREES)
+    yield Contender(OURS, "ours", (), CASES + TREES)
     yield Contender("tn4ml bare", "tn4ml_bare", (), CASES[:4] + CASES[5:], TN4ML_PACKAGES, True)
     yield Contender("tn4ml train", "tn4ml_train", (), QUICK_CASES, TN4ML_PACKAGES, True)
     for inline_mats in (False, True):
@@ -100,7 +108,8 @@ def contenders(torchmps):
         yield Contender("TorchMPS", "torchmps", options, CASES, ("torch",), True)
     for batch, path in (("vmap", "auto-hq"), ("vmap", "hyper"), ("index", "auto-hq")):
         options = (("batch", batch), ("path", path))
-        yield Contender("quimb", "quimb", options, QUICK_CASES, ("quimb", "cotengra", "jax"))
+        cases = (*QUICK_CASES, TREES[0])
+        yield Contender("quimb", "quimb", options, cases, ("quimb", "cotengra", "jax"))
 
 
 class Worker:
@@ -307,12 +316,24 @@ def processor():
         return platform.processor() or platform.machine()
 
 
+def notes_on_peers(absent):
+    return f"""- tn4ml's float32 gives NaN from {TN4ML_FLOAT32_SITES + 1} sites on,
+  so it runs in float64 there; all others run in float32. "bare" compiles its network, embedding and loss whole; "train"
+  is the step of its `train` method.
+- Left out: {", ".join(absent) or "nothing"}.
+"""
+
+
 def report(results, workers, versions, arguments, load):
     rates = [2 * SGEMM_SIZE**3 / best(t, SGEMM).median / 1e9 for t in results.values()]
     groups = list(dict.fromkeys(w.contender.group for w in workers))
-    absent = [g for g in ("tn4ml bare", "TensorKrowch", "TorchMPS") if g not in groups]
+    peers = () if arguments.trees else ("tn4ml bare", "TensorKrowch", "TorchMPS")
+    absent = [g for g in peers if g not in groups]
     variables = ", ".join(f"`{v}`" for v in arguments.env) or "none"
-    return f"""# The training step, side by side
+    notes = "" if arguments.trees else notes_on_peers(absent)
+    of = "trees" if arguments.trees else "chains"
+    counted = "6 B flops for each entry of the tree" if arguments.trees else "6 n d D^2 B flops"
+    return f"""# The training step of {of}, side by side
 
 Trigonometric embedding of raw features, forward pass, cross-entropy, backward pass and Adam on one
 batch: n sites, physical dimension d, bond dimension D, batch size B, 10 classes. Ratios are peer /
@@ -324,15 +345,12 @@ fastest counts. Medians over interleaved rounds; the first step, with compilatio
 {exponent_line(results)}
 {medians_table(results)}
 
-- Share of sgemm: 6 n d D^2 B flops over the step's time, over the rate of a float32
+- Share of sgemm: {counted} over the step's time, over the rate of a float32
   {SGEMM_SIZE} x {SGEMM_SIZE} x {SGEMM_SIZE} product in the same round (numpy's or jax's, the
   faster; {min(rates):.0f} to {max(rates):.0f} GFLOP/s by case).
-- tn4ml's float32 gives NaN from {TN4ML_FLOAT32_SITES + 1} sites on, so it runs in float64 there;
-  all others run in float32. "bare" compiles its network, embedding and loss whole; "train" is the
-  step of its `train` method.
-- Left out: {", ".join(absent) or "nothing"}.
-- {processor()}, {os.cpu_count()} cores, {arguments.threads} threads each (one for a PyTorch peer
-  that is faster so); load average before the run {load:.1f}; environment variables: {variables}.
+{notes}- {processor()}, {os.cpu_count()} cores, {arguments.threads} threads each (one for a PyTorch
+  peer that is faster so); load average before the run {load:.1f}; environment variables:
+  {variables}.
 - Python {platform.python_version()}; {", ".join(f"{k} {v}" for k, v in sorted(versions.items()))}.
 """
 
@@ -342,6 +360,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True, help="markdown file to write")
     parser.add_argument("--peers-python", help="interpreter of the peers' environment")
     parser.add_argument("--torchmps", help="clone of the TorchMPS repository")
+    parser.add_argument("--trees", action="store_true", help="balanced binary trees, not chains")
     parser.add_argument("--quick", action="store_true", help="two cases only")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
@@ -358,13 +377,18 @@ def main():
     chosen = arguments.groups and {SGEMM, *arguments.groups.split(",")}
     workers, versions = [], {}
     try:
+        cases = TREES if arguments.trees else CASES
+        if arguments.quick:
+            cases = TREES[:1] if arguments.trees else QUICK_CASES
         for contender in contenders(arguments.torchmps):
+            if not set(cases) & set(contender.cases):
+                continue
             python = arguments.peers_python if contender.needs_peers else sys.executable
             if python and (not chosen or contender.group in chosen):
                 workers.append(Worker(contender, python, arguments.threads, variables))
                 versions |= workers[-1].ask(versions=contender.packages)
         results = {}
-        for case in QUICK_CASES if arguments.quick else CASES:
+        for case in cases:
             logger.info("n, d, D, B = %s", size(case))
             results[case] = measure(workers, case, arguments.rounds)
             arguments.out.write_text(report(results, workers, versions, arguments, load))

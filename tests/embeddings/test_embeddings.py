@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.special
+from sklearn.decomposition import PCA
 
 from tn4ml_plus import embeddings
 from tn4ml_plus._registry import from_json, lookup, names, resolve, snake_case, to_json
@@ -33,6 +34,7 @@ from tn4ml_plus.embeddings import (
     PatchFRQI,
     PerFeature,
     Polynomial,
+    PrincipalPatches,
     QuantumBasis,
     SpinCoherent,
     Trigonometric,
@@ -103,14 +105,17 @@ def orthonormal(phi, gram):
 
 
 def patches(image, height, width, h, w):
-    """Patches (channels kept) in snake order, by the definition."""
+    """Patches that tile the image, channels kept, by the definition."""
+    return windows(image, height, width, h, w, (h, w), 0)
+
+
+def windows(image, height, width, h, w, stride, padding):
+    """Patches of a padded image, row by row, by the definition."""
     image = np.reshape(image, (height, width, -1))
-    found = []
-    for i in range(height // h):
-        columns = range(width // w)
-        for j in columns if i % 2 == 0 else reversed(columns):
-            found.append(image[i * h : (i + 1) * h, j * w : (j + 1) * w].ravel())
-    return found
+    image = np.pad(image, [(padding, padding)] * 2 + [(0, 0)])
+    tops = range(0, image.shape[0] - h + 1, stride[0])
+    lefts = range(0, image.shape[1] - w + 1, stride[1])
+    return [image[i : i + h, j : j + w].ravel() for i in tops for j in lefts]
 
 
 def frqi(pixels):
@@ -127,6 +132,20 @@ def amplitude(pixels):
 
 def affine(pixels, offset=0.3, scale=0.5):
     return np.concatenate([[1.0], scale * (pixels - offset)])
+
+
+IMAGES = np.random.default_rng(4).uniform(size=(60, 24)) ** np.arange(1, 25)
+overlapping = functools.partial(windows, height=3, width=4, h=2, w=2, stride=(1, 2), padding=1)
+PRINCIPAL = PrincipalPatches((3, 4, 2), (2, 2), (1, 2), padding=1, n_components=3, scale=0.7)
+
+
+def principal(patch):
+    """The leading components, by scikit-learn."""
+    pca = PCA(3).fit(np.concatenate([overlapping(image) for image in IMAGES]))
+    signs = [np.sign(c[np.abs(c).argmax()]) for c in pca.components_]
+    z = pca.transform(patch[None])[0] * signs
+    n = len(IMAGES) * len(overlapping(IMAGES[0]))
+    return [1, *(0.7 * z / np.sqrt(pca.explained_variance_[0] * (n - 1) / n))]
 
 
 @dataclasses.dataclass(eq=False)
@@ -217,6 +236,7 @@ CASES = [
     Case(
         Patches((2, 3), (1, 1)), lambda p: affine(np.ravel(p)), 6, lambda x: patches(x, 2, 3, 1, 1)
     ),
+    Case(PRINCIPAL.for_data(IMAGES, np.ones(60)), principal, 24, overlapping),
     Case(PatchFRQI((4, 2), (2, 1)), frqi, 8, lambda x: patches(x, 4, 2, 2, 1)),
     Case(PatchFRQI((2, 4), (2, 2)), frqi, 8, lambda x: patches(x, 2, 4, 2, 2)),
     Case(PatchAmplitude((4, 2), (2, 1)), amplitude, 8, lambda x: patches(x, 4, 2, 2, 1)),
@@ -422,7 +442,7 @@ def quadrature(case):
 WITH_GRAM = [
     c
     for c in CASES
-    if not isinstance(c.embedding, Embedded | PerFeature)
+    if not isinstance(c.embedding, Embedded | PerFeature | PrincipalPatches)
     and not isinstance(getattr(c.embedding, "embedding", None), TrigonometricChain)
 ]
 
@@ -512,6 +532,34 @@ def test_value_and_finite_gradient_in_float32(case):
     assert np.isfinite(slopes).all()
     expected = np.array([case.row(x.astype(float)) for x in np.float32(X)])
     assert np.abs(phi - expected).max() < 2e-5 * max(1, np.abs(expected).max())
+
+
+def test_principal_patches_count_weights_as_repetitions():
+    weight = np.random.default_rng(0).integers(1, 4, len(IMAGES))
+    repeated = np.repeat(IMAGES, weight, axis=0)
+    weighted = PRINCIPAL.for_data(IMAGES, weight.astype(float))
+    expected = PRINCIPAL.for_data(repeated, np.ones(len(repeated)))
+    np.testing.assert_allclose(weighted.mean, expected.mean, rtol=1e-12)
+    np.testing.assert_allclose(weighted.components, expected.components, rtol=1e-9, atol=1e-12)
+
+
+def test_principal_patches_of_images_that_are_all_the_same():
+    flat = PRINCIPAL.for_data(np.full((5, 24), 0.5), np.ones(5))
+    assert np.isfinite(flat.embed(IMAGES)).all()
+    dark = dataclasses.replace(PRINCIPAL, padding=0, stride=(1, 1)).for_data(
+        np.zeros((5, 24)), np.ones(5)
+    )
+    np.testing.assert_array_equal(dark.embed(np.zeros((2, 24)))[..., 1:], 0)
+    assert np.isfinite(dark.embed(IMAGES)).all()
+
+
+@every_case
+def test_split_and_join(case):
+    part, arrays = case.embedding.split()
+    X = np.float32(sample(case, 3))
+    np.testing.assert_array_equal(part.join(arrays).embed(X), case.embedding.embed(X))
+    if arrays:
+        assert part == PRINCIPAL
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-12, 1e-20, 1e-38, 0.0])
@@ -605,7 +653,7 @@ def test_per_feature_shares_only_what_is_common():
 
 def test_columnwise_marks_the_embeddings_that_mix_features():
     mixing = {type(c.embedding).__name__ for c in CASES if not c.embedding.columnwise}
-    assert mixing == {"Embedded", "Patches", "PatchFRQI", "PatchAmplitude"}
+    assert mixing == {"Embedded", "Patches", "PatchFRQI", "PatchAmplitude", "PrincipalPatches"}
     assert not UnitNorm(Patches((2, 2), (1, 2))).columnwise
 
 
@@ -664,6 +712,14 @@ def test_columnwise_marks_the_embeddings_that_mix_features():
         (lambda: Patches((28, 30), (4, 4)), r"width 4 .* \[1, 2, 3, 5, 6, 10, 15, 30\]"),
         (lambda: Patches().nsites(100), "784 features"),
         (lambda: Patches().embed(np.ones((2, 100))), "784 features"),
+        (lambda: PrincipalPatches(stride=4), "stride must be"),
+        (lambda: PrincipalPatches(stride=(4, 0)), "each step in stride"),
+        (lambda: PrincipalPatches(padding=3), r"height 8 every 4 .* padded by 3: change padding"),
+        (lambda: PrincipalPatches((8, 8), (9, 9), padding=0), "height 9"),
+        (lambda: PrincipalPatches((8, 8), (2, 2), (2, 2), 0, n_components=5), "no 5 components"),
+        (lambda: PrincipalPatches().embed(np.ones((2, 784))), "for_data"),
+        (lambda: PrincipalPatches().for_data(np.ones((2, 100)), np.ones(2)), "784 features"),
+        (lambda: PrincipalPatches().gram(), "Use an embedding of single features"),
         (lambda: PatchFRQI((6, 6), (3, 2)), "2, 4, 8"),
         (lambda: PatchAmplitude((6, 6), (1, 1)), "2, 4, 8"),
         (lambda: UnitNorm("legendre"), "embedding object"),

@@ -1,9 +1,11 @@
 """What has been compiled once is not compiled again: traces and compilations are counted."""
 
+import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from tn4ml_plus import TNClassifier, TNRegressor
+from tn4ml_plus.embeddings import PrincipalPatches
 
 SMALL = {"bond_dim": 2, "n_members": 2, "max_epochs": 2, "batch_size": 16, "random_state": 0}
 
@@ -36,6 +38,21 @@ def test_trees_in_other_feature_orders_compile_nothing(data, compilations):
     compilations.clear()
     TNClassifier(network="ttn", **SMALL | {"random_state": 7}).fit(X, y).predict(X)
     assert compilations == []
+
+
+def test_other_principal_components_compile_nothing(data, compilations):
+    X, y = data
+    images = np.concatenate([X, X**2], axis=1)[:, :6]
+    embedding = PrincipalPatches((2, 3), (2, 2), (1, 1), padding=0, n_components=3)
+    options = {**SMALL, "n_members": 1, "embedding": embedding}
+    first = TNClassifier(**options).fit(images, y)
+    first.predict(images)
+    compilations.clear()
+    second = TNClassifier(**options).fit(images**3, y)
+    second.predict(images)
+    assert compilations == []
+    assert first.embedding_ != second.embedding_
+    assert first.embedding == second.embedding == embedding
 
 
 def test_cross_validation_compiles_in_its_first_fold_only(data, compilations):

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import quimb.tensor as qtn
 from sklearn import config_context
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_digits, load_iris
 from sklearn.exceptions import NotFittedError
 
 from tn4ml_plus import TNClassifier, TNRegressor, load
-from tn4ml_plus.embeddings import Hat
+from tn4ml_plus.embeddings import Hat, PrincipalPatches
 from tn4ml_plus.io import read, write
 from tn4ml_plus.networks import Tree, TTNSpec
 from tn4ml_plus.training import Gradient
@@ -103,6 +103,22 @@ def test_trees_are_stored(table, tmp_path):
     np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
     assert loaded.networks_[1].tree == spec.tree
     assert [t.shape for t in loaded.networks_[1]] == [t.shape for t in model.networks_[1]]
+
+
+def test_what_an_embedding_learned_is_stored(tmp_path):
+    X, y = load_digits(return_X_y=True)
+    embedding = PrincipalPatches((8, 8), (4, 4), (2, 2), padding=1, n_components=6)
+    tree = TTNSpec(Tree.image(*embedding.grid))
+    model = TNClassifier(4, n_members=1, embedding=embedding, network=tree, random_state=0)
+    model.set_params(max_epochs=3).fit(X[:900], y[:900])
+    assert model.score(X[900:], y[900:]) > 0.8
+    assert model.embedding_.components is not None
+    model.save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert loaded.embedding_ == model.embedding_
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+    model.warm_start = True
+    assert model.fit(X[:900], y[:900]).embedding_ == loaded.embedding_
 
 
 def test_objects_as_parameters_come_back(table, tmp_path):

@@ -4,7 +4,7 @@ from ._base import Embedding
 from ._combined import Orthonormal, PerFeature, UnitNorm, UnitSum
 from ._discrete import OneHot, QuantumBasis
 from ._embedded import Embedded
-from ._image import PatchAmplitude, Patches, PatchFRQI
+from ._image import PatchAmplitude, Patches, PatchFRQI, PrincipalPatches
 from ._local import GaussianRBF, Hat
 from ._polynomial import Hermite, Laguerre, Legendre, LinearComplement, Polynomial
 from ._trigonometric import (
@@ -32,6 +32,7 @@ __all__ = [
     "Patches",
     "PerFeature",
     "Polynomial",
+    "PrincipalPatches",
     "QuantumBasis",
     "SpinCoherent",
     "Trigonometric",

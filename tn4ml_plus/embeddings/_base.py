@@ -79,6 +79,26 @@ class Embedding(abc.ABC):
         """Whether `unit_weights` exist."""
         return self.unit_weights is not None
 
+    def for_data(self, X, weight) -> "Embedding":
+        """The embedding with what it learns from data settled.
+
+        X: (n_samples, n_features) inside the domain; weight: (n_samples,). Estimators call it.
+        """
+        del X, weight
+        return self
+
+    def split(self):
+        """A part that is the same for all data, and a tuple of the arrays learned from them.
+
+        Compiled functions are keyed by the one and take the other; ``part.join(arrays)`` is whole.
+        """
+        return self, ()
+
+    def join(self, arrays) -> "Embedding":
+        """The embedding with the arrays that `split` took away."""
+        del arrays
+        return self
+
     def nsites(self, n_features: int) -> int:
         """Number of sites for `n_features` columns; ValueError if they do not fit."""
         if n_features < 1 or n_features % self.site_features:

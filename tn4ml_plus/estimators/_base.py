@@ -21,7 +21,7 @@ from ..io import write
 from ..losses import CallableLoss, Loss, Objective, OptaxLoss
 from ..networks import NetworkSpec, from_quimb
 from ..training import EarlyStopping, Gradient, Problem, Samples, outputs
-from ._columns import ColumnEncoder, read_table
+from ._columns import read_table
 from ._state import to_state
 from ._tables import BLOCK, TableEstimator, padded_length
 
@@ -118,8 +118,7 @@ class TensorNetworkEstimator(TableEstimator):
 
     def _fit(self, table, target, weight, n_outputs, bias, partial_fit=False):
         """Train on a table read by `read_table`; target is encoded, weight has no zeros."""
-        floats, raw = table
-        embedding, scaler, network, initializer, objective, trainer = self._resolve(*floats.shape)
+        embedding, scaler, network, initializer, objective, trainer = self._resolve(*table[0].shape)
         going_on = partial_fit or self.warm_start
         rng = check_random_state(self.random_state)
         if partial_fit and not hasattr(trainer, "partial_train"):
@@ -129,15 +128,14 @@ class TensorNetworkEstimator(TableEstimator):
             )
         if going_on and hasattr(self, "networks_"):
             self._check_unchanged()
+            U = self._transform(table)
         else:
             for name in ("networks_", "_trainer_state", "_divisors"):
                 vars(self).pop(name, None)
             self._fixed = self._present_fixed()
-            self._encoder = ColumnEncoder.fit(floats, raw, weight, embedding, scaler)
-            self.embedding_ = self._encoder.embedding
+            U = self._fit_columns(table, weight, embedding, scaler)
             self.history_ = {}
             self.n_iter_ = 0
-        U = self._transform(table)
         self._loss = objective.loss
         fitting, validation = self._split(trainer, target, rng)
         if not hasattr(self, "networks_"):

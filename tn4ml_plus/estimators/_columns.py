@@ -62,6 +62,8 @@ def read_table(estimator, X, reset):
 
 def rows(table, kept):
     """The rows of a table from `read_table` that a boolean mask keeps."""
+    if kept.all():
+        return table
     floats, raw = table
     return floats[kept], [None if values is None else values[kept] for values in raw]
 
@@ -142,7 +144,9 @@ class ColumnEncoder:
                 "PerFeature cannot be combined with categorical columns of a frame: give their "
                 "codes as numbers, with OneHot for them in PerFeature."
             )
-        state = scaler.fit(floats[:, scaled], weight) if scaled.any() else {}
+        state = {}
+        if scaled.any():
+            state = scaler.fit(floats if scaled.all() else floats[:, scaled], weight)
         codes = floats[:, numeric & ~scaled]
         limits = np.array(embedding.domains(len(levels)))[numeric & ~scaled]
         strange = (codes < limits[:, 0]) | (codes > limits[:, 1]) | (codes % 1 > 0)
@@ -176,15 +180,21 @@ class ColumnEncoder:
                     f"Column {name} held {expected} when fitting and holds {found} now: convert it."
                 )
         low, high = np.array(self.embedding.domains(floats.shape[1])).T
-        out, scaled = floats.copy(), self.scaled
+        scaled = self.scaled
+        # Images make large tables: no copies where all columns are scaled.
+        whole = scaled.all()
+        out = None if whole else floats.copy()
         if scaled.any():
-            u = self.scaler.transform(floats[:, scaled], self.state)
+            u = self.scaler.transform(floats if whole else floats[:, scaled], self.state)
             low, high = low[scaled], high[scaled]
             if isinstance(self.scaler, Passthrough):
                 self._warn_outside(u, low, high)
                 u = np.clip(u, low, high)
             else:
-                u = low + u * (high - low)
+                u *= high - low
+                u += low
+            if whole:
+                return u
             out[:, scaled] = u
         for j in np.flatnonzero(~numeric):
             codes = {level: code for code, level in enumerate(self.levels[j])}

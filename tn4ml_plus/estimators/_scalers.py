@@ -102,16 +102,19 @@ class MinMax(Bijection):
     def fit(self, X, weight):
         """State: low and high (n_columns,)."""
         del weight
-        seen = ~np.all(np.isnan(X), axis=0)
-        low, high = np.zeros(X.shape[1]), np.ones(X.shape[1])
-        low[seen], high[seen] = np.nanmin(X[:, seen], axis=0), np.nanmax(X[:, seen], axis=0)
-        return {"low": low, "high": high}
+        # These ignore NaN; of a column that has nothing else they leave it.
+        low, high = np.fmin.reduce(X, axis=0), np.fmax.reduce(X, axis=0)
+        return {"low": np.where(np.isnan(low), 0, low), "high": np.where(np.isnan(high), 1, high)}
 
     def transform(self, X, state):
         """X mapped to [0, 1]."""
         width = state["high"] - state["low"]
-        u = (X - state["low"]) / np.where(width > 0, width, 1)
-        return np.clip(np.where((width > 0) | np.isnan(X), u, 0.5), 0, 1)
+        u = X - state["low"]
+        u /= np.where(width > 0, width, 1)
+        np.clip(u, 0, 1, out=u)
+        for j in np.flatnonzero(width <= 0):
+            u[:, j] = np.where(np.isnan(X[:, j]), np.nan, 0.5)
+        return u
 
     def inverse(self, U, state):
         """Raw columns of U."""

@@ -10,6 +10,7 @@ from sklearn.utils.validation import _check_sample_weight
 from .._registry import resolve
 from ..embeddings import Legendre
 from ..training import bucket
+from ._columns import ColumnEncoder
 from ._parameters import NestedParameters
 from ._scalers import Passthrough
 
@@ -59,6 +60,14 @@ class TableEstimator(NestedParameters):
             )
         return embedding, scaler
 
+    def _fit_columns(self, table, weight, embedding, scaler):
+        """Fit what reads the columns of a table from `read_table`; returns `_transform` of it."""
+        self._encoder = ColumnEncoder.fit(*table, weight, embedding, scaler)
+        self.embedding_ = self._encoder.embedding
+        U = self._transform(table)
+        self.embedding_ = self._encoder.embedding = self.embedding_.for_data(U, weight)
+        return U
+
     def _transform(self, table):
         """Numbers in the embedding's domain, NaN where missing, from what `read_table` gives."""
         U = self._encoder.transform(*table, getattr(self, "feature_names_in_", None))
@@ -78,12 +87,15 @@ class TableEstimator(NestedParameters):
         """Embedded rows on the device, (padded length, nsites, phys_dim)."""
         # An unbounded domain has its middle at 0.
         middle = np.clip(self.embedding_.domains(U.shape[1]), -1e6, 1e6).mean(axis=1)
-        padded = np.tile(middle, (padded_length(len(U)), 1))
-        padded[: len(U)] = U
         dtype = jnp.zeros(()).dtype
+        padded = np.empty((padded_length(len(U)), U.shape[1]), dtype)
+        padded[: len(U)] = U
+        padded[len(U) :] = middle
         arrays = (self._divisors, self._neutral)
         arrays = [None if a is None else a.astype(dtype) for a in arrays]
-        return _embed(self.embedding_, padded.astype(dtype), middle.astype(dtype), *arrays)
+        embedding, learned = self.embedding_.split()
+        learned = [array.astype(dtype) for array in learned]
+        return _embed(embedding, learned, padded, middle.astype(dtype), *arrays)
 
 
 def read_weight(sample_weight, X):
@@ -101,9 +113,9 @@ def padded_length(n_samples):
 
 
 @partial(jax.jit, static_argnums=0)
-def _embed(embedding, U, middle, divisors, neutral):
+def _embed(embedding, learned, U, middle, divisors, neutral):
     missing = jnp.isnan(U)
-    phi = embedding.embed(jnp.where(missing, middle, U))
+    phi = embedding.join(learned).embed(jnp.where(missing, middle, U))
     if divisors is not None:
         # A positive scalar a sample and site; the floor keeps it so where w . phi would vanish.
         phi = phi / jnp.maximum(jnp.einsum("bis,is->bi", phi, divisors), 0.1)[..., None]

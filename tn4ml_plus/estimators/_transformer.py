@@ -15,7 +15,7 @@ from ..contraction._khatri_rao import khatri_rao
 from ..embeddings import SpinCoherent
 from ..io import write
 from ..networks import TTN, Tree
-from ._columns import ColumnEncoder, read_table, rows
+from ._columns import read_table, rows
 from ._state import to_state
 from ._tables import TableEstimator, read_weight
 
@@ -105,9 +105,7 @@ class TNTransformer(TransformerMixin, TableEstimator):
         table = read_table(self, X, reset=True)
         weight = read_weight(sample_weight, table[0])
         table, weight = rows(table, weight > 0), weight[weight > 0]
-        self._encoder = ColumnEncoder.fit(*table, weight, *self._resolve_columns(*table[0].shape))
-        self.embedding_ = self._encoder.embedding
-        U = self._transform(table)
+        U = self._fit_columns(table, weight, *self._resolve_columns(*table[0].shape))
         self.tree_ = self._resolve_tree(U)
         heights, limit = self.tree_.heights, self.n_layers or len(self.tree_.nodes)
         self.nodes_ = tuple(i for i, height in enumerate(heights) if height <= limit)
