@@ -232,13 +232,13 @@ def test_long_chains_are_finite_in_single_precision(name, initializer, geometry)
     assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
 
 
-def class_of(spec, n_outputs):
+def maker(spec, n_outputs):
     """How a spec makes a network of the other topologies, whose sites need no padding by hand."""
     return lambda nsites, **options: spec.random(nsites, n_outputs=n_outputs, **options)
 
 
 TOPOLOGIES = {
-    f"{name}, {'amplitude' if n_outputs is None else 'outputs'}": class_of(spec, n_outputs)
+    f"{name}, {'amplitude' if n_outputs is None else 'outputs'}": maker(spec, n_outputs)
     for name, spec in {
         "ttn": TTNSpec(),
         "mera": MERASpec(),

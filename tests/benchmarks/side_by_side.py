@@ -318,8 +318,8 @@ def processor():
 
 def notes_on_peers(absent):
     return f"""- tn4ml's float32 gives NaN from {TN4ML_FLOAT32_SITES + 1} sites on,
-  so it runs in float64 there; all others run in float32. "bare" compiles its network, embedding and loss whole; "train"
-  is the step of its `train` method.
+  so it runs in float64 there; all others run in float32. "bare" compiles its network, embedding and
+  loss whole; "train" is the step of its `train` method.
 - Left out: {", ".join(absent) or "nothing"}.
 """
 

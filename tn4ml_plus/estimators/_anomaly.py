@@ -176,7 +176,10 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
     contamination : "auto" or float
         Share of the training samples below the threshold, in (0, 0.5]. With "auto" the threshold is
         Tukey's fence: 1.5 interquartile ranges below the first quartile of their scores.
-    learning_rate, max_epochs, batch_size, feature_dropout, decay, random_state, verbose
+    feature_dropout : float or None
+        Share of the features that each sample loses in a step of training, in [0, 1); None takes
+        n_features / (3 n_samples), at most 0.2, which matters for tables of few rows.
+    learning_rate, max_epochs, batch_size, decay, random_state, verbose
         As in `TNClassifier`.
 
     Attributes
@@ -264,7 +267,9 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         y = self._labels(y, table)
         weight = read_weight(sample_weight, table[0])
         rng = check_random_state(self.random_state)
-        views = [self._view(scaler, rng.randint(2**31 - 1)) for scaler in self._view_scalers()]
+        shape = np.count_nonzero(weight), table[0].shape[1]
+        scalers = self._view_scalers()
+        views = [self._view(scaler, rng.randint(2**31 - 1), *shape) for scaler in scalers]
         self.views_ = [view.fit(X, y, weight) for view in views]
         floats, _ = table = rows(table, weight > 0)
         low, high = np.fmin.reduce(floats), np.fmax.reduce(floats)
@@ -347,7 +352,7 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
             return list(_COMMITTEE)
         return [None]
 
-    def _view(self, scaler, seed):
+    def _view(self, scaler, seed, n_samples, n_features):
         network = self.network
         if isinstance(network, qtn.TensorNetwork):
             network = from_quimb(network)
@@ -359,6 +364,8 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         del given["contamination"]
         if self.bond_dim is None:
             given["bond_dim"] = 8 if isinstance(scaler, Rotated) else 6
+        if self.feature_dropout is None and self.trainer == "gradient":
+            given["feature_dropout"] = min(0.2, n_features / (3 * n_samples))
         return (BornView if is_born else NormView)(**given)
 
     def _score(self, table):
