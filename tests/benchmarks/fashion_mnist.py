@@ -117,7 +117,7 @@ RECIPES = (
     Recipe("4x4 patches, D = 24", whole, {**PATCHES, "max_epochs": 8}, 0.894, 60),
 )
 TREE_RECIPES = (
-    Recipe("tree, D = 12", whole, tree(20, 12, 4, 5e-3), 0.893, 15),
+    Recipe("tree, D = 12", whole, tree(16, 12, 4, 6e-3), 0.893, 15),
     Recipe("tree, D = 24, mirrored", whole, tree(24, 24, 5, 2.5e-3), 0.906, 180, mirrored),
     Recipe("tree, D = 24, moved", whole, tree(24, 24, 6, 2.5e-3), 0.915, 900, moved),
 )
@@ -149,8 +149,8 @@ CANDIDATES = (
 TREE_CANDIDATES = (
     *(
         candidate(f"{components} components", whole, tree(components, bond, epochs, r))
-        for components, bond, epochs in ((20, 12, 4), (20, 16, 3), (24, 16, 3))
-        for r in (3e-3, 5e-3)
+        for components, bond, epochs in ((16, 12, 4), (20, 12, 4), (24, 16, 3))
+        for r in (3e-3, 6e-3)
     ),
     *(candidate("mirrored", whole, tree(24, bond, 5, 2.5e-3), mirrored) for bond in (16, 24, 32)),
     *(candidate("moved", whole, tree(24, bond, 5, 2.5e-3), moved) for bond in (24, 32)),

@@ -15,7 +15,7 @@ from ._base import Embedding, as_float, basis_vector, gauss_legendre
 from ._trigonometric import trigonometric_moments
 
 # Images from which principal components are found.
-_PRINCIPAL_ROWS = 4096
+_PRINCIPAL_ROWS = 1024
 
 
 @functools.lru_cache(maxsize=64)

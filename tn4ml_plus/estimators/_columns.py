@@ -190,7 +190,7 @@ class ColumnEncoder:
             if isinstance(self.scaler, Passthrough):
                 self._warn_outside(u, low, high)
                 u = np.clip(u, low, high)
-            else:
+            elif (low != 0).any() or (high != 1).any():
                 u *= high - low
                 u += low
             if whole:
