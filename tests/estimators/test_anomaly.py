@@ -21,6 +21,7 @@ from tn4ml_plus.losses import (
     SemiSupervisedLogQuadratic,
 )
 from tn4ml_plus.networks import MPS, SMPOSpec
+from tn4ml_plus.training import Gradient
 
 SMALL = {"bond_dim": 2, "max_epochs": 20, "random_state": 0}
 # One member of the committee, so that less is compiled and scores are one log-density.
@@ -54,6 +55,18 @@ def X():
     X = rng.normal(size=(120, 4))
     X[:, 1] = X[:, 0] + 0.2 * X[:, 1]
     return X * [1.0, 1.0, 100.0, 1.0]
+
+
+@pytest.mark.parametrize(("n_rows", "expected"), [(5, 0.2), (100, 4 / 300)])
+def test_features_are_dropped_where_rows_are_few(X, n_rows, expected):
+    model = TNAnomalyDetector(**SINGLE | {"max_epochs": 1})
+    weight = np.r_[np.ones(n_rows), np.zeros(5)]
+    (view,) = model.fit(X[: n_rows + 5], sample_weight=weight).views_
+    assert view.feature_dropout == pytest.approx(expected)
+    (view,) = model.set_params(feature_dropout=0.0).fit(X[:n_rows]).views_
+    assert view.feature_dropout == 0
+    model.set_params(feature_dropout=None, trainer=Gradient(max_epochs=1))
+    assert model.fit(X[:n_rows]).views_[0].feature_dropout is None
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +108,7 @@ def test_scores_are_the_mean_of_the_views_log_densities(X):
     np.testing.assert_allclose(together.score_samples(X), np.mean(parts, axis=0))
     view = together.views_[0]
     alone = TNBornMachine(bond_dim=2, max_epochs=20, random_state=view.random_state)
-    alone.set_params(embedding=view.embedding_).fit(X)
+    alone.set_params(embedding=view.embedding_, feature_dropout=view.feature_dropout).fit(X)
     np.testing.assert_array_equal(alone.score_samples(X), parts[0])
 
 
