@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "tn4ml_plus"
 
 LEVELS = {
+    "_arrays": 0,
     "_checks": 0,
     "_errors": 0,
     "_registry": 0,

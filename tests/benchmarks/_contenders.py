@@ -258,11 +258,14 @@ def _chain(case):
 
 def _tree(case):
     """Arrays and indices of a balanced binary tree whose outputs stay within float32."""
+    # w with w . phi close to 1 for uniform features, handed on as the first channel.
+    w = (2 / np.pi) / (1 / 2 + 1 / np.pi)
     rng = np.random.default_rng(0)
     last = max(up for *_, up in case.nodes())
     for children, shape in case.nodes().items():
         core = NOISE * rng.normal(size=shape)
-        core[0, 0, 0] += 1.5 if min(children) < case.n else 1
+        sizes = zip(children[:2], shape)
+        core[..., 0] += np.outer(*((w, w) if i < case.n else np.eye(size)[0] for i, size in sizes))
         names = [f"k{i}" if i < case.n else f"b{i}" for i in children]
         yield core, [*names[:2], "c"] if children[2] == last else names
 

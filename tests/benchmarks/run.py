@@ -44,6 +44,7 @@ def commands(arguments):
         "side_by_side": ["--out", out / "side_by_side.md", *quick, *peers],
         "side_by_side_trees": ["--trees", "--out", out / "side_by_side_trees.md", *quick],
         "fashion_mnist": ["--out", out / "fashion_mnist.md", *quick],
+        "fashion_mnist_trees": ["--trees", "--out", out / "fashion_mnist_trees.md", *quick],
         "quality": ["--out", out, *keel, *fewer_seeds],
         "anomaly": ["--out", out, "--tables", "anomaly", *adbench, *fewer_seeds],
     }

@@ -543,14 +543,24 @@ def test_principal_patches_count_weights_as_repetitions():
     np.testing.assert_allclose(weighted.components, expected.components, rtol=1e-9, atol=1e-12)
 
 
+def test_principal_patches_of_more_images_than_are_looked_at():
+    rng = np.random.default_rng(5)
+    X, weight = rng.uniform(size=(3000, 24)) ** np.arange(1, 25), rng.uniform(0.1, 2, 3000)
+    learned = PRINCIPAL.for_data(X, weight)
+    rows = [int(row) for row in np.linspace(0, 2999, 1024)]
+    expected = PRINCIPAL.for_data(X[rows], weight[rows])
+    np.testing.assert_allclose(learned.components, expected.components, rtol=1e-12)
+    assert learned.for_data(X[:10], weight[:10]) is learned
+
+
 def test_principal_patches_of_images_that_are_all_the_same():
-    flat = PRINCIPAL.for_data(np.full((5, 24), 0.5), np.ones(5))
-    assert np.isfinite(flat.embed(IMAGES)).all()
-    dark = dataclasses.replace(PRINCIPAL, padding=0, stride=(1, 1)).for_data(
-        np.zeros((5, 24)), np.ones(5)
-    )
-    np.testing.assert_array_equal(dark.embed(np.zeros((2, 24)))[..., 1:], 0)
-    assert np.isfinite(dark.embed(IMAGES)).all()
+    inner = dataclasses.replace(PRINCIPAL, padding=0, stride=(1, 1))
+    for grey in (0, 0.3, 0.5):
+        X = np.full((5, 24), grey)
+        assert np.isfinite(PRINCIPAL.for_data(X, np.ones(5)).embed(IMAGES)).all()
+        flat = inner.for_data(X, np.ones(5))
+        np.testing.assert_allclose(flat.embed(X)[..., 1:], 0, atol=1e-6)
+        assert np.abs(flat.embed(IMAGES)).max() < 10
 
 
 @every_case
@@ -717,6 +727,8 @@ def test_columnwise_marks_the_embeddings_that_mix_features():
         (lambda: PrincipalPatches(padding=3), r"height 8 every 4 .* padded by 3: change padding"),
         (lambda: PrincipalPatches((8, 8), (9, 9), padding=0), "height 9"),
         (lambda: PrincipalPatches((8, 8), (2, 2), (2, 2), 0, n_components=5), "no 5 components"),
+        (lambda: PrincipalPatches(patch_shape=(1, 1), n_components=1), "take Patches"),
+        (lambda: PrincipalPatches(mean=(0.0,)), "leave them to for_data"),
         (lambda: PrincipalPatches().embed(np.ones((2, 784))), "for_data"),
         (lambda: PrincipalPatches().for_data(np.ones((2, 100)), np.ones(2)), "784 features"),
         (lambda: PrincipalPatches().gram(), "Use an embedding of single features"),

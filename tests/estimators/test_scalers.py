@@ -1,11 +1,14 @@
 """Scalers: ranges, inverses and derivatives against finite differences."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
 
+from tn4ml_plus._errors import DomainWarning
 from tn4ml_plus._registry import names, snake_case
+from tn4ml_plus.embeddings import Legendre
 from tn4ml_plus.estimators import (
     CommonMinMax,
     GaussianCDF,
@@ -15,6 +18,7 @@ from tn4ml_plus.estimators import (
     QuantileSigmoid,
     Rotated,
 )
+from tn4ml_plus.estimators._columns import ColumnEncoder
 
 BIJECTIONS = [GaussianCDF(), GaussianCDF(0.7), LogisticCDF(), LogisticCDF(2.0)]
 BIJECTIONS += [MinMax(), CommonMinMax(), Passthrough()]
@@ -40,6 +44,26 @@ def fitted(scaler, X, weight=None):
 
 def test_every_scaler_is_here():
     assert {snake_case(type(scaler).__name__) for scaler in SCALERS} == set(names("scaler"))
+
+
+class Same(MinMax):
+    """Columns that are in [0, 1] already."""
+
+    def transform(self, X, state):
+        del state
+        return X
+
+
+@pytest.mark.parametrize("scaler", [*SCALERS, Same()], ids=repr)
+def test_the_callers_table_is_left_alone(scaler):
+    X, raw = table(), [None] * 3
+    X.setflags(write=False)
+    encoder = ColumnEncoder.fit(X, raw, np.ones(len(X)), Legendre(2), scaler)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DomainWarning)
+        U = encoder.transform(X, raw)
+    if isinstance(scaler, Same):
+        np.testing.assert_allclose(U, 2 * X - 1)
 
 
 @every_scaler

@@ -112,7 +112,8 @@ def test_what_an_embedding_learned_is_stored(tmp_path):
     model = TNClassifier(4, n_members=1, embedding=embedding, network=tree, random_state=0)
     model.set_params(max_epochs=3).fit(X[:900], y[:900])
     assert model.score(X[900:], y[900:]) > 0.8
-    assert model.embedding_.components is not None
+    expected = embedding.for_data(X[:900] / 16, np.ones(900))
+    np.testing.assert_allclose(model.embedding_.components, expected.components, rtol=1e-9)
     model.save(tmp_path / "model")
     loaded = load(tmp_path / "model")
     assert loaded.embedding_ == model.embedding_

@@ -82,7 +82,8 @@ class Embedding(abc.ABC):
     def for_data(self, X, weight) -> "Embedding":
         """The embedding with what it learns from data settled.
 
-        X: (n_samples, n_features) inside the domain; weight: (n_samples,). Estimators call it.
+        X: (n_samples, n_features) inside the domain; weight: (n_samples,). Estimators call it on
+        the embedding that they were given, not on what is inside of PerFeature, UnitNorm and so on.
         """
         del X, weight
         return self

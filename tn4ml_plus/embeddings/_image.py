@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arrays import evenly_spaced, with_fixed_signs
 from .._checks import check_int, check_number
 from .._registry import register
 from ._base import Embedding, as_float, basis_vector, gauss_legendre
 from ._trigonometric import trigonometric_moments
 
-# Images from which principal components are found.
-_PRINCIPAL_ROWS = 1024
+# Images, and numbers in all their patches, from which principal components are found.
+_PRINCIPAL_ROWS, _PRINCIPAL_NUMBERS = 1024, 2**25
 
 
 @functools.lru_cache(maxsize=64)
@@ -142,8 +143,9 @@ class PrincipalPatches(_Image):
     pixels around the image; n_components: how many of a patch's components, which are shared by all
     patches; scale: the first component's standard deviation over the data (the others keep their
     ratio to it). The linear map, `mean` (pixels in a patch,) and `components` (n_components,
-    pixels in a patch), comes from data by `for_data`, which estimators call in fit. A partition of
-    unity. ValueError if patches do not fit the padded image, or before the map is there.
+    pixels in a patch), comes from data by `for_data`, from at most 1024 images evenly over them;
+    estimators call it in fit unless the map is there. A partition of unity. ValueError if patches
+    do not fit the padded image, or before the map is there.
 
     >>> import numpy as np
     >>> images = np.random.default_rng(0).uniform(size=(100, 36))
@@ -170,10 +172,20 @@ class PrincipalPatches(_Image):
         check_int("padding", self.padding, 0)
         check_int("n_components", self.n_components, 1)
         check_number("scale", self.scale, above=0)
+        if self.site_features == 1:
+            raise ValueError(
+                "Patches of one value have no components: take Patches, or larger ones."
+            )
         if self.n_components > self.site_features:
             raise ValueError(
                 f"A patch of {self.site_features} values has no {self.n_components} components: "
                 "lower n_components."
+            )
+        sizes = [0 if part is None else len(part) for part in (self.mean, self.components)]
+        if sizes not in ([0, 0], [self.site_features, self.n_components]):
+            raise ValueError(
+                f"mean and components must be None, or {self.site_features} numbers and "
+                f"{self.n_components} rows of as many: leave them to for_data."
             )
         sizes = zip(self.image_shape, self.patch_shape, self.stride, ("height", "width"))
         for size, patch, step, axis in sizes:
@@ -200,7 +212,10 @@ class PrincipalPatches(_Image):
 
     def for_data(self, X, weight):
         self.nsites(X.shape[1])
-        rows = np.unique(np.linspace(0, len(X) - 1, _PRINCIPAL_ROWS).astype(int))
+        if self.components is not None:
+            return self
+        numbers = math.prod(self.grid) * self.site_features
+        rows = evenly_spaced(len(X), max(1, min(_PRINCIPAL_ROWS, _PRINCIPAL_NUMBERS // numbers)))
         images = X[rows].reshape(len(rows), *self._image_shape)
         around = (self.padding, self.padding)
         padded = np.pad(images, [(0, 0), around, around, (0, 0)])
@@ -211,11 +226,9 @@ class PrincipalPatches(_Image):
         variances, vectors = np.linalg.eigh(
             np.atleast_2d(np.cov(patches.T, ddof=0, aweights=repeated))
         )
-        leading = vectors.T[: -self.n_components - 1 : -1]
-        # The sign of an eigenvector is arbitrary: its largest entry is to be positive.
-        largest = np.abs(leading).argmax(axis=1)
-        leading = leading * np.sign(leading[np.arange(len(leading)), largest])[:, None]
-        if variances[-1] > 0:
+        leading = with_fixed_signs(vectors[:, ::-1])[:, : self.n_components].T
+        # What is smaller is rounding.
+        if variances[-1] > 1e-12 * np.mean(patches**2):
             leading = leading / np.sqrt(variances[-1])
         mean = np.average(patches, axis=0, weights=repeated)
         components = tuple(map(tuple, leading.tolist()))
@@ -246,7 +259,7 @@ class PrincipalPatches(_Image):
     def __call__(self, x):
         x = self._site_inputs(x)
         mean, components = self._map(x.dtype)
-        z = (x - mean) @ components.T
+        z = jnp.matmul(x - mean, components.T, precision="highest")
         return jnp.concatenate([jnp.ones_like(z[..., :1]), z], -1)
 
     def embed(self, X):
@@ -261,6 +274,7 @@ class PrincipalPatches(_Image):
             self.stride,
             [(self.padding, self.padding)] * 2,
             dimension_numbers=("NHWC", "OHWI", "NHWC"),
+            precision="highest",
         )
         z = (z - components @ mean).reshape(*X.shape[:-1], nsites, self.n_components)
         return jnp.concatenate([jnp.ones_like(z[..., :1]), z], -1)

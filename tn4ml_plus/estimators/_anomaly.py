@@ -11,6 +11,7 @@ from sklearn.base import OutlierMixin
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from .._arrays import evenly_spaced
 from .._checks import check_number
 from .._registry import register, resolve
 from .._typing import Amplitude
@@ -163,8 +164,8 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
     n_members, initializer, trainer
         As in `TNBornMachine`.
     embedding : str or Embedding
-        None takes Legendre polynomials of degree 4, and 6 for rotated columns; any other is made
-        orthonormal where a likelihood is trained.
+        Of single features. None takes Legendre polynomials of degree 4, and 6 for rotated columns;
+        any other is made orthonormal where a likelihood is trained.
     network : str, spec or quimb TensorNetwork
         ``"mps"``, ``"ttn"``, ``"smpo"``, ..., a spec, or a network. Those but open MPS and TTN are
         scored by minus their loss.
@@ -177,8 +178,9 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         Share of the training samples below the threshold, in (0, 0.5]. With "auto" the threshold is
         Tukey's fence: 1.5 interquartile ranges below the first quartile of their scores.
     feature_dropout : float or None
-        Share of the features that each sample loses in a step of training, in [0, 1); None takes
-        n_features / (3 n_samples), at most 0.2, which matters for tables of few rows.
+        Share of the features that each sample loses in a step of training, in [0, 1), 0 for none.
+        None takes n_features / (3 n_samples), at most 0.2, which matters for tables of few rows; a
+        trainer that is an object keeps its own.
     learning_rate, max_epochs, batch_size, decay, random_state, verbose
         As in `TNClassifier`.
 
@@ -280,7 +282,7 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
             self.offset_ = float(low - 1.5 * (high - low))
         else:
             self.offset_ = float(np.percentile(scores, 100 * self.contamination))
-        few = np.unique(np.linspace(0, len(floats) - 1, _BASELINE_ROWS).astype(int))
+        few = evenly_spaced(len(floats), _BASELINE_ROWS)
         kept = np.zeros(len(floats), bool)
         kept[few] = True
         self.baseline_ = np.zeros(floats.shape[1])

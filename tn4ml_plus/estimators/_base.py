@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from .._arrays import evenly_spaced
 from .._checks import check_int, function_tuple
 from .._errors import NotFiniteError
 from .._registry import names, resolve
@@ -225,7 +226,7 @@ class TensorNetworkEstimator(TableEstimator):
         n_features = U.shape[1]
         nsites = self.embedding_.nsites(n_features)
         phys_dims = self.embedding_.phys_dims(n_features)
-        rows = np.unique(np.linspace(0, len(U) - 1, _START_ROWS).astype(int))
+        rows = evenly_spaced(len(U), _START_ROWS)
         self._neutral = None
         self._divisors = None
         phi = np.asarray(self._embed(U[rows]))[: len(rows)]

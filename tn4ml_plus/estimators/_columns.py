@@ -156,7 +156,7 @@ class ColumnEncoder:
                 f"{type(embedding).__name__} knows and count as unknown: encode the columns as 0, "
                 "1, ... and give their number, or use an embedding of continuous features.",
                 DomainWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         if not numeric.all():
             embedding = PerFeature(
@@ -191,7 +191,7 @@ class ColumnEncoder:
                 self._warn_outside(u, low, high)
                 u = np.clip(u, low, high)
             elif (low != 0).any() or (high != 1).any():
-                u *= high - low
+                u = u * (high - low)
                 u += low
             if whole:
                 return u

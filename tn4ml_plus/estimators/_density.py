@@ -80,8 +80,8 @@ class DensityEstimator(TensorNetworkEstimator):
         # Single columns are drawn, and left out, at sites of their own.
         if not embedding.columnwise or embedding.site_features > 1:
             raise ValueError(
-                f"{type(self).__name__} takes embeddings of single features, with a domain to "
-                f"integrate over; {embedding!r} is none: leave embedding=None."
+                "Densities take embeddings of single features, with a domain to integrate over; "
+                f"{embedding!r} is none: leave embedding=None."
             )
         return orthonormal(embedding), scaler, *others
 

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 from scipy.special import log_expit, logit, ndtr, ndtri
 
+from .._arrays import with_fixed_signs
 from .._checks import check_instance, check_int, check_number
 from .._registry import register
 
@@ -14,7 +15,8 @@ class Scaler(abc.ABC):
     """Learns per-column numbers from data and maps columns to [0, 1].
 
     `fit` returns arrays, the state, which estimators keep and store. NaN are ignored by `fit` and
-    stay NaN; integer weights count as repetitions.
+    stay NaN; integer weights count as repetitions. X may be the table that the user gave: neither
+    method may change it.
     """
 
     @abc.abstractmethod
@@ -275,8 +277,7 @@ class Rotated(Differentiable):
         state = _standardization(X, weight)
         z = self._standardized(X, state)
         variances, axes = np.linalg.eigh((z.T * weight) @ z / weight.sum())
-        # The sign of an axis is arbitrary: its largest entry is made positive.
-        axes = axes * np.sign(axes[np.argmax(np.abs(axes), axis=0), np.arange(len(axes))])
+        axes = with_fixed_signs(axes)
         kept = variances > 1e-4 * max(variances[-1], np.finfo(float).tiny)
         state["components"] = (axes * kept)[:, ::-1]
         inner = self.scaler.fit(z @ state["components"], weight)

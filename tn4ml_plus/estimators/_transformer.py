@@ -9,6 +9,7 @@ from scipy.linalg import eigh
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
+from .._arrays import with_fixed_signs
 from .._checks import check_instance, check_int, check_number
 from .._registry import register
 from ..contraction._khatri_rao import khatri_rao
@@ -293,10 +294,7 @@ def _leading(vectors, max_bond, cutoff):
     rest = 1 - np.cumsum(values) / np.vdot(vectors, vectors)
     # Shares below rounding errors are none.
     kept = min(1 + np.sum(rest > max(cutoff, size * np.finfo(float).eps)), len(values))
-    directions = directions[:, :kept]
-    # eigh leaves the signs open.
-    largest = np.argmax(np.abs(directions), axis=0)
-    return directions * np.sign(directions[largest, range(kept)]), max(rest[kept - 1], 0.0)
+    return with_fixed_signs(directions[:, :kept]), max(rest[kept - 1], 0.0)
 
 
 def _depth_first(tree, wanted):

@@ -27,9 +27,10 @@ def chain_tensors(arrays, own_inds, cyclic, site_tag_id, expected):
             )
         for ind, size in zip(inds, np.shape(array), strict=True):
             if sizes.setdefault(ind, size) != size:
+                other = site - 1 if ind == bonds[site] else (site + 1) % nsites
                 raise ValueError(
-                    f"The arrays of sites {(site - 1) % nsites} and {site} share a bond, but "
-                    f"one has size {sizes[ind]} there and the other {size}."
+                    f"The arrays of sites {other} and {site} share a bond, but one has size "
+                    f"{sizes[ind]} there and the other {size}."
                 )
         tensors.append(qtn.Tensor(array, inds, tags=site_tag_id.format(site)))
     return tensors

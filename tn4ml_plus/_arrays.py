@@ -1,0 +1,22 @@
+"""Small choices about arrays that have to be made alike everywhere."""
+
+import numpy as np
+
+
+def evenly_spaced(length, most):
+    """At most `most` different row numbers, evenly over range(length), the first and last included.
+
+    >>> evenly_spaced(10, 4).tolist(), evenly_spaced(3, 100).tolist()
+    ([0, 3, 6, 9], [0, 1, 2])
+    """
+    return np.unique(np.linspace(0, length - 1, most).astype(int))
+
+
+def with_fixed_signs(columns):
+    """Eigenvectors as columns, each with the sign that makes its largest entry positive.
+
+    >>> with_fixed_signs(np.array([[1.0, -3.0], [2.0, 1.0]])).tolist()
+    [[1.0, 3.0], [2.0, -1.0]]
+    """
+    largest = np.argmax(np.abs(columns), axis=0)
+    return columns * np.sign(columns[largest, np.arange(columns.shape[1])])
