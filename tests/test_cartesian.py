@@ -24,6 +24,7 @@ from tn4ml_plus.embeddings import (
     PatchFRQI,
     PerFeature,
     Polynomial,
+    PrincipalPatches,
     QuantumBasis,
     Trigonometric,
     UnitNorm,
@@ -34,11 +35,21 @@ from tn4ml_plus.networks import MPS, MERASpec, MPOSpec, SMPOSpec, TTNSpec
 # All are zero-padded to this phys_dim, so that chains of one kind share their compiled code.
 WIDEST = 5
 SITES, LONG = 4, 784
+
+
+def principal_patches(nsites):
+    """Patches that do not overlap, with components of random images."""
+    embedding = PrincipalPatches((2 * nsites, 2), (2, 2), (2, 2), padding=0, n_components=4)
+    images = np.random.default_rng(1).uniform(size=(8, 4 * nsites))
+    return embedding.for_data(images, np.ones(8))
+
+
 MADE_BY_HAND = {
     "patch_amplitude": lambda nsites: PatchAmplitude((2 * nsites, 2), (2, 2)),
     "patch_frqi": lambda nsites: PatchFRQI((2 * nsites, 1), (2, 1)),
     "patches": lambda nsites: Patches((2 * nsites, 2), (2, 2)),
     "per_feature": lambda nsites: PerFeature((Legendre(), OneHot(4)) * (nsites // 2)),
+    "principal_patches": principal_patches,
 }
 PARAMETRISED = [
     Embedded(3),

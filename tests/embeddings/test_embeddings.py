@@ -139,13 +139,17 @@ overlapping = functools.partial(windows, height=3, width=4, h=2, w=2, stride=(1,
 PRINCIPAL = PrincipalPatches((3, 4, 2), (2, 2), (1, 2), padding=1, n_components=3, scale=0.7)
 
 
+@functools.cache
+def pca():
+    return PCA(3).fit(np.concatenate([overlapping(image) for image in IMAGES]))
+
+
 def principal(patch):
     """The leading components, by scikit-learn."""
-    pca = PCA(3).fit(np.concatenate([overlapping(image) for image in IMAGES]))
-    signs = [np.sign(c[np.abs(c).argmax()]) for c in pca.components_]
-    z = pca.transform(patch[None])[0] * signs
+    signs = [np.sign(c[np.abs(c).argmax()]) for c in pca().components_]
+    z = pca().transform(patch[None])[0] * signs
     n = len(IMAGES) * len(overlapping(IMAGES[0]))
-    return [1, *(0.7 * z / np.sqrt(pca.explained_variance_[0] * (n - 1) / n))]
+    return [1, *(0.7 * z / np.sqrt(pca().explained_variance_[0] * (n - 1) / n))]
 
 
 @dataclasses.dataclass(eq=False)
