@@ -31,6 +31,8 @@ from ._tables import read_weight
 # What a column that was constant in fitting costs where it is not, in nats.
 _CONSTANT_CHANGED = 10.0
 _BASELINE_ROWS = 1000
+# With at least this many nothing is dropped in training.
+_ROWS_A_FEATURE = 10
 _COMMITTEE = (GaussianCDF(), LogisticCDF(), Rotated(GaussianCDF()))
 _BORN = (MPS, TTN, MPSSpec, TTNSpec)
 
@@ -179,8 +181,8 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         Tukey's fence: 1.5 interquartile ranges below the first quartile of their scores.
     feature_dropout : float or None
         Share of the features that each sample loses in a step of training, in [0, 1), 0 for none.
-        None takes n_features / (3 n_samples), at most 0.2, which matters for tables of few rows; a
-        trainer that is an object keeps its own.
+        None takes n_features / (3 n_samples), at most 0.2, with less than ten rows a feature, and
+        none with more; a trainer that is an object keeps its own.
     learning_rate, max_epochs, batch_size, decay, random_state, verbose
         As in `TNClassifier`.
 
@@ -367,7 +369,8 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         if self.bond_dim is None:
             given["bond_dim"] = 8 if isinstance(scaler, Rotated) else 6
         if self.feature_dropout is None and self.trainer == "gradient":
-            given["feature_dropout"] = min(0.2, n_features / (3 * n_samples))
+            few = n_samples < _ROWS_A_FEATURE * n_features
+            given["feature_dropout"] = min(0.2, n_features / (3 * n_samples)) if few else 0.0
         return (BornView if is_born else NormView)(**given)
 
     def _score(self, table):
