@@ -334,9 +334,12 @@ def test_options_that_do_not_fit_are_refused_before_training(X):
 
 
 def test_a_given_embedding_is_made_orthonormal_for_likelihoods_only(X):
-    options = {"embedding": Trigonometric(2), **SINGLE}
+    options = dict(SINGLE)
+    # Its components are linearly dependent but for rounding, which only a density minds.
+    options["embedding"] = Trigonometric(3)
     kept = TNAnomalyDetector(**options | TNAD).fit(X).views_[0].embedding_
-    assert kept == Trigonometric(2)
+    assert kept == Trigonometric(3)
+    options["embedding"] = Trigonometric(2)
     for network in ("mps", "smpo"):
         detector = TNAnomalyDetector(**options, network=network, loss=NegativeLogLikelihood())
         gram = detector.fit(X).views_[0].embedding_.gram()

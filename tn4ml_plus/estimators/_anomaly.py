@@ -77,12 +77,9 @@ class BornView(_View, TNBornMachine):
 class NormView(_View, DensityEstimator):
     """A network of any geometry, scored by minus its loss."""
 
-    def _resolve(self, n_samples, n_features):
-        embedding, *others = super()._resolve(n_samples, n_features)
-        if self.embedding is not None and not others[3].loss.normalized:
-            # Only a density needs an orthonormal basis; the norms of a given one weigh components.
-            embedding = resolve("embedding", self.embedding)
-        return embedding, *others
+    def _basis(self, embedding, loss):
+        # Only a density needs an orthonormal basis; the norms of a given one weigh components.
+        return super()._basis(embedding, loss) if loss.normalized else embedding
 
     def fit(self, X, y=None, sample_weight=None):
         """Train on X; y: 1 for inliers, -1 for outliers, read by semi-supervised losses."""

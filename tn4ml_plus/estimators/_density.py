@@ -83,7 +83,12 @@ class DensityEstimator(TensorNetworkEstimator):
                 "Densities take embeddings of single features, with a domain to integrate over; "
                 f"{embedding!r} is none: leave embedding=None."
             )
-        return orthonormal(embedding), scaler, *others
+        return self._basis(embedding, others[2].loss), scaler, *others
+
+    def _basis(self, embedding, loss):
+        """The embedding that is trained with, from the one that was asked for."""
+        del loss
+        return orthonormal(embedding)
 
     def _structure(self, structure):
         return SquaredNorm(structure)
