@@ -99,7 +99,7 @@ PATCHES = {"embedding": Patches((28, 28), (4, 4)), "bond_dim": 24, "learning_rat
 
 def tree(n_components, bond_dim, max_epochs, learning_rate):
     """Binary tree that merges columns and rows in turn, over 8 x 8 overlapping patches."""
-    embedding = PrincipalPatches((28, 28), (7, 7), (3, 3), 0, n_components)
+    embedding = PrincipalPatches(n_components=n_components)
     return {
         "embedding": embedding,
         "network": TTNSpec(Tree.image(*embedding.grid, blocks=((1, 2), (2, 1)))),
@@ -171,7 +171,6 @@ def evaluate(recipe, seeds, data):
         images = recipe.augment(images)
         y = np.tile(y, len(images) // n_images)
     X, test_X = recipe.features(images), recipe.features(test_images)
-    mirror_X = recipe.features(test_images[:, :, ::-1])
     accuracies, seconds = [], []
     for seed in seeds:
         model = TNClassifier(**COMMON, **recipe.parameters, random_state=seed)
@@ -180,7 +179,7 @@ def evaluate(recipe, seeds, data):
         seconds.append(time.perf_counter() - start)
         probabilities = model.predict_proba(test_X)
         if recipe.augment:
-            probabilities += model.predict_proba(mirror_X)
+            probabilities += model.predict_proba(recipe.features(test_images[:, :, ::-1]))
         accuracies.append(np.mean(model.classes_[probabilities.argmax(axis=1)] == test_y))
         logger.info("  seed %d: %.4f after %.1f s", seed, accuracies[-1], seconds[-1])
     return accuracies, seconds

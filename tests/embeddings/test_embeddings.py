@@ -728,7 +728,7 @@ def test_columnwise_marks_the_embeddings_that_mix_features():
         (lambda: Patches().embed(np.ones((2, 100))), "784 features"),
         (lambda: PrincipalPatches(stride=4), "stride must be"),
         (lambda: PrincipalPatches(stride=(4, 0)), "each step in stride"),
-        (lambda: PrincipalPatches(padding=3), r"height 8 every 4 .* padded by 3: change padding"),
+        (lambda: PrincipalPatches(padding=1), r"height 7 every 3 .* padded by 1: change padding"),
         (lambda: PrincipalPatches((8, 8), (9, 9), padding=0), "height 9"),
         (lambda: PrincipalPatches((8, 8), (2, 2), (2, 2), 0, n_components=5), "no 5 components"),
         (lambda: PrincipalPatches(patch_shape=(1, 1), n_components=1), "take Patches"),

@@ -154,9 +154,9 @@ class PrincipalPatches(_Image):
     ((100, 9, 4), (3, 3))
     """
 
-    patch_shape: tuple[int, int] = (8, 8)
-    stride: tuple[int, int] = (4, 4)
-    padding: int = 2
+    patch_shape: tuple[int, int] = (7, 7)
+    stride: tuple[int, int] = (3, 3)
+    padding: int = 0
     n_components: int = 24
     scale: float = 0.5
     mean: tuple[float, ...] | None = dataclasses.field(default=None, repr=False)
@@ -181,8 +181,8 @@ class PrincipalPatches(_Image):
                 f"A patch of {self.site_features} values has no {self.n_components} components: "
                 "lower n_components."
             )
-        sizes = [0 if part is None else len(part) for part in (self.mean, self.components)]
-        if sizes not in ([0, 0], [self.site_features, self.n_components]):
+        learned = [0 if part is None else len(part) for part in (self.mean, self.components)]
+        if learned not in ([0, 0], [self.site_features, self.n_components]):
             raise ValueError(
                 f"mean and components must be None, or {self.site_features} numbers and "
                 f"{self.n_components} rows of as many: leave them to for_data."
