@@ -252,8 +252,11 @@ def test_arrays_that_do_not_fit():
 
 
 def test_bond_sizes_that_do_not_fit():
-    with pytest.raises(ValueError, match="bond"):
-        pack(MPS([np.ones((2, 2)), np.ones((3, 2, 2)), np.ones((2, 2))]))
+    with pytest.raises(ValueError, match="sites 0 and 1 share a bond, but one has size 2"):
+        MPS([np.ones((2, 2)), np.ones((3, 2, 2)), np.ones((2, 2))])
+    ring = [np.ones((2, 2, 2)), np.ones((2, 2, 2)), np.ones((2, 3, 2))]
+    with pytest.raises(ValueError, match="sites 0 and 2 share a bond, but one has size 2"):
+        MPS(ring)
 
 
 def test_weights_and_bias_start_the_outputs():

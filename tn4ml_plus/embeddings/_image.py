@@ -276,7 +276,8 @@ class PrincipalPatches(_Image):
             dimension_numbers=("NHWC", "OHWI", "NHWC"),
             precision="highest",
         )
-        z = (z - components @ mean).reshape(*X.shape[:-1], nsites, self.n_components)
+        z = z - jnp.matmul(components, mean, precision="highest")
+        z = z.reshape(*X.shape[:-1], nsites, self.n_components)
         return jnp.concatenate([jnp.ones_like(z[..., :1]), z], -1)
 
 
