@@ -12,7 +12,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from tn4ml_plus import TNAnomalyDetector, TNBornMachine, load
 from tn4ml_plus.embeddings import Trigonometric
-from tn4ml_plus.estimators import GaussianCDF, Rotated
+from tn4ml_plus.estimators import GaussianCDF, LogisticCDF, ProbabilisticPCA, Rotated
 from tn4ml_plus.losses import (
     LogQuadratic,
     NegativeLogLikelihood,
@@ -148,6 +148,47 @@ def test_a_rotated_view_sees_what_single_columns_do_not():
     }
     assert areas["rotated"] > 0.95
     assert areas["gaussian_cdf"] < 0.6
+
+
+@pytest.mark.parametrize("scaler", [GaussianCDF(), LogisticCDF()], ids=repr)
+@pytest.mark.parametrize("network", ["mps", "smpo"])
+def test_a_subspace_and_its_noise_are_a_density_of_all_columns(network, scaler):
+    rng = np.random.default_rng(0)
+    X = rng.choice([-1.0, 1.0], size=(200, 1)) * [2.0, 1.0] + 0.5 * rng.normal(size=(200, 2))
+    options = {"bond_dim": 2, "max_epochs": 20, "random_state": 0}
+    detector = TNAnomalyDetector(network=network, scaler=ProbabilisticPCA(1, scaler), **options)
+    detector.fit(X)
+    assert detector.views_[0].network_.L == 1
+    edges = np.linspace(-40, 40, 801)
+    grid = np.stack(np.meshgrid(edges, edges, indexing="ij"), axis=-1).reshape(-1, 2)
+    mass = np.exp(detector.score_samples(grid)).sum() * (edges[1] - edges[0]) ** 2
+    assert mass == pytest.approx(1, rel=1e-3)
+
+
+def test_a_subspace_ranks_what_leaves_it_and_survives_storage(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 30)) + 0.1 * rng.normal(size=(300, 30))
+    normal, anomalies = X[200:], X[200:] + 0.3 * rng.normal(size=(100, 30))
+    detector = TNAnomalyDetector(max_epochs=20, scaler=ProbabilisticPCA(3), random_state=0)
+    detector.fit(X[:200])
+    assert auroc(detector, normal, anomalies) > 0.95
+    detector.save(tmp_path / "detector.safetensors")
+    again = load(tmp_path / "detector.safetensors")
+    np.testing.assert_array_equal(again.score_samples(normal), detector.score_samples(normal))
+
+
+def test_norms_refuse_a_scaler_whose_noise_they_would_not_see(X):
+    with pytest.raises(ValueError, match="PCA before the detector"):
+        TNAnomalyDetector(scaler=ProbabilisticPCA(2), **TNAD).fit(X)
+
+
+def test_names_of_scalers_are_as_good_as_the_objects(X):
+    for name, scaler in (("rotated", Rotated()), ("probabilistic_pca", ProbabilisticPCA())):
+        scores = [
+            TNAnomalyDetector(max_epochs=5, scaler=given, random_state=0).fit(X).score_samples(X)
+            for given in (name, scaler)
+        ]
+        np.testing.assert_array_equal(*scores)
 
 
 def test_columns_constant_in_fitting_cost_the_same_wherever_they_go(X):

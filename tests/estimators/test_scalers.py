@@ -5,16 +5,19 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
 from tn4ml_plus._errors import DomainWarning
 from tn4ml_plus._registry import names, snake_case
-from tn4ml_plus.embeddings import Legendre
+from tn4ml_plus.embeddings import Legendre, PerFeature
 from tn4ml_plus.estimators import (
     CommonMinMax,
     GaussianCDF,
     LogisticCDF,
     MinMax,
     Passthrough,
+    PrincipalComponents,
+    ProbabilisticPCA,
     QuantileSigmoid,
     Rotated,
 )
@@ -22,7 +25,7 @@ from tn4ml_plus.estimators._columns import ColumnEncoder
 
 BIJECTIONS = [GaussianCDF(), GaussianCDF(0.7), LogisticCDF(), LogisticCDF(2.0)]
 BIJECTIONS += [MinMax(), CommonMinMax(), Passthrough()]
-ROTATED = [Rotated(), Rotated(LogisticCDF(0.5))]
+ROTATED = [Rotated(), Rotated(LogisticCDF(0.5)), ProbabilisticPCA()]
 SCALERS = [*BIJECTIONS, *ROTATED, QuantileSigmoid(), QuantileSigmoid(7)]
 every_scaler = pytest.mark.parametrize("scaler", SCALERS, ids=repr)
 every_bijection = pytest.mark.parametrize("scaler", BIJECTIONS, ids=repr)
@@ -82,7 +85,7 @@ def test_values_are_in_the_unit_interval(scaler):
 
 @every_scaler
 def test_columns_are_increasing(scaler):
-    if isinstance(scaler, Rotated):
+    if isinstance(scaler, PrincipalComponents):
         pytest.skip("columns are mixed")
     X = np.sort(table(), axis=0)
     u = scaler.transform(X, fitted(scaler, X))
@@ -125,7 +128,7 @@ def test_log_derivative_is_that_of_the_jacobian_determinant(scaler):
         ahead, behind = np.split(scaler.transform(rows, state), 2)
         jacobian = (ahead - behind) / (2 * STEP * X.std(axis=0)[:, None])
         assert np.linalg.slogdet(jacobian)[1] == pytest.approx(log_x.sum(), abs=1e-4)
-        if not isinstance(scaler, Rotated):
+        if not isinstance(scaler, PrincipalComponents):
             np.testing.assert_allclose(np.log(np.diag(jacobian)), log_x, atol=1e-4)
 
 
@@ -173,7 +176,7 @@ def test_constant_columns(scaler, value):
     u, log = scaler.transform(X, state), scaler.log_derivative(X, state)
     assert np.isfinite(u).all()
     assert np.isfinite(log).all()
-    if not isinstance(scaler, Rotated | CommonMinMax | Passthrough):
+    if not isinstance(scaler, PrincipalComponents | CommonMinMax | Passthrough):
         # One unit of the column is the unit of its density.
         np.testing.assert_allclose(u[:, 1], 0.5, atol=1e-6)
         assert np.abs(log[:, 1]).max() < 3
@@ -199,12 +202,56 @@ def test_dependent_columns_are_told_apart_from_noise():
     np.testing.assert_allclose(components.T @ components, np.diag([1, 1, 0]), atol=1e-12)
 
 
+@pytest.mark.parametrize("n_components", [1, 2, 3, 20])
+def test_probabilistic_pca_of_a_uniform_density_is_its_normal_distribution(n_components):
+    """The closed form of Tipping and Bishop, equation 7, by another route."""
+    X = table() / [1.0, 1e3, 1e-2]
+    weight = np.arange(40) % 3 + 1.0
+    scaler = ProbabilisticPCA(n_components, GaussianCDF(1.0))
+    state = fitted(scaler, X, weight)
+    count = min(n_components, 3)
+    assert scaler.transform(X, state).shape == (40, count)
+    mean = np.average(X, axis=0, weights=weight)
+    _, s, V = np.linalg.svd(np.sqrt(weight / weight.sum())[:, None] * (X - mean))
+    variances = s**2
+    variances[count:] = variances[count:].mean() if count < 3 else 0
+    expected = multivariate_normal(mean, V.T * variances @ V).logpdf(X)
+    np.testing.assert_allclose(scaler.log_derivative(X, state).sum(axis=1), expected, rtol=1e-9)
+
+
+def test_probabilistic_pca_of_samples_in_a_plane():
+    X = np.random.default_rng(0).normal(size=(30, 2)) @ [[1.0, 2.0, 0.0], [0.0, 1.0, 1.0]]
+    scaler = ProbabilisticPCA(2)
+    state = fitted(scaler, X)
+    off = X + 1e-2 * np.cross([1.0, 2.0, 0.0], [0.0, 1.0, 1.0])
+    inside = scaler.log_derivative(X, state).sum(axis=1)
+    assert (inside > scaler.log_derivative(off, state).sum(axis=1)).all()
+    assert np.isfinite(inside).all()
+
+
+def test_a_mixing_scaler_narrows_tables_of_numbers_only():
+    X = table()
+    encoder = ColumnEncoder.fit(X, [None] * 3, np.ones(40), Legendre(2), ProbabilisticPCA(2))
+    assert encoder.transform(X, [None] * 3).shape == (40, 2)
+    # A factor 2 for the width of [-1, 1] at each component, none for the noise.
+    expected = encoder.scaler.log_derivative(X, encoder.state) + np.log([2, 2, 1])
+    np.testing.assert_allclose(encoder.log_derivatives(X), expected)
+    raw = [None, None, np.array(["a", "b"] * 20, object)]
+    with pytest.raises(ValueError, match="takes numbers only: encode"):
+        ColumnEncoder.fit(X, raw, np.ones(40), Legendre(2), ProbabilisticPCA(2))
+    three = PerFeature((Legendre(2),) * 3)
+    with pytest.raises(ValueError, match="2 features"):
+        ColumnEncoder.fit(X, [None] * 3, np.ones(40), three, ProbabilisticPCA(2))
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: GaussianCDF(0.0), "scale must be"),
         (lambda: LogisticCDF(-1.0), "scale must be"),
         (lambda: Rotated(QuantileSigmoid()), "instance of Bijection"),
+        (lambda: ProbabilisticPCA(2, QuantileSigmoid()), "instance of Bijection"),
+        (lambda: ProbabilisticPCA(0), "n_components must be"),
         (lambda: QuantileSigmoid(1), "knots must be"),
     ],
 )

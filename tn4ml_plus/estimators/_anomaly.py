@@ -24,7 +24,7 @@ from ._born import TNBornMachine
 from ._columns import read_table, rows
 from ._density import DensityEstimator
 from ._parameters import NestedParameters
-from ._scalers import Differentiable, GaussianCDF, LogisticCDF, Rotated
+from ._scalers import Differentiable, GaussianCDF, LogisticCDF, PrincipalComponents, Rotated
 from ._state import to_state
 from ._tables import read_weight
 
@@ -45,7 +45,8 @@ class _View:
     def _default_embedding(self, n_samples, n_features):
         del n_samples, n_features
         # A given network fits one embedding only.
-        fine = isinstance(self.scaler, Rotated) and not isinstance(self.network, qtn.TensorNetwork)
+        given = isinstance(self.network, qtn.TensorNetwork)
+        fine = isinstance(self.scaler, PrincipalComponents) and not given
         return Legendre(6 if fine else 4, orthonormal=True)
 
 
@@ -76,6 +77,15 @@ class BornView(_View, TNBornMachine):
 @register("estimator")
 class NormView(_View, DensityEstimator):
     """A network of any geometry, scored by minus its loss."""
+
+    def _resolve(self, n_samples, n_features):
+        resolved = _, scaler, *others = super()._resolve(n_samples, n_features)
+        if not others[2].loss.normalized and scaler.n_outputs(n_features) < n_features:
+            raise ValueError(
+                f"{type(others[2].loss).__name__} would not see what {type(scaler).__name__} "
+                "leaves out: train a likelihood, or put scikit-learn's PCA before the detector."
+            )
+        return resolved
 
     def _basis(self, embedding, loss):
         # Only a density needs an orthonormal basis; the norms of a given one weigh components.
@@ -285,7 +295,7 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         kept = np.zeros(len(floats), bool)
         kept[few] = True
         self.baseline_ = np.zeros(floats.shape[1])
-        if not all(isinstance(view._encoder.scaler, Rotated) for view in self.views_):
+        if not all(isinstance(view._encoder.scaler, PrincipalComponents) for view in self.views_):
             self.baseline_ = self._surprises(rows(table, kept)).mean(axis=0)
         return self
 
@@ -310,7 +320,7 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         rotated columns are left out; ValueError where all are of that kind.
         """
         table = self._read(X)
-        if all(isinstance(view._encoder.scaler, Rotated) for view in self.views_):
+        if all(isinstance(view._encoder.scaler, PrincipalComponents) for view in self.views_):
             raise ValueError("Rotated columns are no features: add a scaler that keeps them apart.")
         return self._surprises(table) - self.baseline_
 
@@ -344,9 +354,9 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         if isinstance(self.scaler, tuple | list):
             if not self.scaler:
                 raise ValueError("scaler must be one or more scalers, got none.")
-            return list(self.scaler)
+            return [resolve("scaler", scaler) for scaler in self.scaler]
         if self.scaler is not None:
-            return [self.scaler]
+            return [resolve("scaler", self.scaler)]
         embedding = resolve("embedding", self.embedding or Legendre(4))
         parts = getattr(embedding, "embeddings", (embedding,))
         if np.isfinite(embedding.domain).all() and not all(part.discrete for part in parts):
@@ -364,8 +374,9 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         given = self.get_params(deep=False) | {"scaler": scaler, "random_state": seed}
         del given["contamination"]
         if self.bond_dim is None:
-            given["bond_dim"] = 8 if isinstance(scaler, Rotated) else 6
+            given["bond_dim"] = 8 if isinstance(scaler, PrincipalComponents) else 6
         if self.feature_dropout is None and self.trainer == "gradient":
+            n_features = n_features if scaler is None else scaler.n_outputs(n_features)
             few = n_samples < _ROWS_A_FEATURE * n_features
             given["feature_dropout"] = min(0.2, n_features / (3 * n_samples)) if few else 0.0
         return (BornView if is_born else NormView)(**given)
@@ -377,7 +388,7 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
 
     def _surprises(self, table):
         # A rotated view has no sites that are features, so that none can be left out there.
-        views = [v for v in self.views_ if not isinstance(v._encoder.scaler, Rotated)]
+        views = [v for v in self.views_ if not isinstance(v._encoder.scaler, PrincipalComponents)]
         table, changed = self._hold_constants(table)
         surprises = np.mean([view.surprises(table) for view in views], axis=0)
         return surprises + _CONSTANT_CHANGED * changed

@@ -145,6 +145,14 @@ class ColumnEncoder:
                 "codes as numbers, with OneHot for them in PerFeature."
             )
         state = {}
+        width = scaler.n_outputs(len(levels)) if scaled.any() else len(levels)
+        if width < len(levels):
+            if not scaled.all():
+                raise ValueError(
+                    f"{type(scaler).__name__} mixes all columns and takes numbers only: encode the "
+                    "categorical columns first, or use another scaler."
+                )
+            embedding.nsites(width)
         if scaled.any():
             state = scaler.fit(floats if scaled.all() else floats[:, scaled], weight)
         codes = floats[:, numeric & ~scaled]
@@ -165,7 +173,10 @@ class ColumnEncoder:
         return cls(embedding, scaler, state, levels)
 
     def transform(self, floats, raw, names=None):
-        """Floats (n_samples, n_features) inside the embedding's domains, NaN where missing."""
+        """Floats inside the embedding's domains, NaN where missing.
+
+        (n_samples, n_features), or with as many columns as a scaler makes that mixes them.
+        """
         numeric = np.array([level is None for level in self.levels])
         for j, (values, level) in enumerate(zip(raw, self.levels, strict=True)):
             if (values is None) == (level is None):
@@ -179,14 +190,15 @@ class ColumnEncoder:
                 raise ValueError(
                     f"Column {name} held {expected} when fitting and holds {found} now: convert it."
                 )
-        low, high = np.array(self.embedding.domains(floats.shape[1])).T
         scaled = self.scaled
         # Images make large tables: no copies where all columns are scaled.
         whole = scaled.all()
         out = None if whole else floats.copy()
         if scaled.any():
             u = self.scaler.transform(floats if whole else floats[:, scaled], self.state)
-            low, high = low[scaled], high[scaled]
+            low, high = np.array(self.embedding.domains(u.shape[1] if whole else len(numeric))).T
+            if not whole:
+                low, high = low[scaled], high[scaled]
             if isinstance(self.scaler, Passthrough):
                 self._warn_outside(u, low, high)
                 u = np.clip(u, low, high)
@@ -222,7 +234,7 @@ class ColumnEncoder:
     def log_derivatives(self, floats):
         """Logs of the factors of the derivative of `transform`, of floats' shape, 0 where missing.
 
-        They sum to the log of its Jacobian determinant.
+        They sum to the log of its Jacobian determinant, times the density of what it leaves out.
         """
         low, high = np.array(self.embedding.domains(floats.shape[1])).T
         out, scaled = np.zeros(floats.shape), self.scaled
@@ -233,7 +245,9 @@ class ColumnEncoder:
                 # Clipping there would make up a density.
                 log = np.where((low > X) | (high < X), -np.inf, log)
             else:
-                log = log + np.log(high - low)
+                widths = np.log(high - low)
+                widths[self.scaler.n_outputs(X.shape[1]) :] = 0
+                log = log + widths
             out[:, scaled] = np.nan_to_num(log, nan=0, neginf=-np.inf)
         return out
 
