@@ -295,7 +295,7 @@ def test_explanations_of_training_rows_have_mean_zero(X, options):
 def test_rotated_columns_alone_are_not_explained(X):
     detector = TNAnomalyDetector(**SMALL | {"scaler": (Rotated(), "rotated")}).fit(X)
     assert detector.baseline_.tolist() == [0, 0, 0, 0]
-    with pytest.raises(ValueError, match="add a scaler that keeps them apart"):
+    with pytest.raises(ValueError, match="add a scaler that keeps columns apart"):
         detector.explain(X)
 
 

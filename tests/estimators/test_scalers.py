@@ -219,14 +219,23 @@ def test_probabilistic_pca_of_a_uniform_density_is_its_normal_distribution(n_com
     np.testing.assert_allclose(scaler.log_derivative(X, state).sum(axis=1), expected, rtol=1e-9)
 
 
-def test_probabilistic_pca_of_samples_in_a_plane():
+@pytest.mark.parametrize("n_components", [2, 3])
+def test_probabilistic_pca_of_samples_in_a_plane(n_components):
     X = np.random.default_rng(0).normal(size=(30, 2)) @ [[1.0, 2.0, 0.0], [0.0, 1.0, 1.0]]
-    scaler = ProbabilisticPCA(2)
+    scaler = ProbabilisticPCA(n_components)
     state = fitted(scaler, X)
     off = X + 1e-2 * np.cross([1.0, 2.0, 0.0], [0.0, 1.0, 1.0])
     inside = scaler.log_derivative(X, state).sum(axis=1)
     assert (inside > scaler.log_derivative(off, state).sum(axis=1)).all()
     assert np.isfinite(inside).all()
+
+
+def test_probabilistic_pca_needs_rows_to_tell_noise():
+    X = table(4)
+    assert np.isfinite(fitted(ProbabilisticPCA(3), X[:2])["components"]).all()
+    assert np.isfinite(fitted(ProbabilisticPCA(2), X)["components"]).all()
+    with pytest.raises(ValueError, match="3 rows are too few to tell 2 components"):
+        fitted(ProbabilisticPCA(2), X[:3])
 
 
 def test_a_mixing_scaler_narrows_tables_of_numbers_only():
@@ -240,7 +249,7 @@ def test_a_mixing_scaler_narrows_tables_of_numbers_only():
     with pytest.raises(ValueError, match="takes numbers only: encode"):
         ColumnEncoder.fit(X, raw, np.ones(40), Legendre(2), ProbabilisticPCA(2))
     three = PerFeature((Legendre(2),) * 3)
-    with pytest.raises(ValueError, match="2 features"):
+    with pytest.raises(ValueError, match="one embedding for all"):
         ColumnEncoder.fit(X, [None] * 3, np.ones(40), three, ProbabilisticPCA(2))
 
 
@@ -252,6 +261,8 @@ def test_a_mixing_scaler_narrows_tables_of_numbers_only():
         (lambda: Rotated(QuantileSigmoid()), "instance of Bijection"),
         (lambda: ProbabilisticPCA(2, QuantileSigmoid()), "instance of Bijection"),
         (lambda: ProbabilisticPCA(0), "n_components must be"),
+        (lambda: ProbabilisticPCA(2, Passthrough()), "no range of their own"),
+        (lambda: Rotated(Passthrough()), "no range of their own"),
         (lambda: QuantileSigmoid(1), "knots must be"),
     ],
 )

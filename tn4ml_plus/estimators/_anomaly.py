@@ -40,7 +40,7 @@ _BORN = (MPS, TTN, MPSSpec, TTNSpec)
 class _View:
     """What a member of the committee offers: scores, and scores without a feature."""
 
-    _scalers = Differentiable, "GaussianCDF(), LogisticCDF(), MinMax() or Rotated()"
+    _scalers = Differentiable, "GaussianCDF(), LogisticCDF(), Rotated() or ProbabilisticPCA()"
 
     def _default_embedding(self, n_samples, n_features):
         del n_samples, n_features
@@ -52,7 +52,7 @@ class _View:
 
 @register("estimator")
 class BornView(_View, TNBornMachine):
-    """A Born machine whose columns may be rotated."""
+    """A Born machine whose columns may be mixed."""
 
     def fit(self, X, y=None, sample_weight=None):
         """As `TNBornMachine.fit`."""
@@ -169,11 +169,11 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
     Parameters
     ----------
     bond_dim : int or None
-        Size of the bonds, at least 1; None takes 6, and 8 for rotated columns.
+        Size of the bonds, at least 1; None takes 6, and 8 for principal components.
     n_members, initializer, trainer
         As in `TNBornMachine`.
     embedding : str or Embedding
-        Of single features. None takes Legendre polynomials of degree 4, and 6 for rotated columns;
+        Of single features. None takes Legendre polynomials of degree 4, and 6 for components;
         any other is made orthonormal where a likelihood is trained.
     network : str, spec or quimb TensorNetwork
         ``"mps"``, ``"ttn"``, ``"smpo"``, ..., a spec, or a network. Those but open MPS and TTN are
@@ -317,11 +317,11 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         The score falls by this much, in nats by default, when the feature is marginalised: minus
         the log-density of its value given all others. Given relative to the mean over training
         samples, `baseline_`, so that features in other units compare. Members of the committee with
-        rotated columns are left out; ValueError where all are of that kind.
+        rotated columns or subspaces are left out; ValueError where all are of that kind.
         """
         table = self._read(X)
         if all(isinstance(view._encoder.scaler, PrincipalComponents) for view in self.views_):
-            raise ValueError("Rotated columns are no features: add a scaler that keeps them apart.")
+            raise ValueError("Components are no features: add a scaler that keeps columns apart.")
         return self._surprises(table) - self.baseline_
 
     def save(self, path):
@@ -387,7 +387,7 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         return score - _CONSTANT_CHANGED * changed.sum(axis=1)
 
     def _surprises(self, table):
-        # A rotated view has no sites that are features, so that none can be left out there.
+        # A view of components has no sites that are features, so that none can be left out there.
         views = [v for v in self.views_ if not isinstance(v._encoder.scaler, PrincipalComponents)]
         table, changed = self._hold_constants(table)
         surprises = np.mean([view.surprises(table) for view in views], axis=0)

@@ -130,6 +130,11 @@ class ColumnEncoder:
     @classmethod
     def fit(cls, floats, raw, weight, embedding, scaler):
         """Learn from the output of `read_table`."""
+        if isinstance(embedding, PerFeature) and scaler.n_outputs(len(raw)) < len(raw):
+            raise ValueError(
+                f"{type(scaler).__name__} mixes columns, so that none has an embedding of its own: "
+                "take one embedding for all instead of PerFeature."
+            )
         embedding.nsites(floats.shape[1])
         levels = [None if values is None else _levels(values, weight) for values in raw]
         numeric = np.array([level is None for level in levels])
@@ -232,7 +237,7 @@ class ColumnEncoder:
         return out
 
     def log_derivatives(self, floats):
-        """Logs of the factors of the derivative of `transform`, of floats' shape, 0 where missing.
+        """Logs of the factors of the derivative of `transform`, of floats' shape; 0 where missing.
 
         They sum to the log of its Jacobian determinant, times the density of what it leaves out.
         """

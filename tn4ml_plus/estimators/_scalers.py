@@ -28,7 +28,7 @@ class Scaler(abc.ABC):
         """X mapped to [0, 1], outside the fitted range clipped, (n_samples, n_outputs)."""
 
     def n_outputs(self, n_columns):
-        """How many columns `transform` makes of n_columns."""
+        """How many columns `transform` makes of n_columns; fewer only in `PrincipalComponents`."""
         return n_columns
 
 
@@ -259,13 +259,18 @@ class LogisticCDF(_Cumulative):
 class PrincipalComponents(Differentiable):
     """Base of the scalers that mix columns: a bijection of their principal components.
 
-    Missing values count as being at the mean.
+    Missing values count as being at the mean. scaler: a `Bijection` to [0, 1].
     """
 
     scaler: Bijection
 
     def __post_init__(self):
         check_instance("scaler", self.scaler, Bijection)
+        if isinstance(self.scaler, Passthrough):
+            raise ValueError(
+                "Components have no range of their own that an embedding could be made for: take "
+                "GaussianCDF() or LogisticCDF() instead of Passthrough()."
+            )
 
     def _principal(self, X, weight, state):
         """Variances, largest first, and axes (n_columns, n_columns) of the centred columns."""
@@ -328,11 +333,12 @@ class ProbabilisticPCA(PrincipalComponents):
 
     For many columns of one unit, as pixels: they are not standardised, and noise has the same
     variance in all directions, the mean of those left out. Missing values count as being at the
-    mean. With more columns than `n_components` tables must hold numbers only. Tipping and Bishop
-    1999, J. R. Stat. Soc. B 61, 611.
+    mean. With more columns than `n_components` tables must hold numbers only, and have at least
+    n_components + 2 rows, else fitting raises ValueError. Tipping and Bishop 1999, J. R. Stat. Soc.
+    B 61, 611.
 
     n_components : int
-        At least 1; with as many as columns, or more, nothing is left out.
+        At least 1. Directions in which rows do not vary are noise of negligible variance.
     scaler : Bijection
         For the components.
 
@@ -359,24 +365,33 @@ class ProbabilisticPCA(PrincipalComponents):
         state = {"mean": _moments(X, weight)["mean"], "deviation": np.ones(X.shape[1])}
         variances, axes = self._principal(X, weight, state)
         count = self.n_outputs(X.shape[1])
+        if count < X.shape[1] and len(X) <= count + 1:
+            raise ValueError(
+                f"{len(X)} rows are too few to tell {count} components from noise, more than "
+                f"{count + 1} are needed: lower n_components."
+            )
         # Below that a variance is rounding.
         floor = max(1e-12 * variances[0], np.finfo(float).tiny)
         kept = variances[:count] > floor
         state["components"] = axes[:, :count] * kept
-        left_out = variances[count:].mean() if count < len(variances) else 0.0
-        state["noise"] = np.array(max(left_out, floor))
+        left_out = variances[kept.sum() :]
+        state["noise"] = np.array(max(left_out.mean() if len(left_out) else 0.0, floor))
         return self._with_inner(X, weight, state)
 
     def log_derivative(self, X, state):
-        """Along the components, then of the noise, its share the same in every other column."""
+        """Along the components, then of the noise, the same share in every other column.
+
+        (n_samples, n_columns)
+        """
         z, inner = self._split(X, state)
+        is_noise = np.ones(X.shape[1], bool)
+        is_noise[: z.shape[1]] = ~state["components"].any(axis=0)
         out = np.empty(X.shape)
         out[:, : z.shape[1]] = self.scaler.log_derivative(z, inner)
-        others = X.shape[1] - z.shape[1]
-        if others:
+        if is_noise.any():
             outside = self._centred(X, state) - z @ state["components"].T
-            square = np.sum(outside**2, axis=1, keepdims=True) / (others * state["noise"])
-            out[:, z.shape[1] :] = -0.5 * (square + np.log(2 * np.pi * state["noise"]))
+            square = np.sum(outside**2, axis=1, keepdims=True) / (is_noise.sum() * state["noise"])
+            out[:, is_noise] = -0.5 * (square + np.log(2 * np.pi * state["noise"]))
         return out
 
 
