@@ -179,7 +179,9 @@ def markdown(table, names, models, values):
     means = values.mean(2).round(9)
 
     def cell(scores, best):
-        spread = f" ± {scores.std(ddof=1):.{decimals}f}" if n_seeds > 1 else ""
+        # Unbroken in narrow columns.
+        space = "\N{NO-BREAK SPACE}"
+        spread = f"{space}±{space}{scores.std(ddof=1):.{decimals}f}" if n_seeds > 1 else ""
         text = f"{scores.mean():.{decimals}f}{spread}"
         return f"**{text}**" if best else text
 
