@@ -33,11 +33,14 @@ class Structure:
         return max(self.phys_dims)
 
     def padded(self):
-        """The same structure with every site's phys_dim that of the packed arrays.
+        """The same structure with the sizes of the packed arrays at every site and bond.
 
         Networks that differ in the order of their sites share it, and so their compiled code.
         """
-        return dataclasses.replace(self, phys_dims=(self.phys_dim,) * self.nsites)
+        sizes = {"phys_dims": (self.phys_dim,) * self.nsites}
+        if bonds := getattr(self, "bond_dims", ()):
+            sizes["bond_dims"] = (max(bonds),) * len(bonds)
+        return dataclasses.replace(self, **sizes)
 
 
 def real_dtype(dtype):

@@ -21,7 +21,7 @@ from ..initializers import Noiseless, least_squares_weights
 from ..io import write
 from ..losses import CallableLoss, Loss, Objective, OptaxLoss
 from ..networks import NetworkSpec, from_quimb
-from ..training import EarlyStopping, Gradient, Problem, Samples, outputs
+from ..training import EarlyStopping, Gradient, InTurn, Problem, Samples, outputs
 from ._columns import read_table
 from ._state import to_state
 from ._tables import BLOCK, TableEstimator, padded_length
@@ -101,19 +101,25 @@ class TensorNetworkEstimator(TableEstimator):
         return loss
 
     def _resolve_trainer(self):
-        trainer = self._default_trainer if self.trainer == "gradient" else self.trainer
-        trainer = resolve("trainer", trainer)
-        fields = {field.name for field in dataclasses.fields(trainer)}
+        several = isinstance(self.trainer, tuple | list)
+        trainers = [
+            self._default_trainer if trainer == "gradient" else resolve("trainer", trainer)
+            for trainer in (self.trainer if several else [self.trainer])
+        ]
         flat = ("learning_rate", "max_epochs", "batch_size", "feature_dropout", "decay")
         changes = {name: getattr(self, name) for name in flat if getattr(self, name) is not None}
-        if self.early_stopping and getattr(trainer, "early_stopping", None) is None:
+        if self.early_stopping and InTurn(trainers).early_stopping is None:
             changes["early_stopping"] = EarlyStopping()
-        unknown = sorted(set(changes) - fields)
+        fields = [{field.name for field in dataclasses.fields(trainer)} for trainer in trainers]
+        unknown = sorted(set(changes).difference(*fields))
         if unknown:
-            raise ValueError(
-                f"{type(trainer).__name__} has no {', '.join(unknown)}: leave it at its default."
-            )
-        return dataclasses.replace(trainer, **changes)
+            called = " or ".join(type(trainer).__name__ for trainer in trainers)
+            raise ValueError(f"{called} has no {', '.join(unknown)}: leave it at its default.")
+        trainers = [
+            dataclasses.replace(trainer, **{n: v for n, v in changes.items() if n in known})
+            for trainer, known in zip(trainers, fields, strict=True)
+        ]
+        return InTurn(trainers) if several else trainers[0]
 
     # Fitting ------------------------------------------------------------------------------------
 
@@ -171,16 +177,18 @@ class TensorNetworkEstimator(TableEstimator):
             result = run(problem)
         except (NotFiniteError, KeyboardInterrupt) as error:
             if hasattr(error, "result"):
-                self._keep(error.result, structures, partial_fit)
+                self._keep(error.result, partial_fit)
             raise
-        self._keep(result, structures, partial_fit)
+        self._keep(result, partial_fit)
         return self
 
-    def _keep(self, result, structures, partial_fit):
+    def _keep(self, result, partial_fit):
         self.networks_ = [
             unpack(jax.tree.map(lambda leaf, m=m: leaf[m], result.params), structure)
-            for m, structure in enumerate(structures)
+            for m, structure in enumerate(result.structures)
         ]
+        if result.anchor is result.params:
+            self._anchor = _stacked(pack(network)[0] for network in self.networks_)
         if partial_fit:
             self._trainer_state = [np.asarray(leaf) for leaf in result.state]
         for name, values in result.history.items():

@@ -36,7 +36,7 @@ class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
         ``"mps"``, ``"ttn"``, a spec such as ``MPSSpec(output_site=0)``, or a network to start from,
         with the open indices k0, k1, ... and one for the classes.
     initializer, trainer : str or object
-        See `tn4ml_plus.initializers` and `tn4ml_plus.training`.
+        See `tn4ml_plus.initializers` and `tn4ml_plus.training`; a list of trainers goes in turn.
     loss : str, Loss or callable
         None takes cross-entropy with label smoothing 0.05. Names of optax's losses are valid too.
     scaler : str or Scaler

@@ -1,6 +1,7 @@
 """The loop over epochs that trainers share: history, progress, stopping, the best weights."""
 
 import time
+from functools import partial
 
 import jax
 import numpy as np
@@ -12,14 +13,38 @@ from ._objective import mean_loss
 from ._problem import Epoch, Result
 
 
-def run(problem, step, state, n_epochs, advice, early_stopping=None, time_limit=None, callbacks=()):
+def run(
+    problem,
+    step,
+    state,
+    n_epochs,
+    advice,
+    early_stopping=None,
+    time_limit=None,
+    callbacks=(),
+    start=None,
+    packed=None,
+):
     """Call ``step(epoch, params, state)`` for each epoch and return a `Result`.
 
     A step returns params, state, the mean loss and a dict of further numbers for the history; a
     mean loss that is not finite stands for weights that are not to be kept, and raises
     NotFiniteError with `advice`, a clause. Like KeyboardInterrupt, it has the `result` so far.
+    Trainers whose own params are others give their `start`, and a function `packed` from them to
+    params and structures as in `Problem`. In their gauge the anchor means nothing: they leave their
+    result in its place.
     """
-    params, history = problem.params, {"loss": [], "seconds": []}
+    params, history = problem.params if start is None else start, {"loss": [], "seconds": []}
+    anchor = problem.anchor if packed is None else None
+    packed = packed or (lambda params: (params, problem.structures))
+
+    def result():
+        found, structures = packed(params)
+        return Result(
+            found, jax.tree.leaves(state), history, len(history["loss"]), tuple(structures),
+            found if anchor is None else anchor,
+        )  # fmt: skip
+
     best, best_loss, best_epoch = params, np.inf, 0
     started = time.perf_counter()
     progress = tqdm(total=n_epochs, desc="epochs", disable=not problem.verbose, leave=False)
@@ -33,7 +58,7 @@ def run(problem, step, state, n_epochs, advice, early_stopping=None, time_limit=
                 )
             numbers |= {"loss": loss, "seconds": time.perf_counter() - started}
             if problem.validation is not None:
-                numbers["validation_loss"] = _validation_loss(problem, new_params)
+                numbers["validation_loss"] = _validation_loss(problem, *packed(new_params))
             params, state = new_params, new_state
             for name, value in numbers.items():
                 history.setdefault(name, []).append(value)
@@ -44,32 +69,30 @@ def run(problem, step, state, n_epochs, advice, early_stopping=None, time_limit=
                 if numbers["validation_loss"] < best_loss - early_stopping.min_delta:
                     best, best_loss, best_epoch = params, numbers["validation_loss"], epoch
                 stop |= epoch - best_epoch >= early_stopping.patience
-            seen = Epoch(epoch + 1, history, _networks(problem, params))
+            seen = Epoch(epoch + 1, history, partial(_networks, packed, params))
             stops = [bool(callback(seen)) for callback in (*callbacks, *problem.callbacks)]
             if stop or any(stops):
                 break
     except (NotFiniteError, KeyboardInterrupt) as error:
-        error.result = Result(params, jax.tree.leaves(state), history, len(history["loss"]))
+        error.result = result()
         raise
     finally:
         progress.close()
     if early_stopping is not None and problem.validation is not None:
         params = best
-    return Result(params, jax.tree.leaves(state), history, len(history["loss"]))
+    return result()
 
 
-def _networks(problem, params):
-    def members():
-        return [
-            unpack(jax.tree.map(lambda leaf, m=m: leaf[m], params), structure)
-            for m, structure in enumerate(problem.structures)
-        ]
-
-    return members
+def _networks(packed, params):
+    params, structures = packed(params)
+    return [
+        unpack(jax.tree.map(lambda leaf, m=m: leaf[m], params), structure)
+        for m, structure in enumerate(structures)
+    ]
 
 
-def _validation_loss(problem, params):
-    samples = problem.validation
+def _validation_loss(problem, params, structures):
+    samples, structure = problem.validation, structures[0].padded()
     block = min(1024, len(samples.weight))
-    losses = mean_loss(problem.structure, problem.objective, params, samples, problem.orders, block)
+    losses = mean_loss(structure, problem.objective, params, samples, problem.orders, block)
     return float(losses.mean())

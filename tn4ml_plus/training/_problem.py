@@ -92,12 +92,18 @@ class Problem:
 
 @dataclasses.dataclass
 class Result:
-    """What training returns: params as in `Problem`, leaves of the state, history, epochs run."""
+    """What training returns.
+
+    params, structures: as in `Problem`; state: leaves of the trainer's; history; n_iter: epochs
+    run; anchor: what decay pulls toward from now on.
+    """
 
     params: Any
     state: Any
     history: dict[str, list[float]]
     n_iter: int
+    structures: tuple
+    anchor: Any
 
 
 def over_members(function, n_members, in_axes):

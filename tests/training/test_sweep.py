@@ -1,0 +1,407 @@
+"""Sweeps: local gradients against dense ones, steps that never rise, ranks, compilation."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from tn4ml_plus import TNAnomalyDetector, TNBornMachine, TNClassifier, TNRegressor, load
+from tn4ml_plus._typing import Amplitude
+from tn4ml_plus.contraction import END, SquaredNorm, contract, pack
+from tn4ml_plus.embeddings import Legendre
+from tn4ml_plus.losses import (
+    BornCrossEntropy,
+    CrossEntropy,
+    Huber,
+    LogNorm,
+    LogQuadratic,
+    NegativeLogLikelihood,
+    ReluLogNorm,
+    SquaredError,
+)
+from tn4ml_plus.networks import MPS, TTN, MPSSpec, Tree
+from tn4ml_plus.training import Gradient, InTurn, Sweep
+from tn4ml_plus.training._local import (
+    Settings,
+    _Bond,
+    _Objective,
+    above_child,
+    local_step,
+    state_above,
+)
+from tn4ml_plus.training._sweeper import Sweeper
+
+# Sites and bonds of one size, so that chains and trees share compiled steps.
+NSITES, PHYS, BATCH = 6, 3, 40
+SETTINGS = Settings(
+    ridge=1e-2, damping=0.1, shrinkage=0.1, steps=2, steps_after=1, cutoff=1e-9, max_bond=3,
+    forced=False,
+)  # fmt: skip
+OBJECTIVES = [
+    CrossEntropy(0.1),
+    BornCrossEntropy(),
+    CrossEntropy() + 0.1 * LogNorm(),
+    SquaredError(),
+    Huber(),
+    NegativeLogLikelihood(),
+    LogQuadratic() + 0.3 * ReluLogNorm(),
+]
+# Leaves of different heights, among them some below the root.
+TERNARY = Tree(6, ((0, 1, 2), (6, 3), (7, 4, 5)))
+SIZES = {"bond_dim": 3, "phys_dim": PHYS}
+NETWORKS = {
+    "chain": lambda n, key: MPS.random(NSITES, n_outputs=n, key=key, **SIZES),
+    "tree": lambda n, key: TTN.random(NSITES, n_outputs=n, key=key, **SIZES),
+    "end": lambda n, key: MPS.random(NSITES, n_outputs=n, output_site=0, key=key, **SIZES),
+    "ternary": lambda n, key: TTN.random(NSITES, tree=TERNARY, n_outputs=n, key=key, **SIZES),
+}
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def task(objective, seed=0, batch=BATCH):
+    """phi (nsites, phys_dim, batch), target and weight that suit an objective."""
+    rng = np.random.default_rng(seed)
+    phi = rng.normal(size=(NSITES, PHYS, batch)) + 1.0
+    target = {
+        "classification": rng.integers(3, size=batch),
+        "regression": rng.normal(size=(batch, 3)),
+        "density": np.ones(batch),
+    }[objective.loss.task]
+    weight = rng.uniform(0.5, 2, size=batch)
+    weight[:3] = 0
+    return jnp.asarray(phi), jnp.asarray(target), jnp.asarray(weight)
+
+
+def sweeper(kind, objective, size=3, seed=0):
+    is_density = objective.loss.task == "density"
+    network = NETWORKS[kind](None if is_density else 3, jax.random.key(seed))
+    packed, structure = pack(network)
+    packed = jax.tree.map(lambda a: a.astype(jnp.zeros(()).dtype), packed)
+    made = Sweeper(SquaredNorm(structure) if is_density else structure, packed, objective, size)
+    made.see(*task(objective, seed))
+    return made
+
+
+def dense_tensors(form, cores):
+    """The dense tensor of the network, (basis, entries, outputs), and the order of its sites.
+
+    cores: arrays (basis, *children, up), a basis of 1 where nothing is varied.
+    """
+    found = {END: (np.eye(1, cores[0].shape[1])[None], ())}
+    found |= {site: (np.eye(PHYS)[None], (site,)) for site in range(form.nsites)}
+    for i, (core, children) in enumerate(zip(cores, form.nodes, strict=True)):
+        state, sites = np.ones((1, 1, 1)), ()
+        for child in children:
+            # The end of a chain is a bond of any size of which the first entry is read.
+            other = found[child][0]
+            if child == END:
+                other = np.eye(1, core.shape[1 + children.index(child)])[None]
+            both = np.einsum("bxa,cyd->bcxyad", state, other)
+            state = both.reshape(len(state) * len(other), state.shape[1] * other.shape[1], -1)
+            sites += found[child][1]
+        state = np.matmul(state, core.reshape(len(core), -1, core.shape[-1]))
+        found[form.nsites + i] = state, sites
+    return found[form.nsites + len(cores) - 1]
+
+
+def dense_gradient(made, node, data):
+    """Gradient of mean loss plus penalty in the product of the cores at a bond, from dense ones."""
+    form, objective = made.form, made.objective
+    phi, target, weight = map(np.asarray, data)
+    cores = [np.asarray(core)[None] for core in made.cores]
+    parent, slot = form.parents[node]
+    below, above = cores[node][0], np.moveaxis(cores[parent][0], slot, 0)
+    B = np.tensordot(below.reshape(-1, below.shape[-1]), above, 1)
+    cores[node] = np.eye(len(B)).reshape(1, *below.shape[:-1], -1)
+    basis = np.eye(B.size).reshape(B.size, *B.shape)
+    cores[parent] = np.moveaxis(basis, 1, 1 + slot)
+    tensors, sites = dense_tensors(form, cores)
+    inputs = np.ones((1, phi.shape[2]))
+    for site in sites:
+        inputs = (inputs[:, None] * phi[site][None]).reshape(-1, phi.shape[2])
+    F_basis = np.einsum("bsc,sn->bnc", tensors, inputs)
+    tensor = np.tensordot(B.ravel(), tensors, 1)
+
+    def value(F, norm):
+        F = jnp.sum(F**2, axis=1) if made.squared else F
+        losses = objective.loss(Amplitude(F, jnp.zeros(len(F), jnp.int32)), target)
+        mean = jnp.sum(losses * weight) / weight.sum()
+        mean = mean + (jnp.log(norm) if objective.loss.normalized else 0.0)
+        return mean + (objective.penalty(jnp.log(norm)) if objective.needs_norm else 0.0)
+
+    r, slope = jax.grad(value, (0, 1))(np.tensordot(B.ravel(), F_basis, 1), np.sum(tensor**2))
+    found = np.einsum("bnc,nc->b", F_basis, r) + 2 * slope * np.einsum("bsc,sc->b", tensors, tensor)
+    return found.reshape(len(B), -1, B.shape[-1])
+
+
+@partial(jax.jit, static_argnames=("objective", "squared"))
+def local_gradient(objective, squared, below, above, fixed, key):
+    """Gradient in the product of two cores, as local steps have it, in plain coordinates."""
+    B = jnp.tensordot(below.reshape(-1, len(above)), above, 1)
+    bond = _Bond(fixed, B.shape, 0.1, key)
+    value = _Objective(objective, squared, fixed, 0.0)
+    whitened = bond.right(jnp.tensordot(bond.root_x, B, 1), bond.root_y)
+    GB = bond.gram(whitened)
+    slope = 2 * jax.grad(value.of_norm)(jnp.vdot(whitened, GB))
+    gradient = bond.adjoint(jax.grad(value.mean_loss)(bond.outputs(whitened))) + slope * GB
+    return bond.right(jnp.tensordot(bond.root_x, gradient, 1), bond.root_y)
+
+
+def gaps(made, data):
+    """Relative errors of the local gradients in two sweeps, visit by visit."""
+    found, keys, original = [], iter(jax.random.split(jax.random.key(1), 1000)), made.bond
+
+    def checked(node):
+        above, fixed = original(node)
+        gradient = local_gradient(
+            made.objective, made.squared, made.cores[node], above, fixed, next(keys)
+        )
+        expected = dense_gradient(made, node, data)
+        found.append(np.abs(gradient - expected).max() / np.abs(expected).max())
+        return above, fixed
+
+    made.bond = checked
+    for key in jax.random.split(jax.random.key(0), 2):
+        made.sweep(SETTINGS, key)
+    assert len(found) == 2 * len(made.route)
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "objective"),
+    [
+        *itertools.product(("chain", "tree"), OBJECTIVES),
+        *itertools.product(("end", "ternary"), OBJECTIVES[2:3]),
+    ],
+    ids=str,
+)
+def test_local_gradients_are_the_dense_ones_in_two_sweeps(kind, objective, x64):
+    assert gaps(sweeper(kind, objective), task(objective)).max() < 1e-9
+
+
+@pytest.mark.parametrize("stale", ["states", "above"])
+def test_a_stale_environment_shows_in_the_gradients(stale, x64):
+    class Forgetful(dict):
+        def __setitem__(self, name, value):
+            if name not in self:
+                super().__setitem__(name, value)
+
+        def pop(self, name, default=None):
+            return default
+
+    objective = OBJECTIVES[2]
+    made = sweeper("chain", objective)
+    setattr(made, stale, Forgetful(getattr(made, stale)))
+    assert gaps(made, task(objective)).max() > 1e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("objective", OBJECTIVES[2:], ids=str)
+@pytest.mark.parametrize("kind", ["chain", "tree"])
+def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, seed, x64):
+    made = sweeper(kind, objective, seed=seed)
+    phi, _, _ = task(objective, seed)
+
+    def outputs():
+        packed, structure = made.packed()
+        return np.asarray(contract(packed, structure, phi.transpose(2, 0, 1)).dense())
+
+    for cutoff, max_bond in ((1e-9, 3), (1e-3, 3), (1e-9, 1)):
+        settings = SETTINGS._replace(cutoff=cutoff, max_bond=max_bond)
+        for _, report in made.sweep(settings, jax.random.key(seed)):
+            # The mean squared norm of the outputs is what the slack is a share of.
+            slack = 1e-6 * abs(report.before) + cutoff * report.square
+            assert report.after <= report.before + slack
+            assert np.isfinite(report.after)
+    # Rank 1 spoils these networks, so that steps to it are rejected.
+    before, ranks = outputs(), list(map(int, made.ranks))
+    settings = SETTINGS._replace(max_bond=1, steps=0, steps_after=0)
+    reports = made.sweep(settings, jax.random.key(seed))
+    rejected = [not report.accepted for _, report in reports]
+    assert any(rejected)
+    if all(rejected):
+        np.testing.assert_allclose(outputs(), before, rtol=1e-7, atol=1e-10)
+        assert list(map(int, made.ranks)) == ranks
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    """Values of a random chain of bond 6 and what it saw."""
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, size=(13_000, 12))
+    phi = np.stack([np.ones_like(X), np.sqrt(3) * X], axis=-1)
+    state = np.ones((len(X), 6)) / np.sqrt(6)
+    for p in phi.transpose(1, 0, 2):
+        core = rng.normal(size=(6, 2, 6)) / np.sqrt(6)
+        state = np.einsum("na,ns,asb->nb", state, p, core)
+    y = state.sum(axis=1)
+    return X, y / y.std()
+
+
+@pytest.mark.parametrize(("bond_dim", "noise"), [(2, 0), (20, 0), (20, 0.05)])
+def test_bonds_find_the_rank_of_the_data(teacher, bond_dim, noise):
+    X, y = teacher
+    noise = noise * np.random.default_rng(1).normal(size=12_000)
+    trainer = Sweep(
+        max_bond=20, cutoff=1e-4, ridge=1e-6, damping=1e-3, shrinkage=1e-3, steps=6, steps_after=4,
+        max_epochs=6, batch_size=12_000,
+    )  # fmt: skip
+    options = {"embedding": Legendre(1), "scaler": "common_min_max", "n_members": 1}
+    model = TNRegressor(bond_dim, trainer=trainer, random_state=0, **options)
+    model.fit(X[:12_000], y[:12_000] + noise)
+    assert model.score(X[12_000:], y[12_000:]) > 0.999
+    # Two vectors a site allow no more than 2 and 4 near the ends.
+    expected = [2, 4, 6, 6, 6, 6, 6, 6, 6, 4, 2]
+    assert model.history_["bond_dims"][-1] == expected
+    assert model.network_.bond_sizes() == expected
+
+
+# Through the estimators ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    # Sixteen pixels of four classes: small, and not trivial.
+    X = X[y < 4].reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(-1, 16)
+    return train_test_split(X, y[y < 4], random_state=0)
+
+
+SMALL = {"bond_dim": 4, "n_members": 1, "random_state": 0}
+
+
+@pytest.mark.parametrize("network", ["mps", "ttn"])
+def test_a_classifier_learns_by_sweeps_alone(digits, network, tmp_path):
+    X, X_test, y, y_test = digits
+    model = TNClassifier(network=network, trainer="sweep", **SMALL).fit(X, y)
+    assert model.score(X_test, y_test) > 0.95
+    history = model.history_
+    assert len(history["bond_dims"]) == len(history["truncation"]) == len(history["loss"]) == 4
+    assert max(history["bond_dims"][-1]) <= 4
+    assert all(0 <= error < 0.1 for error in history["truncation"][-1])
+    assert history["loss"][-1] < history["loss"][0]
+    model.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict_proba(X_test), model.predict_proba(X_test))
+    assert again.history_ == history
+
+
+def test_several_members_read_their_own_orders(digits):
+    X, X_test, y, y_test = digits
+    model = TNClassifier(**SMALL | {"n_members": 2}, trainer=Sweep(max_epochs=2)).fit(X, y)
+    assert model.score(X_test, y_test) > 0.95
+    assert np.shape(model.history_["bond_dims"][0]) == (2, 15)
+
+
+def test_bonds_shrink_where_little_is_needed(digits):
+    X, X_test, y, y_test = digits
+    wide = TNClassifier(**SMALL | {"bond_dim": 8}, trainer=Sweep(cutoff=1e-2)).fit(X, y)
+    assert wide.score(X_test, y_test) > 0.95
+    assert np.mean(wide.history_["bond_dims"][-1]) < 6
+    narrow = TNClassifier(**SMALL | {"bond_dim": 8}, trainer=Sweep(max_bond=3)).fit(X, y)
+    assert max(narrow.network_.bond_sizes()) == 3
+    assert narrow.score(X_test, y_test) > 0.9
+
+
+def test_a_density_learns_by_sweeps(digits):
+    X, X_test, _, _ = digits
+    start = TNBornMachine(4, max_epochs=1, learning_rate=1e-9, random_state=0).fit(X)
+    model = TNBornMachine(4, trainer=Sweep(max_epochs=6), random_state=0).fit(X)
+    losses = model.history_["loss"]
+    assert losses == sorted(losses, reverse=True)
+    assert model.score(X_test) > start.score(X_test) + 5
+    # The history has the mean of -log p on the embedding's domain; raw columns add a constant map.
+    jacobian = model._encoder.log_derivatives(X).sum(axis=1).mean()
+    assert model.score(X) - jacobian == pytest.approx(-losses[-1], abs=0.1)
+
+
+def test_an_anomaly_detector_learns_by_sweeps(digits):
+    X, X_test, y, y_test = digits
+    model = TNAnomalyDetector(trainer="sweep", random_state=0).fit(X[y == 0])
+    scores = model.score_samples(X_test)
+    assert scores[y_test == 0].mean() > scores[y_test != 0].mean() + 10
+
+
+def test_gradients_go_on_where_sweeps_end(digits):
+    X, X_test, y, y_test = digits
+    trainers = [Sweep(max_epochs=2), Gradient(max_epochs=5, learning_rate=1e-3)]
+    model = TNClassifier(trainer=trainers, **SMALL).fit(X, y)
+    alone = TNClassifier(trainer=trainers[0], **SMALL).fit(X, y)
+    losses = list(model.history_["loss"])
+    assert len(losses) == 7 == model.n_iter_
+    np.testing.assert_allclose(losses[:2], alone.history_["loss"], rtol=1e-5)
+    assert losses[2] < 1.5 * losses[1]
+    assert losses[-1] < losses[1]
+    assert model.score(X_test, y_test) > 0.95
+    model.set_params(warm_start=True, trainer="sweep").fit(X, y)
+    assert model.n_iter_ == 11
+    assert model.history_["loss"][-1] < losses[-1]
+
+
+def test_lists_of_trainers_share_the_flat_options(digits):
+    X, _, y, _ = digits
+    model = TNClassifier(
+        **SMALL, trainer=["sweep", "gradient"], max_epochs=1, learning_rate=1e-3,
+        early_stopping=True,
+    ).fit(X, y)  # fmt: skip
+    assert model.n_iter_ == 2
+    assert len(model.history_["validation_loss"]) == 2
+    with pytest.raises(ValueError, match="Sweep has no learning_rate"):
+        TNClassifier(trainer="sweep", learning_rate=1e-3).fit(X, y)
+    with pytest.raises(ValueError, match="one or more trainers"):
+        InTurn(())
+
+
+def test_batches_are_swept_in_turn(digits):
+    X, X_test, y, y_test = digits
+    model = TNClassifier(trainer=Sweep(batch_size=200, max_epochs=2), **SMALL).fit(X, y)
+    assert model.score(X_test, y_test) > 0.9
+    assert model.n_iter_ == 2
+    model.partial_fit(X, y)
+    assert model.n_iter_ == 3
+
+
+@pytest.mark.parametrize("network", ["mera", MPSSpec(cyclic=True)], ids=str)
+def test_other_geometries_are_refused(digits, network):
+    X, _, y, _ = digits
+    with pytest.raises(ValueError, match="Sweeps need open"):
+        TNClassifier(network=network, trainer="sweep", **SMALL).fit(X[:, :8], y)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_bond": 0}, "max_bond must be"),
+        ({"cutoff": 1.0}, "cutoff must be"),
+        ({"steps": 0}, "steps must be"),
+        ({"ridge": -1.0}, "ridge must be"),
+        ({"batch_size": 0}, "batch_size must be"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        Sweep(**options)
+
+
+def test_other_settings_and_seeds_compile_nothing(digits):
+    X, _, y, _ = digits
+    TNClassifier(trainer="sweep", **SMALL).fit(X, y)
+    counts = [function._cache_size() for function in (local_step, above_child, state_above)]
+    other = Sweep(max_bond=4, cutoff=1e-3, max_epochs=1, ridge=1e-2, damping=0.5, steps=3)
+    TNClassifier(**SMALL | {"random_state": 1}, trainer=other).fit(X, y)
+    assert counts == [f._cache_size() for f in (local_step, above_child, state_above)]
+    # One step within the arms, one at the root.
+    before = local_step._cache_size()
+    TNClassifier(**SMALL | {"bond_dim": 5}, trainer="sweep").fit(X, y)
+    assert local_step._cache_size() == before + 2

@@ -1,0 +1,164 @@
+"""Chains and trees seen alike: as nodes below a root that carries the outputs."""
+
+import dataclasses
+from functools import singledispatch
+from math import prod
+
+import jax.numpy as jnp
+import numpy as np
+
+from ._chain import ChainStructure
+from ._squared import SquaredNorm
+from ._tree import TreeStructure, _layers
+
+#: What stands for the end of a chain among the children of a node: a bond of size 1.
+END = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Rooted:
+    """Nodes in an order in which children come first, the root last.
+
+    nodes: the children of each: a site 0 .. nsites - 1, a node nsites + i, or `END`; bonds: the
+    nodes below all bonds, in the order that users know.
+    """
+
+    nsites: int
+    nodes: tuple[tuple[int, ...], ...]
+    bonds: tuple[int, ...]
+
+    @property
+    def parents(self):
+        """For every node but the root its parent and which child of that it is."""
+        found = {
+            child - self.nsites: (i, slot)
+            for i, children in enumerate(self.nodes)
+            for slot, child in enumerate(children)
+            if child >= self.nsites
+        }
+        return tuple(found[i] for i in range(len(self.nodes) - 1))
+
+    def below(self, node):
+        """The nodes among the children of a node."""
+        return [child - self.nsites for child in self.nodes[node] if child >= self.nsites]
+
+
+@singledispatch
+def rooted(structure):
+    """The `Rooted` form of a packed network's structure; ValueError for other geometries."""
+    name = type(structure).__name__.removesuffix("Structure").lower()
+    raise ValueError(
+        f"Sweeps need open chains or trees, this is a {name} network: train it by gradients."
+    )
+
+
+@singledispatch
+def to_nodes(structure, packed):
+    """Cores of the nodes, (*children, up) each, and the sizes of the bonds above all but the root.
+
+    The root's last axis are its outputs, flattened.
+    """
+    raise TypeError(f"Not the structure of a packed network: {type(structure).__name__}.")
+
+
+@singledispatch
+def from_nodes(structure, cores, ranks):
+    """``(packed, structure)`` of cores as from `to_nodes`, bonds above nodes cut to `ranks`."""
+    raise TypeError(f"Not the structure of a packed network: {type(structure).__name__}.")
+
+
+# Chains -------------------------------------------------------------------------------------------
+
+
+@rooted.register
+def _rooted_chain(structure: ChainStructure):
+    if structure.cyclic:
+        raise ValueError("Sweeps need open ends: use cyclic=False, or train by gradients.")
+    n, c = structure.nsites, structure.center
+    left = [(END if i == 0 else n + i - 1, i) for i in range(c)]
+    # The outermost of the right arm first.
+    right = [(END if i == n - 1 else n + c + n - 2 - i, i) for i in range(n - 1, c, -1)]
+    tops = (n + c - 1 if c > 0 else END, c, n + n - 2 if c < n - 1 else END)
+    return Rooted(n, (*left, *right, tops), (*range(c), *reversed(range(c, n - 1))))
+
+
+@to_nodes.register
+def _chain_to_nodes(structure: ChainStructure, packed):
+    center = packed["center"]
+    bond, phys = center.shape[:2]
+    center = jnp.moveaxis(center, -1, 2).reshape(bond, phys, bond, -1)
+    ranks = structure.bond_dims[1:-1]
+    c = structure.center
+    # Through NumPy, which takes stacks apart without compiling anything.
+    arms = [*np.asarray(packed["left"]), *np.asarray(packed["right"])[::-1]]
+    return [*map(jnp.asarray, arms), center], (*ranks[:c], *ranks[c:][::-1])
+
+
+@from_nodes.register
+def _chain_from_nodes(structure: ChainStructure, cores, ranks):
+    c, n = structure.center, structure.nsites
+    bond = max(core.shape[-1] for core in cores[:-1]) if n > 1 else 1
+    phys = structure.phys_dim
+    center = cores[-1].reshape(*cores[-1].shape[:3], *structure.output_dims)
+
+    def stack(part):
+        return jnp.stack(part) if part else jnp.zeros((0, bond, phys, bond), center.dtype)
+
+    packed = {
+        "left": stack(cores[:c]),
+        "center": jnp.moveaxis(center, 2, -1),
+        "right": stack(cores[c : n - 1][::-1]),
+    }
+    bond_dims = (1, *ranks[:c], *ranks[c:][::-1], 1)
+    return packed, dataclasses.replace(structure, bond_dims=bond_dims)
+
+
+# Trees --------------------------------------------------------------------------------------------
+
+
+@rooted.register
+def _rooted_tree(structure: TreeStructure):
+    tree = structure.tree
+    return Rooted(tree.nsites, tree.nodes, tuple(range(len(tree.nodes) - 1)))
+
+
+@to_nodes.register
+def _tree_to_nodes(structure: TreeStructure, packed):
+    cores = [None] * len(structure.tree.nodes)
+    for layer, stacked in zip(_layers(structure.tree), packed, strict=True):
+        for i, core in zip(layer, np.asarray(stacked), strict=True):
+            cores[i] = jnp.asarray(core)
+    return cores, structure.bond_dims
+
+
+@from_nodes.register
+def _tree_from_nodes(structure: TreeStructure, cores, ranks):
+    packed = []
+    for layer in _layers(structure.tree):
+        shape = np.max([cores[i].shape for i in layer], axis=0)
+        padded = [
+            jnp.pad(cores[i], [(0, n - m) for n, m in zip(shape, cores[i].shape)]) for i in layer
+        ]
+        packed.append(jnp.stack(padded))
+    return tuple(packed), dataclasses.replace(structure, bond_dims=tuple(ranks))
+
+
+# Squared norms ------------------------------------------------------------------------------------
+
+
+@rooted.register
+def _rooted_squared(structure: SquaredNorm):
+    if prod(structure.structure.output_dims) > 1:
+        return rooted(None)
+    return rooted(structure.structure)
+
+
+@to_nodes.register
+def _squared_to_nodes(structure: SquaredNorm, packed):
+    return to_nodes(structure.structure, packed)
+
+
+@from_nodes.register
+def _squared_from_nodes(structure: SquaredNorm, cores, ranks):
+    packed, inner = from_nodes(structure.structure, cores, ranks)
+    return packed, dataclasses.replace(structure, structure=inner)

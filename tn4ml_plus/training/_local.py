@@ -1,0 +1,343 @@
+"""The local problem of a sweep: one bond, all samples, everything else fixed.
+
+Across a bond the outputs are f_c = x^T B y_c. Below it is x, the product of the states of the lower
+node's children; above it y_c, the product of the states of the upper node's other children and of
+what the rest of the network makes of output c. At the root the outputs are an axis of B instead.
+B is optimised in the metric of the samples, B~ = S_x B S_y with S^2 the second moments of x and y,
+where |B~|^2 is the mean squared norm of the outputs.
+"""
+
+from functools import partial
+from math import prod
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .._typing import Amplitude, exponent_of, power_of_two
+from ..contraction import khatri_rao
+
+
+class Settings(NamedTuple):
+    """Numbers of a local step, all traced: changing them compiles nothing.
+
+    ridge: weight of half |B~|^2; damping: of half the squared step; shrinkage: share of the mean
+    second moment that is added to all of them; steps, steps_after: of conjugate gradients before
+    and after truncation; cutoff: share of |B~|^2 that may be discarded; max_bond: cap on the rank;
+    forced: truncate even where the objective rises.
+    """
+
+    ridge: float
+    damping: float
+    shrinkage: float
+    steps: int
+    steps_after: int
+    cutoff: float
+    max_bond: int
+    forced: bool
+
+
+class Report(NamedTuple):
+    """What a local step did.
+
+    before, after: the objective with the ridge; loss: without penalties, after; square: |B~|^2
+    before; accepted: or not; rank: of the bond; truncation: the share discarded.
+    """
+
+    before: jax.Array
+    after: jax.Array
+    loss: jax.Array
+    square: jax.Array
+    accepted: jax.Array
+    rank: jax.Array
+    truncation: jax.Array
+
+
+class Surroundings(NamedTuple):
+    """What a local problem holds fixed.
+
+    children: (p, batch) the lower node's children together; others: (k, batch) the upper node's
+    other children; above: (batch, outputs, m) what the network makes of the upper node's bond, None
+    at the root; grams: the same three without samples, as Gram matrices, or None where the
+    objective reads no norm; target: (batch, ...); weight: (batch,), of sum 1.
+    """
+
+    children: jax.Array
+    others: jax.Array
+    above: jax.Array | None
+    grams: tuple | None
+    target: jax.Array
+    weight: jax.Array
+
+
+class _Bond:
+    """Outputs, their adjoint and the norm as functions of B~, (p, k, m).
+
+    k: of the other children; m: of the upper node's own bond, of the outputs at the root.
+    """
+
+    def __init__(self, fixed, shape, shrinkage, key):
+        self.shape = shape
+        self.batch = len(fixed.weight)
+        x, self.o, self.env = fixed.children, fixed.others, fixed.above
+        y = self.o
+        if self.env is not None:
+            # Random signs: an unbiased estimate of the sum over outputs, without their number.
+            signs = jax.random.rademacher(key, self.env.shape[:2], dtype=x.dtype)
+            y = khatri_rao(self.o, jnp.einsum("nc,ncd->nd", signs, self.env).T)
+        self.root_x, self.inverse_x = _moments_root(x, fixed.weight, shrinkage)
+        self.root_y, self.inverse_y = _moments_root(y, fixed.weight, shrinkage)
+        self.x = self.inverse_x @ x
+        if self.env is None:
+            self.o = self.inverse_y @ self.o
+        self.gram_x = self.gram_y = None
+        if fixed.grams is not None:
+            children, others, above = fixed.grams
+            self.gram_x = self.inverse_x @ children @ self.inverse_x
+            gram = others if above is None else jnp.kron(others, above)
+            self.gram_y = self.inverse_y @ gram @ self.inverse_y
+
+    def right(self, B, matrix):
+        """B times a matrix on the side of y."""
+        if self.env is None:
+            return jnp.einsum("pkm,kl->plm", B, matrix)
+        return (B.reshape(len(B), -1) @ matrix).reshape(B.shape)
+
+    def outputs(self, B):
+        """(batch, outputs)."""
+        p, k, m = self.shape
+        if self.env is not None:
+            B = self.right(B, self.inverse_y)
+        z = (self.x.T @ B.reshape(p, k * m)).reshape(self.batch, k, m)
+        z = jnp.sum(z * self.o.T[:, :, None], axis=1)
+        return z if self.env is None else jnp.einsum("nd,ncd->nc", z, self.env)
+
+    def adjoint(self, r):
+        """Of `outputs`, of B's shape; r: (batch, outputs)."""
+        z = r if self.env is None else jnp.einsum("nc,ncd->nd", r, self.env)
+        y = (self.o.T[:, :, None] * z[:, None, :]).reshape(self.batch, -1)
+        B = (self.x @ y).reshape(self.shape)
+        return B if self.env is None else self.right(B, self.inverse_y)
+
+    def gram(self, B):
+        """G B with <B, G B> the squared norm of the whole network."""
+        if self.gram_x is None:
+            return jnp.zeros_like(B)
+        return _left(self.gram_x, self.right(B, self.gram_y))
+
+
+def _moments_root(x, weight, shrinkage):
+    """S and S^-1, with S^2 the weighted second moments of x (p, batch), shrunk to their mean."""
+    moments = (x * weight) @ x.T
+    # What pads a bond has no moments and takes no part in the mean.
+    present = jnp.maximum(jnp.sum(jnp.diagonal(moments) > 0), 1)
+    added = jnp.maximum(shrinkage * jnp.trace(moments) / present, jnp.finfo(x.dtype).tiny)
+    values, vectors = jnp.linalg.eigh(moments + added * jnp.eye(len(x), dtype=x.dtype))
+    root = jnp.sqrt(jnp.maximum(values, 1e-7 * values[-1]))
+    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
+
+
+def _leading(matrix, size, max_bond, cutoff):
+    """Leading left singular vectors (p, size), zero where cut; their number; share discarded."""
+    values, vectors = jnp.linalg.eigh(matrix @ matrix.T)
+    values, vectors = jnp.maximum(values[::-1], 0)[:size], vectors[:, ::-1][:, :size]
+    missing = size - len(values)
+    values, vectors = jnp.pad(values, (0, missing)), jnp.pad(vectors, ((0, 0), (0, missing)))
+    total = jnp.maximum(jnp.sum(matrix**2), jnp.finfo(matrix.dtype).tiny)
+    beyond = jnp.maximum(total - jnp.sum(values), 0)
+    # Summed from the smallest, so that small shares keep their digits.
+    tail = (jnp.cumsum(values[::-1])[::-1] + beyond) / total
+    keep = ((tail > cutoff) & (jnp.arange(size) < max_bond)).at[0].set(True)
+    lost = jnp.sum(jnp.where(keep, 0, values)) + beyond
+    return vectors * keep, jnp.sum(keep, dtype=jnp.int32), lost / total
+
+
+class _Objective:
+    """What is minimised, as a function of the outputs, the squared norm and |B~|^2."""
+
+    def __init__(self, objective, squared, fixed, ridge):
+        self.objective, self.squared = objective, squared
+        self.fixed, self.ridge = fixed, ridge
+
+    def mean_loss(self, F):
+        exponent = jnp.zeros(len(F), jnp.int32)
+        if self.squared:
+            exponent = lax.stop_gradient(exponent_of(F.T))
+            F = jnp.sum((F * power_of_two(-exponent, F.dtype)[:, None]) ** 2, axis=1)
+        losses = self.objective.loss(Amplitude(F, 2 * exponent), self.fixed.target)
+        return jnp.sum(jnp.where(self.fixed.weight > 0, losses, 0) * self.fixed.weight)
+
+    def of_norm(self, norm):
+        if not self.objective.needs_norm:
+            return jnp.zeros_like(norm)
+        log = jnp.log(jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
+        return self.objective.penalty(log) + (log if self.objective.loss.normalized else 0.0)
+
+    def loss(self, F, norm):
+        """Mean loss as histories have it."""
+        log = jnp.log(norm) if self.objective.loss.normalized else 0.0
+        return self.mean_loss(F) + log
+
+    def __call__(self, F, norm, square):
+        return self.mean_loss(F) + self.of_norm(norm) + 0.5 * self.ridge * square
+
+
+def _left(matrix, B):
+    """A matrix times B on the side of x."""
+    return (matrix @ B.reshape(len(B), -1)).reshape(B.shape)
+
+
+def _solve(bond, objective, B, F, P, n_steps, damping):
+    """Conjugate gradients on the Gauss-Newton model, then a search along the line: never rises.
+
+    P: projector on the side of x that B stays in. Returns B and its outputs.
+    """
+    gradient, curvature = jax.linearize(jax.grad(objective.mean_loss), F)
+    GB = bond.gram(B)
+    norm = jnp.vdot(B, GB)
+    # d of_norm / dB = slope GB; where of_norm is concave in the norm, this bounds it from above.
+    slope = 2 * jax.grad(objective.of_norm)(norm)
+    r = -_left(P, bond.adjoint(gradient) + slope * GB + objective.ridge * B)
+
+    def body(i, carry):
+        s, r, direction, dF, Gs = carry
+        F_d, G_d = bond.outputs(direction), bond.gram(direction)
+        H_d, shift = curvature(F_d), objective.ridge + damping
+        bend = jnp.vdot(F_d, H_d) + jnp.maximum(slope, 0) * jnp.vdot(direction, G_d)
+        bend = bend + shift * jnp.vdot(direction, direction)
+        rr = jnp.vdot(r, r)
+        # Directions of negative curvature are left to the next step.
+        length = jnp.where(bend > 0, rr / jnp.where(bend > 0, bend, 1), 0)
+
+        def turn():
+            A_d = bond.adjoint(H_d) + jnp.maximum(slope, 0) * G_d + shift * direction
+            rest = r - length * _left(P, A_d)
+            ratio = jnp.vdot(rest, rest) / jnp.maximum(rr, jnp.finfo(rr.dtype).tiny)
+            return rest, rest + ratio * direction
+
+        # Nobody reads what the last step leaves.
+        rest, turned = lax.cond(i + 1 < n_steps, turn, lambda: (r, direction))
+        return s + length * direction, rest, turned, dF + length * F_d, Gs + length * G_d
+
+    zero = jnp.zeros_like(B)
+    s, _, _, dF, Gs = lax.fori_loop(0, n_steps, body, (zero, r, r, jnp.zeros_like(F), zero))
+    norms = norm, 2 * jnp.vdot(GB, s), jnp.vdot(s, Gs)
+    squares = jnp.vdot(B, B), 2 * jnp.vdot(B, s), jnp.vdot(s, s)
+
+    def at(t):
+        def on_line(a):
+            return a[0] + t * (a[1] + t * a[2])
+
+        return objective(F + t * dF, on_line(norms), on_line(squares))
+
+    first = at(jnp.zeros_like(norm))
+    t, value = lax.while_loop(
+        lambda c: ~(c[1] <= first) & (c[0] > 1e-3),
+        lambda c: (0.4 * c[0], at(0.4 * c[0])),
+        (jnp.ones_like(norm), at(jnp.ones_like(norm))),
+    )
+    t = jnp.where(value <= first, t, 0)
+    return B + t * s, F + t * dF
+
+
+@partial(jax.jit, static_argnames=("objective", "squared"))
+def local_step(objective, squared, below, above, fixed, rank, settings, outward, key):
+    """Improve the two cores at a bond and find its rank.
+
+    below: (*children, D); above: (D, k, m); fixed: `Surroundings`; rank: of the bond so far, the
+    rest of it being zeros; outward: whether the center moves to the lower node. Returns the two
+    cores, the state of the lower node (D, batch), right where the center moves up, and a `Report`.
+    A step that truncation would spoil is rejected: the cores then change but for their gauge.
+    """
+    size, (_, k, m) = below.shape[-1], above.shape
+    p = prod(below.shape[:-1])
+    bond = _Bond(fixed, (p, k, m), settings.shrinkage, key)
+    value = _Objective(objective, squared, fixed, settings.ridge)
+
+    B0 = bond.root_x @ below.reshape(p, size) @ above.reshape(size, k * m)
+    B0 = bond.right(B0.reshape(p, k, m), bond.root_y)
+    F0 = bond.outputs(B0)
+
+    def at(B, F):
+        return value(F, jnp.vdot(B, bond.gram(B)), jnp.vdot(B, B))
+
+    def stage(carry, numbers):
+        B, F, P, rank, lost = carry
+        n_steps, is_first = numbers
+        B, F = _solve(bond, value, B, F, P, n_steps, settings.damping)
+
+        def cut():
+            U, rank, lost = _leading(B.reshape(p, -1), size, settings.max_bond, settings.cutoff)
+            P = U @ U.T
+            short = _left(P, B)
+            return short, bond.outputs(short), P, rank, lost
+
+        return lax.cond(is_first, cut, lambda: (B, F, P, rank, lost)), None
+
+    # One body for both solutions, since it is most of what is compiled.
+    stages = jnp.array([settings.steps, settings.steps_after]), jnp.array([True, False])
+    start = (B0, F0, jnp.eye(p, dtype=B0.dtype), rank, jnp.zeros((), B0.dtype))
+    (B, F, _, new_rank, lost), _ = lax.scan(stage, start, stages)
+    before, after = at(B0, F0), at(B, F)
+    square = jnp.vdot(B0, B0)
+    slack = 1e-6 * jnp.abs(before) + settings.cutoff * square
+    accepted = (after <= before + slack) | settings.forced
+    B, F, rank, after, lost = (
+        jnp.where(accepted, *pair)
+        for pair in ((B, B0), (F, F0), (new_rank, rank), (after, before), (lost, 0))
+    )
+    loss = value.loss(F, jnp.vdot(B, bond.gram(B)))
+    report = Report(before, after, loss, square, accepted, rank, lost)
+
+    # The factors U and U^T B, orthonormal below, or above if their norms go to the other side.
+    U, _, _ = _leading(B.reshape(p, -1), size, rank, -1.0)
+    C = U.T @ B.reshape(p, -1)
+    squares = jnp.sum(C**2, axis=1)
+    # Any positive scale leaves the product of the factors as it is.
+    scale = jnp.sqrt(jnp.maximum(squares, 1e-6 * jnp.sum(squares) + jnp.finfo(C.dtype).tiny))
+    scale = jnp.where(outward, scale, 1)
+    upper = bond.right((C / scale[:, None]).reshape(size, k, m), bond.inverse_y)
+    lower = (bond.inverse_x @ U * scale).reshape(below.shape)
+    return lower, upper, U.T @ bond.x, report
+
+
+@jax.jit
+def above_child(above, others, env):
+    """What the network makes of the bond of a child, (batch, outputs, D).
+
+    above: core of the parent (D, k, m), the child first; others, env: as in `Surroundings`.
+    """
+    size, k, m = above.shape
+    batch = others.shape[1]
+    if env is not None and k <= env.shape[1]:
+        flat = env.reshape(-1, m)
+        parts = ((flat @ core.T).reshape(batch, -1, size) for core in above.swapaxes(0, 1))
+        return sum(part * o[:, None, None] for part, o in zip(parts, others))
+    cores = (others.T @ above.transpose(1, 2, 0).reshape(k, m * size)).reshape(batch, m, size)
+    return cores if env is None else env @ cores
+
+
+@jax.jit
+def state_above(core, children):
+    """State of a node (D, batch) scaled to order one, the core scaled alike, and the exponent."""
+    state = core.reshape(-1, core.shape[-1]).T @ children
+    exponent = exponent_of(jnp.max(jnp.abs(state), axis=1))
+    scale = power_of_two(-exponent, state.dtype)
+    return state * scale, core * scale, exponent
+
+
+@jax.jit
+def gram_above(core, children):
+    """Gram matrix (D, D) of a node's bond from that of its children together."""
+    flat = core.reshape(-1, core.shape[-1])
+    return flat.T @ children @ flat
+
+
+@jax.jit
+def gram_below(above, others, top):
+    """Gram matrix (D, D) of the bond of a child; above: core of its parent (D, k, m)."""
+    half = jnp.einsum("akm,kl->alm", above, others)
+    if top is not None:
+        half = half @ top
+    return jnp.tensordot(half, above, ((1, 2), (1, 2)))
