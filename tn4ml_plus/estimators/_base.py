@@ -108,7 +108,8 @@ class TensorNetworkEstimator(TableEstimator):
         ]
         flat = ("learning_rate", "max_epochs", "batch_size", "feature_dropout", "decay")
         changes = {name: getattr(self, name) for name in flat if getattr(self, name) is not None}
-        if self.early_stopping and InTurn(trainers).early_stopping is None:
+        stops = [getattr(trainer, "early_stopping", None) for trainer in trainers]
+        if self.early_stopping and not any(stops):
             changes["early_stopping"] = EarlyStopping()
         fields = [{field.name for field in dataclasses.fields(trainer)} for trainer in trainers]
         unknown = sorted(set(changes).difference(*fields))
@@ -177,15 +178,15 @@ class TensorNetworkEstimator(TableEstimator):
             result = run(problem)
         except (NotFiniteError, KeyboardInterrupt) as error:
             if hasattr(error, "result"):
-                self._keep(error.result, partial_fit)
+                self._keep(error.result, structures, partial_fit)
             raise
-        self._keep(result, partial_fit)
+        self._keep(result, structures, partial_fit)
         return self
 
-    def _keep(self, result, partial_fit):
+    def _keep(self, result, structures, partial_fit):
         self.networks_ = [
             unpack(jax.tree.map(lambda leaf, m=m: leaf[m], result.params), structure)
-            for m, structure in enumerate(result.structures)
+            for m, structure in enumerate(result.structures or structures)
         ]
         if result.anchor is result.params:
             self._anchor = _stacked(pack(network)[0] for network in self.networks_)

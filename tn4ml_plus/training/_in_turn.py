@@ -51,6 +51,9 @@ class InTurn:
                 raise
             n_iter = result.n_iter
             problem = dataclasses.replace(
-                problem, params=result.params, structures=result.structures, anchor=result.anchor
+                problem,
+                params=result.params,
+                structures=result.structures or problem.structures,
+                anchor=problem.anchor if result.anchor is None else result.anchor,
             )
         return result

@@ -18,6 +18,9 @@ from jax import lax
 from .._typing import Amplitude, exponent_of, power_of_two
 from ..contraction import khatri_rao
 
+# Samples that the metric is made from; any metric is right, more of them make it no better.
+_METRIC_ROWS = 4096
+
 
 class Settings(NamedTuple):
     """Numbers of a local step, all traced: changing them compiles nothing.
@@ -81,13 +84,16 @@ class _Bond:
         self.shape = shape
         self.batch = len(fixed.weight)
         x, self.o, self.env = fixed.children, fixed.others, fixed.above
-        y = self.o
+        some = slice(None, None, max(1, self.batch // _METRIC_ROWS))
+        y = self.o[:, some]
         if self.env is not None:
             # Random signs: an unbiased estimate of the sum over outputs, without their number.
-            signs = jax.random.rademacher(key, self.env.shape[:2], dtype=x.dtype)
-            y = khatri_rao(self.o, jnp.einsum("nc,ncd->nd", signs, self.env).T)
-        self.root_x, self.inverse_x = _moments_root(x, fixed.weight, shrinkage)
-        self.root_y, self.inverse_y = _moments_root(y, fixed.weight, shrinkage)
+            env = self.env[some]
+            signs = jax.random.rademacher(key, env.shape[:2], dtype=x.dtype)
+            y = khatri_rao(y, jnp.einsum("nc,ncd->nd", signs, env).T)
+        weight = fixed.weight[some] / jnp.sum(fixed.weight[some])
+        self.root_x, self.inverse_x = _moments_root(x[:, some], weight, shrinkage)
+        self.root_y, self.inverse_y = _moments_root(y, weight, shrinkage)
         self.x = self.inverse_x @ x
         if self.env is None:
             self.o = self.inverse_y @ self.o
@@ -174,13 +180,11 @@ class _Objective:
         log = jnp.log(jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
         return self.objective.penalty(log) + (log if self.objective.loss.normalized else 0.0)
 
-    def loss(self, F, norm):
-        """Mean loss as histories have it."""
-        log = jnp.log(norm) if self.objective.loss.normalized else 0.0
-        return self.mean_loss(F) + log
-
     def __call__(self, F, norm, square):
-        return self.mean_loss(F) + self.of_norm(norm) + 0.5 * self.ridge * square
+        """The objective, and the mean loss as histories have it."""
+        loss = self.mean_loss(F)
+        value = loss + self.of_norm(norm) + 0.5 * self.ridge * square
+        return value, loss + (jnp.log(norm) if self.objective.loss.normalized else 0.0)
 
 
 def _left(matrix, B):
@@ -191,7 +195,8 @@ def _left(matrix, B):
 def _solve(bond, objective, B, F, P, n_steps, damping):
     """Conjugate gradients on the Gauss-Newton model, then a search along the line: never rises.
 
-    P: projector on the side of x that B stays in. Returns B and its outputs.
+    P: projector on the side of x that B stays in. Returns B, its outputs, and what the objective
+    gave before and after.
     """
     gradient, curvature = jax.linearize(jax.grad(objective.mean_loss), F)
     GB = bond.gram(B)
@@ -232,23 +237,26 @@ def _solve(bond, objective, B, F, P, n_steps, damping):
         return objective(F + t * dF, on_line(norms), on_line(squares))
 
     first = at(jnp.zeros_like(norm))
-    t, value = lax.while_loop(
-        lambda c: ~(c[1] <= first) & (c[0] > 1e-3),
+    t, values = lax.while_loop(
+        lambda c: ~(c[1][0] <= first[0]) & (c[0] > 1e-3),
         lambda c: (0.4 * c[0], at(0.4 * c[0])),
         (jnp.ones_like(norm), at(jnp.ones_like(norm))),
     )
-    t = jnp.where(value <= first, t, 0)
-    return B + t * s, F + t * dF
+    better = values[0] <= first[0]
+    t = jnp.where(better, t, 0)
+    last = [jnp.where(better, *pair) for pair in zip(values, first)]
+    return B + t * s, F + t * dF, jnp.stack(first), jnp.stack(last)
 
 
 @partial(jax.jit, static_argnames=("objective", "squared"))
-def local_step(objective, squared, below, above, fixed, rank, settings, outward, key):
+def local_step(objective, squared, below, above, F0, fixed, rank, settings, outward, key):
     """Improve the two cores at a bond and find its rank.
 
-    below: (*children, D); above: (D, k, m); fixed: `Surroundings`; rank: of the bond so far, the
-    rest of it being zeros; outward: whether the center moves to the lower node. Returns the two
-    cores, the state of the lower node (D, batch), right where the center moves up, and a `Report`.
-    A step that truncation would spoil is rejected: the cores then change but for their gauge.
+    below: (*children, D); above: (D, k, m); F0: (batch, outputs) of the network as it is; fixed:
+    `Surroundings`; rank: of the bond so far, the rest of it being zeros; outward: whether the
+    center moves to the lower node. Returns the two cores, the outputs, the state of the lower node
+    (D, batch), right where the center moves up, and a `Report`. A step that truncation would spoil
+    is rejected: then nothing changes but the gauge.
     """
     size, (_, k, m) = below.shape[-1], above.shape
     p = prod(below.shape[:-1])
@@ -257,15 +265,11 @@ def local_step(objective, squared, below, above, fixed, rank, settings, outward,
 
     B0 = bond.root_x @ below.reshape(p, size) @ above.reshape(size, k * m)
     B0 = bond.right(B0.reshape(p, k, m), bond.root_y)
-    F0 = bond.outputs(B0)
-
-    def at(B, F):
-        return value(F, jnp.vdot(B, bond.gram(B)), jnp.vdot(B, B))
 
     def stage(carry, numbers):
         B, F, P, rank, lost = carry
         n_steps, is_first = numbers
-        B, F = _solve(bond, value, B, F, P, n_steps, settings.damping)
+        B, F, first, last = _solve(bond, value, B, F, P, n_steps, settings.damping)
 
         def cut():
             U, rank, lost = _leading(B.reshape(p, -1), size, settings.max_bond, settings.cutoff)
@@ -273,22 +277,21 @@ def local_step(objective, squared, below, above, fixed, rank, settings, outward,
             short = _left(P, B)
             return short, bond.outputs(short), P, rank, lost
 
-        return lax.cond(is_first, cut, lambda: (B, F, P, rank, lost)), None
+        return lax.cond(is_first, cut, lambda: (B, F, P, rank, lost)), (first, last)
 
     # One body for both solutions, since it is most of what is compiled.
     stages = jnp.array([settings.steps, settings.steps_after]), jnp.array([True, False])
     start = (B0, F0, jnp.eye(p, dtype=B0.dtype), rank, jnp.zeros((), B0.dtype))
-    (B, F, _, new_rank, lost), _ = lax.scan(stage, start, stages)
-    before, after = at(B0, F0), at(B, F)
+    (B, F, _, new_rank, lost), (firsts, lasts) = lax.scan(stage, start, stages)
+    before, after = firsts[0], lasts[1]
     square = jnp.vdot(B0, B0)
-    slack = 1e-6 * jnp.abs(before) + settings.cutoff * square
-    accepted = (after <= before + slack) | settings.forced
+    slack = 1e-6 * jnp.abs(before[0]) + settings.cutoff * square
+    accepted = (after[0] <= before[0] + slack) | settings.forced
     B, F, rank, after, lost = (
         jnp.where(accepted, *pair)
         for pair in ((B, B0), (F, F0), (new_rank, rank), (after, before), (lost, 0))
     )
-    loss = value.loss(F, jnp.vdot(B, bond.gram(B)))
-    report = Report(before, after, loss, square, accepted, rank, lost)
+    report = Report(before[0], *after, square, accepted, rank, lost)
 
     # The factors U and U^T B, orthonormal below, or above if their norms go to the other side.
     U, _, _ = _leading(B.reshape(p, -1), size, rank, -1.0)
@@ -299,7 +302,7 @@ def local_step(objective, squared, below, above, fixed, rank, settings, outward,
     scale = jnp.where(outward, scale, 1)
     upper = bond.right((C / scale[:, None]).reshape(size, k, m), bond.inverse_y)
     lower = (bond.inverse_x @ U * scale).reshape(below.shape)
-    return lower, upper, U.T @ bond.x, report
+    return lower, upper, F, U.T @ bond.x, report
 
 
 @jax.jit

@@ -95,15 +95,15 @@ class Result:
     """What training returns.
 
     params, structures: as in `Problem`; state: leaves of the trainer's; history; n_iter: epochs
-    run; anchor: what decay pulls toward from now on.
+    run; anchor: what decay pulls toward from now on. Structures and anchor are None if the same.
     """
 
     params: Any
     state: Any
     history: dict[str, list[float]]
     n_iter: int
-    structures: tuple
-    anchor: Any
+    structures: tuple | None = None
+    anchor: Any = None
 
 
 def over_members(function, n_members, in_axes):

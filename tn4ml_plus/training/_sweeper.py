@@ -66,6 +66,8 @@ class Sweeper:
             self._regram(i)
             total = total + exponent
         self.cores[last] = jnp.ldexp(self.cores[last], total)
+        children = _together(tuple(self.states[c] for c in self.form.nodes[last]))
+        self.outputs = _outputs(self.cores[last], children)
 
     def _regram(self, node):
         if self.grams is not None:
@@ -108,9 +110,9 @@ class Sweeper:
         for node, outward in self.route:
             key, here = jax.random.split(key)
             above, fixed = self.bond(node)
-            below, above, state, report = local_step(
-                self.objective, self.squared, self.cores[node], above, fixed, self.ranks[node],
-                settings, outward, here,
+            below, above, self.outputs, state, report = local_step(
+                self.objective, self.squared, self.cores[node], above, self.outputs, fixed,
+                self.ranks[node], settings, outward, here,
             )  # fmt: skip
             self.replace(node, below, above)
             self.ranks[node] = report.rank
@@ -153,6 +155,11 @@ def _pick(array, i):
 @jax.jit
 def _together(states):
     return khatri_rao(*states)
+
+
+@jax.jit
+def _outputs(core, children):
+    return (core.reshape(-1, core.shape[-1]).T @ children).T
 
 
 @jax.jit
