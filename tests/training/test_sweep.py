@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 
 from tn4ml_plus import TNAnomalyDetector, TNBornMachine, TNClassifier, TNRegressor, load
 from tn4ml_plus._typing import Amplitude
-from tn4ml_plus.contraction import END, SquaredNorm, contract, pack
+from tn4ml_plus.contraction import END, OPEN, SHUT, SquaredNorm, contract, pack
 from tn4ml_plus.embeddings import Legendre
 from tn4ml_plus.losses import (
     BornCrossEntropy,
@@ -24,12 +24,12 @@ from tn4ml_plus.losses import (
     ReluLogNorm,
     SquaredError,
 )
-from tn4ml_plus.networks import MPS, TTN, MPSSpec, Tree
+from tn4ml_plus.networks import MPS, SMPO, TTN, MPSSpec, Tree
 from tn4ml_plus.training import Gradient, InTurn, Sweep
 from tn4ml_plus.training._local import (
+    Bond,
+    LocalObjective,
     Settings,
-    _Bond,
-    _Objective,
     above_child,
     local_step,
     state_above,
@@ -59,6 +59,7 @@ NETWORKS = {
     "tree": lambda n, key: TTN.random(NSITES, n_outputs=n, key=key, **SIZES),
     "end": lambda n, key: MPS.random(NSITES, n_outputs=n, output_site=0, key=key, **SIZES),
     "ternary": lambda n, key: TTN.random(NSITES, tree=TERNARY, n_outputs=n, key=key, **SIZES),
+    "smpo": lambda n, key: SMPO.random(NSITES, spacing=2, key=key, **SIZES),
 }
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 
@@ -83,9 +84,9 @@ def task(objective, seed=0, batch=BATCH):
     return jnp.asarray(phi), jnp.asarray(target), jnp.asarray(weight)
 
 
-def sweeper(kind, objective, size=3, seed=0):
+def sweeper(kind, objective, size=3, seed=0, n_outputs=None):
     is_density = objective.loss.task == "density"
-    network = NETWORKS[kind](None if is_density else 3, jax.random.key(seed))
+    network = NETWORKS[kind](n_outputs if is_density else 3, jax.random.key(seed))
     packed, structure = pack(network)
     packed = jax.tree.map(lambda a: a.astype(jnp.zeros(()).dtype), packed)
     made = Sweeper(SquaredNorm(structure) if is_density else structure, packed, objective, size)
@@ -94,43 +95,57 @@ def sweeper(kind, objective, size=3, seed=0):
 
 
 def dense_tensors(form, cores):
-    """The dense tensor of the network, (basis, entries, outputs), and the order of its sites.
+    """The dense tensor of the network, (basis, entries, outputs), and the order of its leaves.
 
     cores: arrays (basis, *children, up), a basis of 1 where nothing is varied.
     """
-    found = {END: (np.eye(1, cores[0].shape[1])[None], ())}
-    found |= {site: (np.eye(PHYS)[None], (site,)) for site in range(form.nsites)}
+    found = {site: (np.eye(PHYS)[None], (site,)) for site in range(form.nsites)}
     for i, (core, children) in enumerate(zip(cores, form.nodes, strict=True)):
         state, sites = np.ones((1, 1, 1)), ()
-        for child in children:
-            # The end of a chain is a bond of any size of which the first entry is read.
-            other = found[child][0]
-            if child == END:
-                other = np.eye(1, core.shape[1 + children.index(child)])[None]
+        for child, size in zip(children, core.shape[1:]):
+            # An end or a missing output is an index of any size of which the first entry is read.
+            leaves = {END: (np.eye(1, size)[None], ()), SHUT: (np.eye(1, size)[None], ())}
+            leaves[OPEN] = np.eye(size)[None], (OPEN,)
+            other = (found | leaves)[child][0]
             both = np.einsum("bxa,cyd->bcxyad", state, other)
             state = both.reshape(len(state) * len(other), state.shape[1] * other.shape[1], -1)
-            sites += found[child][1]
+            sites += (found | leaves)[child][1]
         state = np.matmul(state, core.reshape(len(core), -1, core.shape[-1]))
         found[form.nsites + i] = state, sites
     return found[form.nsites + len(cores) - 1]
 
 
-def dense_gradient(made, node, data):
-    """Gradient of mean loss plus penalty in the product of the cores at a bond, from dense ones."""
+def dense_gradient(made, node, data, n_sites, outward):
+    """Gradient of mean loss plus penalty in what a visit optimises, from dense tensors."""
     form, objective = made.form, made.objective
     phi, target, weight = map(np.asarray, data)
     cores = [np.asarray(core)[None] for core in made.cores]
     parent, slot = form.parents[node]
     below, above = cores[node][0], np.moveaxis(cores[parent][0], slot, 0)
     B = np.tensordot(below.reshape(-1, below.shape[-1]), above, 1)
-    cores[node] = np.eye(len(B)).reshape(1, *below.shape[:-1], -1)
+    if n_sites == 2:
+        cores[node] = np.eye(len(B)).reshape(1, *below.shape[:-1], -1)
+    elif outward:
+        B = above
+    else:
+        B = below
     basis = np.eye(B.size).reshape(B.size, *B.shape)
-    cores[parent] = np.moveaxis(basis, 1, 1 + slot)
+    if n_sites == 2 or outward:
+        cores[parent] = np.moveaxis(basis, 1, 1 + slot)
+    else:
+        cores[node] = basis
     tensors, sites = dense_tensors(form, cores)
-    inputs = np.ones((1, phi.shape[2]))
+    tensors = tensors * 2.0 ** int(made.exponent)
+    # Entries, outputs summed over, samples.
+    inputs = np.ones((1, 1, phi.shape[2]))
     for site in sites:
-        inputs = (inputs[:, None] * phi[site][None]).reshape(-1, phi.shape[2])
-    F_basis = np.einsum("bsc,sn->bnc", tensors, inputs)
+        if site == OPEN:
+            inputs = np.einsum("eon,pq->epoqn", inputs, np.eye(2))
+            inputs = inputs.reshape(2 * len(inputs), -1, phi.shape[2])
+        else:
+            inputs = (inputs[:, None] * phi[site][:, None]).reshape(-1, *inputs.shape[1:])
+    F_basis = np.einsum("bsc,son->bnoc", tensors, inputs)
+    F_basis = F_basis.reshape(*F_basis.shape[:2], -1)
     tensor = np.tensordot(B.ravel(), tensors, 1)
 
     def value(F, norm):
@@ -142,39 +157,35 @@ def dense_gradient(made, node, data):
 
     r, slope = jax.grad(value, (0, 1))(np.tensordot(B.ravel(), F_basis, 1), np.sum(tensor**2))
     found = np.einsum("bnc,nc->b", F_basis, r) + 2 * slope * np.einsum("bsc,sc->b", tensors, tensor)
-    return found.reshape(len(B), -1, B.shape[-1])
+    return found.ravel()
 
 
 @partial(jax.jit, static_argnames=("objective", "squared"))
 def local_gradient(objective, squared, below, above, fixed, key):
     """Gradient in the product of two cores, as local steps have it, in plain coordinates."""
     B = jnp.tensordot(below.reshape(-1, len(above)), above, 1)
-    bond = _Bond(fixed, B.shape, 0.1, key)
-    value = _Objective(objective, squared, fixed, 0.0)
-    whitened = bond.right(jnp.tensordot(bond.root_x, B, 1), bond.root_y)
-    GB = bond.gram(whitened)
-    slope = 2 * jax.grad(value.of_norm)(jnp.vdot(whitened, GB))
-    gradient = bond.adjoint(jax.grad(value.mean_loss)(bond.outputs(whitened))) + slope * GB
-    return bond.right(jnp.tensordot(bond.root_x, gradient, 1), bond.root_y)
+    bond = Bond(fixed, B.shape, 0.1, key)
+    value = LocalObjective(objective, squared, fixed, 0.0)
+    whitened = bond.white(B)
+    gradient, *_ = value.gradient(bond, whitened, bond.outputs(whitened))
+    return bond.white(gradient)
 
 
-def gaps(made, data):
+def gaps(made, data, n_sites=2):
     """Relative errors of the local gradients in two sweeps, visit by visit."""
-    found, keys, original = [], iter(jax.random.split(jax.random.key(1), 1000)), made.bond
+    found, original = [], made._solved
 
-    def checked(node):
-        above, fixed = original(node)
-        gradient = local_gradient(
-            made.objective, made.squared, made.cores[node], above, fixed, next(keys)
-        )
-        expected = dense_gradient(made, node, data)
-        found.append(np.abs(gradient - expected).max() / np.abs(expected).max())
-        return above, fixed
+    def checked(below, above, fixed, node, settings, outward, key):
+        gradient = local_gradient(made.objective, made.squared, below, above, fixed, key)
+        expected = dense_gradient(made, node, data, n_sites, outward)
+        found.append(np.abs(gradient.ravel() - expected).max() / np.abs(expected).max())
+        return original(below, above, fixed, node, settings, outward, key)
 
-    made.bond = checked
+    made._solved = checked
+    visits = 0
     for key in jax.random.split(jax.random.key(0), 2):
-        made.sweep(SETTINGS, key)
-    assert len(found) == 2 * len(made.route)
+        visits += len(made.sweep(SETTINGS, key, n_sites, max_added=1))
+    assert len(found) == visits
     return np.array(found)
 
 
@@ -188,6 +199,20 @@ def gaps(made, data):
 )
 def test_local_gradients_are_the_dense_ones_in_two_sweeps(kind, objective, x64):
     assert gaps(sweeper(kind, objective), task(objective)).max() < 1e-9
+
+
+@pytest.mark.parametrize("objective", [OBJECTIVES[2], OBJECTIVES[6]], ids=str)
+@pytest.mark.parametrize("kind", ["chain", "tree"])
+def test_gradients_of_single_cores_are_the_dense_ones(kind, objective, x64):
+    assert gaps(sweeper(kind, objective), task(objective), n_sites=1).max() < 1e-9
+
+
+@pytest.mark.parametrize("n_sites", [1, 2])
+@pytest.mark.parametrize("kind", ["smpo", "chain"])
+def test_gradients_of_squared_norms_are_the_dense_ones(kind, n_sites, x64):
+    objective = OBJECTIVES[6]
+    made = sweeper(kind, objective, n_outputs=3)
+    assert gaps(made, task(objective), n_sites).max() < 1e-8
 
 
 @pytest.mark.parametrize("stale", ["states", "above"])

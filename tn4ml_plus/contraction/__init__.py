@@ -6,11 +6,13 @@ from ._density import BornDensity, as_tree
 from ._khatri_rao import khatri_rao
 from ._operator import transform
 from ._pack import contract, log_norm_squared, pack, unpack
-from ._rooted import END, Rooted, from_nodes, rooted, to_nodes
+from ._rooted import END, OPEN, SHUT, Rooted, from_nodes, rooted, to_nodes
 from ._squared import SquaredNorm
 
 __all__ = [
     "END",
+    "OPEN",
+    "SHUT",
     "BornDensity",
     "Rooted",
     "SquaredNorm",

@@ -2,25 +2,26 @@
 
 import dataclasses
 from functools import singledispatch
-from math import prod
 
 import jax.numpy as jnp
 import numpy as np
 
 from ._chain import ChainStructure
+from ._operator import OperatorStructure
 from ._squared import SquaredNorm
 from ._tree import TreeStructure, _layers
 
-#: What stands for the end of a chain among the children of a node: a bond of size 1.
-END = -1
+#: What stands among the children of a node for the end of a chain, a bond of size 1; for an output
+#: that is summed over as an index of its own; and for one that is not there, a bond of size 1 too.
+END, OPEN, SHUT = -1, -2, -3
 
 
 @dataclasses.dataclass(frozen=True)
 class Rooted:
     """Nodes in an order in which children come first, the root last.
 
-    nodes: the children of each: a site 0 .. nsites - 1, a node nsites + i, or `END`; bonds: the
-    nodes below all bonds, in the order that users know.
+    nodes: the children of each: a site 0 .. nsites - 1, a node nsites + i, `END`, `OPEN` or `SHUT`;
+    bonds: the nodes below all bonds, in the order that users know.
     """
 
     nsites: int
@@ -37,6 +38,11 @@ class Rooted:
             if child >= self.nsites
         }
         return tuple(found[i] for i in range(len(self.nodes) - 1))
+
+    @property
+    def is_open(self):
+        """Whether there are outputs besides those of the root."""
+        return any(OPEN in children for children in self.nodes)
 
     def below(self, node):
         """The nodes among the children of a node."""
@@ -70,16 +76,24 @@ def from_nodes(structure, cores, ranks):
 # Chains -------------------------------------------------------------------------------------------
 
 
+def _arms(n, c, leaves):
+    """Nodes of a chain: the left arm and the right one, outermost first, and the center c."""
+    left = [(END if i == 0 else n + i - 1, *leaves[i]) for i in range(c)]
+    right = [(END if i == n - 1 else n + c + n - 2 - i, *leaves[i]) for i in range(n - 1, c, -1)]
+    top = (n + c - 1 if c > 0 else END, *leaves[c], n + n - 2 if c < n - 1 else END)
+    return (*left, *right, top)
+
+
+def _bonds_of_arms(n, c):
+    return (*range(c), *reversed(range(c, n - 1)))
+
+
 @rooted.register
 def _rooted_chain(structure: ChainStructure):
     if structure.cyclic:
         raise ValueError("Sweeps need open ends: use cyclic=False, or train by gradients.")
     n, c = structure.nsites, structure.center
-    left = [(END if i == 0 else n + i - 1, i) for i in range(c)]
-    # The outermost of the right arm first.
-    right = [(END if i == n - 1 else n + c + n - 2 - i, i) for i in range(n - 1, c, -1)]
-    tops = (n + c - 1 if c > 0 else END, c, n + n - 2 if c < n - 1 else END)
-    return Rooted(n, (*left, *right, tops), (*range(c), *reversed(range(c, n - 1))))
+    return Rooted(n, _arms(n, c, [(i,) for i in range(n)]), _bonds_of_arms(n, c))
 
 
 @to_nodes.register
@@ -108,6 +122,53 @@ def _chain_from_nodes(structure: ChainStructure, cores, ranks):
         "left": stack(cores[:c]),
         "center": jnp.moveaxis(center, 2, -1),
         "right": stack(cores[c : n - 1][::-1]),
+    }
+    bond_dims = (1, *ranks[:c], *ranks[c:][::-1], 1)
+    return packed, dataclasses.replace(structure, bond_dims=bond_dims)
+
+
+# Operators ----------------------------------------------------------------------------------------
+
+
+@rooted.register
+def _rooted_operator(structure: OperatorStructure):
+    raise ValueError(
+        "Sweeps see an operator's outputs through their squared norm, as losses of densities do: "
+        "train it on another loss by gradients."
+    )
+
+
+def _rooted_squared_operator(structure):
+    if structure.cyclic:
+        raise ValueError("Sweeps need open ends: use cyclic=False, or train by gradients.")
+    n = structure.nsites
+    # Every node has a leaf for an output, so that all share compiled code.
+    leaves = [(i, OPEN if i in structure.output_sites else SHUT) for i in range(n)]
+    return Rooted(n, _arms(n, n // 2, leaves), _bonds_of_arms(n, n // 2))
+
+
+@to_nodes.register
+def _operator_to_nodes(structure: OperatorStructure, packed):
+    c = structure.nsites // 2
+    plain, output = (np.asarray(packed[name]) for name in ("plain", "output"))
+    plain = np.pad(plain[:, :, :, None], [(0, 0)] * 3 + [(0, output.shape[3] - 1), (0, 0)])
+    cores = np.concatenate([plain, output])[structure.order]
+    found = [*cores[:c], *cores[:c:-1].swapaxes(1, -1), cores[c][..., None]]
+    ranks = structure.bond_dims[1:-1]
+    return [*map(jnp.asarray, found)], (*ranks[:c], *ranks[c:][::-1])
+
+
+@from_nodes.register
+def _operator_from_nodes(structure: OperatorStructure, cores, ranks):
+    n, c = structure.nsites, structure.nsites // 2
+    bond = cores[0].shape[-1] if n > 1 else 1
+    inner = [core.swapaxes(0, -1) for core in cores[c : n - 1][::-1]]
+    cores = [*cores[:c], cores[-1][:bond, ..., :bond, 0], *inner]
+    plain = [core[:, :, 0] for i, core in enumerate(cores) if i not in structure.output_sites]
+    none = jnp.zeros((0, bond, structure.phys_dim, bond), cores[0].dtype)
+    packed = {
+        "plain": jnp.stack(plain) if plain else none,
+        "output": jnp.stack([cores[i] for i in structure.output_sites]),
     }
     bond_dims = (1, *ranks[:c], *ranks[c:][::-1], 1)
     return packed, dataclasses.replace(structure, bond_dims=bond_dims)
@@ -148,8 +209,8 @@ def _tree_from_nodes(structure: TreeStructure, cores, ranks):
 
 @rooted.register
 def _rooted_squared(structure: SquaredNorm):
-    if prod(structure.structure.output_dims) > 1:
-        return rooted(None)
+    if isinstance(structure.structure, OperatorStructure):
+        return _rooted_squared_operator(structure.structure)
     return rooted(structure.structure)
 
 

@@ -2,6 +2,7 @@
 
 from ._gradient import Gradient
 from ._in_turn import InTurn
+from ._isometric import IsometricSweep
 from ._lbfgs import LBFGS
 from ._objective import outputs
 from ._problem import Epoch, Problem, Result, Samples, bucket
@@ -16,6 +17,7 @@ __all__ = [
     "Epoch",
     "Gradient",
     "InTurn",
+    "IsometricSweep",
     "Problem",
     "Result",
     "Samples",

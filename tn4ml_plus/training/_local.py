@@ -1,10 +1,12 @@
 """The local problem of a sweep: one bond, all samples, everything else fixed.
 
-Across a bond the outputs are f_c = x^T B y_c. Below it is x, the product of the states of the lower
-node's children; above it y_c, the product of the states of the upper node's other children and of
-what the rest of the network makes of output c. At the root the outputs are an axis of B instead.
+Across a bond the outputs are f_ac = x_a^T B y_c. Below it is x, the product of the states of the
+lower node's children; above it y_c, the product of the states of the upper node's other children
+and of what the rest of the network makes of output c. At the root the outputs are an axis of B
+instead. Outputs a come from below where nodes have outputs of their own; else there is one.
 B is optimised in the metric of the samples, B~ = S_x B S_y with S^2 the second moments of x and y,
-where |B~|^2 is the mean squared norm of the outputs.
+where |B~|^2 is the mean squared norm of the outputs. A single core is such a B too: with the states
+of its children or of one of them below, and nothing but the bond itself on the other side.
 """
 
 from functools import partial
@@ -13,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from .._typing import Amplitude, exponent_of, power_of_two
@@ -60,49 +63,63 @@ class Report(NamedTuple):
 class Surroundings(NamedTuple):
     """What a local problem holds fixed.
 
-    children: (p, batch) the lower node's children together; others: (k, batch) the upper node's
-    other children; above: (batch, outputs, m) what the network makes of the upper node's bond, None
-    at the root; grams: the same three without samples, as Gram matrices, or None where the
-    objective reads no norm; target: (batch, ...); weight: (batch,), of sum 1.
+    children: (p, outputs below, batch) the lower node's children together; others: (k, batch) the
+    upper node's other children; above: (batch, outputs, m) what the network makes of the upper
+    node's bond, None at the root; grams: the same three without samples, as Gram matrices, or None
+    where the objective reads no norm; exponent, gram_exponent: of two, which scale all outputs and
+    the Gram matrices' product; target: (batch, ...); weight: (batch,), of sum 1.
     """
 
     children: jax.Array
     others: jax.Array
     above: jax.Array | None
     grams: tuple | None
+    exponent: jax.Array
+    gram_exponent: jax.Array
     target: jax.Array
     weight: jax.Array
 
 
-class _Bond:
-    """Outputs, their adjoint and the norm as functions of B~, (p, k, m).
+class Bond:
+    """Outputs, their adjoint and the norm as functions of B, (p, k, m).
 
-    k: of the other children; m: of the upper node's own bond, of the outputs at the root.
+    k: of the other children; m: of the upper node's own bond, of the outputs at the root. They are
+    functions of B~ with the metric of the samples: shrinkage as in `Settings`, key for its signs.
     """
 
-    def __init__(self, fixed, shape, shrinkage, key):
+    def __init__(self, fixed, shape, shrinkage=None, key=None):
         self.shape = shape
-        self.batch = len(fixed.weight)
         x, self.o, self.env = fixed.children, fixed.others, fixed.above
+        self.n_below, self.batch = x.shape[1:]
+        self.x = x.reshape(len(x), -1)
+        self.gram_x = self.gram_y = self.inverse_y = None
+        if fixed.grams is not None:
+            self.gram_x, others, above = fixed.grams
+            self.gram_y = others if above is None else jnp.kron(others, above)
+        if shrinkage is not None:
+            self._whiten(fixed, shrinkage, key)
+
+    def _whiten(self, fixed, shrinkage, key):
         some = slice(None, None, max(1, self.batch // _METRIC_ROWS))
         y = self.o[:, some]
         if self.env is not None:
             # Random signs: an unbiased estimate of the sum over outputs, without their number.
             env = self.env[some]
-            signs = jax.random.rademacher(key, env.shape[:2], dtype=x.dtype)
+            signs = jax.random.rademacher(key, env.shape[:2], dtype=y.dtype)
             y = khatri_rao(y, jnp.einsum("nc,ncd->nd", signs, env).T)
         weight = fixed.weight[some] / jnp.sum(fixed.weight[some])
-        self.root_x, self.inverse_x = _moments_root(x[:, some], weight, shrinkage)
-        self.root_y, self.inverse_y = _moments_root(y, weight, shrinkage)
-        self.x = self.inverse_x @ x
+        self.root_x, self.inverse_x = _moments_root(fixed.children[:, :, some], weight, shrinkage)
+        self.root_y, self.inverse_y = _moments_root(y[:, None], weight, shrinkage)
+        self.x = self.inverse_x @ self.x
         if self.env is None:
             self.o = self.inverse_y @ self.o
-        self.gram_x = self.gram_y = None
         if fixed.grams is not None:
-            children, others, above = fixed.grams
-            self.gram_x = self.inverse_x @ children @ self.inverse_x
-            gram = others if above is None else jnp.kron(others, above)
-            self.gram_y = self.inverse_y @ gram @ self.inverse_y
+            self.gram_x = self.inverse_x @ self.gram_x @ self.inverse_x
+            self.gram_y = self.inverse_y @ self.gram_y @ self.inverse_y
+
+    def white(self, B):
+        """B~ of B."""
+        return self.right(left(self.root_x, B), self.root_y)
 
     def right(self, B, matrix):
         """B times a matrix on the side of y."""
@@ -111,31 +128,37 @@ class _Bond:
         return (B.reshape(len(B), -1) @ matrix).reshape(B.shape)
 
     def outputs(self, B):
-        """(batch, outputs)."""
+        """(batch, outputs below times outputs)."""
         p, k, m = self.shape
-        if self.env is not None:
+        if self.env is not None and self.inverse_y is not None:
             B = self.right(B, self.inverse_y)
-        z = (self.x.T @ B.reshape(p, k * m)).reshape(self.batch, k, m)
-        z = jnp.sum(z * self.o.T[:, :, None], axis=1)
-        return z if self.env is None else jnp.einsum("nd,ncd->nc", z, self.env)
+        z = (self.x.T @ B.reshape(p, k * m)).reshape(self.n_below, self.batch, k, m)
+        z = jnp.sum(z * self.o.T[:, :, None], axis=2)
+        if self.env is not None:
+            z = jnp.einsum("and,ncd->anc", z, self.env)
+        return z.swapaxes(0, 1).reshape(self.batch, -1)
 
     def adjoint(self, r):
-        """Of `outputs`, of B's shape; r: (batch, outputs)."""
-        z = r if self.env is None else jnp.einsum("nc,ncd->nd", r, self.env)
-        y = (self.o.T[:, :, None] * z[:, None, :]).reshape(self.batch, -1)
+        """Of `outputs`, of B's shape; r: as `outputs` gives them."""
+        z = r.reshape(self.batch, self.n_below, -1).swapaxes(0, 1)
+        if self.env is not None:
+            z = jnp.einsum("anc,ncd->and", z, self.env)
+        y = (self.o.T[:, :, None] * z[:, :, None]).reshape(self.x.shape[1], -1)
         B = (self.x @ y).reshape(self.shape)
-        return B if self.env is None else self.right(B, self.inverse_y)
+        if self.env is not None and self.inverse_y is not None:
+            B = self.right(B, self.inverse_y)
+        return B
 
     def gram(self, B):
         """G B with <B, G B> the squared norm of the whole network."""
         if self.gram_x is None:
             return jnp.zeros_like(B)
-        return _left(self.gram_x, self.right(B, self.gram_y))
+        return left(self.gram_x, self.right(B, self.gram_y))
 
 
 def _moments_root(x, weight, shrinkage):
-    """S and S^-1, with S^2 the weighted second moments of x (p, batch), shrunk to their mean."""
-    moments = (x * weight) @ x.T
+    """S and S^-1, S^2 being second moments of x (p, ..., batch), weighted, shrunk to their mean."""
+    moments = (x * weight).reshape(len(x), -1) @ x.reshape(len(x), -1).T
     # What pads a bond has no moments and takes no part in the mean.
     present = jnp.maximum(jnp.sum(jnp.diagonal(moments) > 0), 1)
     added = jnp.maximum(shrinkage * jnp.trace(moments) / present, jnp.finfo(x.dtype).tiny)
@@ -159,7 +182,7 @@ def _leading(matrix, size, max_bond, cutoff):
     return vectors * keep, jnp.sum(keep, dtype=jnp.int32), lost / total
 
 
-class _Objective:
+class LocalObjective:
     """What is minimised, as a function of the outputs, the squared norm and |B~|^2."""
 
     def __init__(self, objective, squared, fixed, ridge):
@@ -167,43 +190,54 @@ class _Objective:
         self.fixed, self.ridge = fixed, ridge
 
     def mean_loss(self, F):
-        exponent = jnp.zeros(len(F), jnp.int32)
+        exponent = jnp.full(len(F), self.fixed.exponent)
         if self.squared:
-            exponent = lax.stop_gradient(exponent_of(F.T))
-            F = jnp.sum((F * power_of_two(-exponent, F.dtype)[:, None]) ** 2, axis=1)
-        losses = self.objective.loss(Amplitude(F, 2 * exponent), self.fixed.target)
+            own = lax.stop_gradient(exponent_of(F.T))
+            F = jnp.sum((F * power_of_two(-own, F.dtype)[:, None]) ** 2, axis=1)
+            exponent = 2 * (exponent + own)
+        losses = self.objective.loss(Amplitude(F, exponent), self.fixed.target)
         return jnp.sum(jnp.where(self.fixed.weight > 0, losses, 0) * self.fixed.weight)
+
+    def log_norm(self, norm):
+        log = jnp.log(jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
+        exponent = 2 * self.fixed.exponent + self.fixed.gram_exponent
+        return log + exponent.astype(norm.dtype) * np.log(2.0).astype(norm.dtype)
 
     def of_norm(self, norm):
         if not self.objective.needs_norm:
             return jnp.zeros_like(norm)
-        log = jnp.log(jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
+        log = self.log_norm(norm)
         return self.objective.penalty(log) + (log if self.objective.loss.normalized else 0.0)
+
+    def gradient(self, bond, B, F):
+        """In B, and the parts that it is made of: what the Gram matrices and the losses give."""
+        in_F, curvature = jax.linearize(jax.grad(self.mean_loss), F)
+        GB = bond.gram(B)
+        # d of_norm / dB = slope GB; where of_norm is concave in the norm, a bound from above.
+        slope = 2 * jax.grad(self.of_norm)(jnp.vdot(B, GB))
+        gradient = bond.adjoint(in_F) + slope * GB + self.ridge * B
+        return gradient, curvature, GB, slope
 
     def __call__(self, F, norm, square):
         """The objective, and the mean loss as histories have it."""
         loss = self.mean_loss(F)
         value = loss + self.of_norm(norm) + 0.5 * self.ridge * square
-        return value, loss + (jnp.log(norm) if self.objective.loss.normalized else 0.0)
+        return value, loss + (self.log_norm(norm) if self.objective.loss.normalized else 0.0)
 
 
-def _left(matrix, B):
+def left(matrix, B):
     """A matrix times B on the side of x."""
     return (matrix @ B.reshape(len(B), -1)).reshape(B.shape)
 
 
-def _solve(bond, objective, B, F, P, n_steps, damping):
+def solve(bond, objective, B, F, P, n_steps, damping):
     """Conjugate gradients on the Gauss-Newton model, then a search along the line: never rises.
 
     P: projector on the side of x that B stays in. Returns B, its outputs, and what the objective
     gave before and after.
     """
-    gradient, curvature = jax.linearize(jax.grad(objective.mean_loss), F)
-    GB = bond.gram(B)
-    norm = jnp.vdot(B, GB)
-    # d of_norm / dB = slope GB; where of_norm is concave in the norm, this bounds it from above.
-    slope = 2 * jax.grad(objective.of_norm)(norm)
-    r = -_left(P, bond.adjoint(gradient) + slope * GB + objective.ridge * B)
+    gradient, curvature, GB, slope = objective.gradient(bond, B, F)
+    norm, r = jnp.vdot(B, GB), -left(P, gradient)
 
     def body(i, carry):
         s, r, direction, dF, Gs = carry
@@ -217,7 +251,7 @@ def _solve(bond, objective, B, F, P, n_steps, damping):
 
         def turn():
             A_d = bond.adjoint(H_d) + jnp.maximum(slope, 0) * G_d + shift * direction
-            rest = r - length * _left(P, A_d)
+            rest = r - length * left(P, A_d)
             ratio = jnp.vdot(rest, rest) / jnp.maximum(rr, jnp.finfo(rr.dtype).tiny)
             return rest, rest + ratio * direction
 
@@ -252,29 +286,30 @@ def _solve(bond, objective, B, F, P, n_steps, damping):
 def local_step(objective, squared, below, above, F0, fixed, rank, settings, outward, key):
     """Improve the two cores at a bond and find its rank.
 
-    below: (*children, D); above: (D, k, m); F0: (batch, outputs) of the network as it is; fixed:
-    `Surroundings`; rank: of the bond so far, the rest of it being zeros; outward: whether the
-    center moves to the lower node. Returns the two cores, the outputs, the state of the lower node
-    (D, batch), right where the center moves up, and a `Report`. A step that truncation would spoil
-    is rejected: then nothing changes but the gauge.
+    below: (*children, D); above: (D, k, m); F0: (batch, outputs) of the network as it is, None
+    where they are not known; fixed: `Surroundings`; rank: of the bond so far, the rest of it being
+    zeros; outward: whether the center moves to the lower node. Returns the two cores, the outputs,
+    the state of the lower node (D, outputs below, batch) and a `Report`. A step that truncation
+    would spoil is rejected: then nothing changes but the gauge.
     """
     size, (_, k, m) = below.shape[-1], above.shape
     p = prod(below.shape[:-1])
-    bond = _Bond(fixed, (p, k, m), settings.shrinkage, key)
-    value = _Objective(objective, squared, fixed, settings.ridge)
+    bond = Bond(fixed, (p, k, m), settings.shrinkage, key)
+    value = LocalObjective(objective, squared, fixed, settings.ridge)
 
-    B0 = bond.root_x @ below.reshape(p, size) @ above.reshape(size, k * m)
-    B0 = bond.right(B0.reshape(p, k, m), bond.root_y)
+    B0 = below.reshape(p, size) @ above.reshape(size, k * m)
+    B0 = bond.white(B0.reshape(p, k, m))
+    F0 = bond.outputs(B0) if F0 is None else F0
 
     def stage(carry, numbers):
         B, F, P, rank, lost = carry
         n_steps, is_first = numbers
-        B, F, first, last = _solve(bond, value, B, F, P, n_steps, settings.damping)
+        B, F, first, last = solve(bond, value, B, F, P, n_steps, settings.damping)
 
         def cut():
             U, rank, lost = _leading(B.reshape(p, -1), size, settings.max_bond, settings.cutoff)
             P = U @ U.T
-            short = _left(P, B)
+            short = left(P, B)
             return short, bond.outputs(short), P, rank, lost
 
         return lax.cond(is_first, cut, lambda: (B, F, P, rank, lost)), (first, last)
@@ -302,7 +337,35 @@ def local_step(objective, squared, below, above, F0, fixed, rank, settings, outw
     scale = jnp.where(outward, scale, 1)
     upper = bond.right((C / scale[:, None]).reshape(size, k, m), bond.inverse_y)
     lower = (bond.inverse_x @ U * scale).reshape(below.shape)
-    return lower, upper, F, U.T @ bond.x, report
+    state = (U * scale).T @ bond.x
+    return lower, upper, F, state.reshape(size, *fixed.children.shape[1:]), report
+
+
+@partial(jax.jit, static_argnames=("objective", "squared"))
+def expand(objective, squared, below, above, F, fixed, rank, max_added, settings, key):
+    """Add directions above a bond, with nothing below them yet: the function stays as it is.
+
+    The arguments are those of `local_step`. Directions are those in which the gradient in both
+    cores is largest, in the samples' metric and orthogonal to what the bond has. Returns the core
+    above and the new rank, at most max_added larger and at most that of the settings.
+    After Gleis, Li and von Delft 2023, Phys. Rev. Lett. 130, 246402.
+    """
+    size, k, m = above.shape
+    p = prod(below.shape[:-1])
+    bond = Bond(fixed, (p, k, m), settings.shrinkage, key)
+    value = LocalObjective(objective, squared, fixed, settings.ridge)
+    C = bond.right(above, bond.root_y).reshape(size, k * m)
+    B = (bond.root_x @ below.reshape(p, size) @ C).reshape(p, k, m)
+    F = bond.outputs(B) if F is None else F
+    gradient = value.gradient(bond, B, F)[0].reshape(p, k * m)
+    U, _, _ = _leading(C.T, size, rank, -1.0)
+    gradient = gradient - (gradient @ U) @ U.T
+    added = jnp.minimum(jnp.clip(settings.max_bond - rank, 0, max_added), min(p, k * m) - rank)
+    V, n_added, _ = _leading(gradient.T, size, added, 1e-12)
+    n_added = jnp.where(added > 0, n_added, 0)
+    V = V * (jnp.arange(size) < n_added)
+    new = bond.right(V.T.reshape(size, k, m), bond.inverse_y)
+    return above + jnp.roll(new, rank, axis=0), rank + n_added
 
 
 @jax.jit
@@ -323,24 +386,42 @@ def above_child(above, others, env):
 
 @jax.jit
 def state_above(core, children):
-    """State of a node (D, batch) scaled to order one, the core scaled alike, and the exponent."""
-    state = core.reshape(-1, core.shape[-1]).T @ children
+    """State of a node scaled to order one, the core scaled alike, and the exponent.
+
+    children: (p, outputs below, batch); the state has D in place of p.
+    """
+    state = core.reshape(-1, core.shape[-1]).T @ children.reshape(len(children), -1)
     exponent = exponent_of(jnp.max(jnp.abs(state), axis=1))
     scale = power_of_two(-exponent, state.dtype)
-    return state * scale, core * scale, exponent
+    return (state * scale).reshape(-1, *children.shape[1:]), core * scale, exponent
+
+
+@jax.jit
+def fewer_outputs(parts):
+    """As many outputs as the bond is wide, with the same second moments a sample.
+
+    parts: (batch, outputs, D); returns (batch, D, D).
+    """
+    missing = max(0, parts.shape[2] - parts.shape[1])
+    return jnp.linalg.qr(jnp.pad(parts, ((0, 0), (0, missing), (0, 0))), mode="r")
 
 
 @jax.jit
 def gram_above(core, children):
-    """Gram matrix (D, D) of a node's bond from that of its children together."""
+    """Gram matrix (D, D) of a node's bond from that of its children together, and an exponent."""
     flat = core.reshape(-1, core.shape[-1])
-    return flat.T @ children @ flat
+    return _scaled(flat.T @ children @ flat)
 
 
 @jax.jit
 def gram_below(above, others, top):
-    """Gram matrix (D, D) of the bond of a child; above: core of its parent (D, k, m)."""
+    """Gram matrix (D, D) of a child's bond and an exponent; above: core of the parent (D, k, m)."""
     half = jnp.einsum("akm,kl->alm", above, others)
     if top is not None:
         half = half @ top
-    return jnp.tensordot(half, above, ((1, 2), (1, 2)))
+    return _scaled(jnp.tensordot(half, above, ((1, 2), (1, 2))))
+
+
+def _scaled(gram):
+    exponent = exponent_of(jnp.max(jnp.abs(gram), axis=1))
+    return gram * power_of_two(-exponent, gram.dtype), exponent

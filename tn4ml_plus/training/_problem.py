@@ -80,6 +80,13 @@ class Problem:
         """How many networks are trained together."""
         return len(jax.tree.leaves(self.params)[0])
 
+    def networks(self):
+        """Pairs of a structure and the packed network that it describes."""
+        return [
+            (structure, jax.tree.map(lambda leaf, m=m: leaf[m], self.params))
+            for m, structure in enumerate(self.structures)
+        ]
+
     @property
     def effective_size(self):
         """How many samples decay is balanced against.

@@ -1,14 +1,17 @@
 """One network on its way through a sweep: cores, states and surroundings, bond by bond."""
 
-from functools import reduce
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 
-from ..contraction import END, SquaredNorm, from_nodes, khatri_rao, rooted, to_nodes
+from .._typing import exponent_of
+from ..contraction import END, OPEN, SHUT, SquaredNorm, from_nodes, rooted, to_nodes
 from ._local import (
     Surroundings,
     above_child,
+    expand,
+    fewer_outputs,
     gram_above,
     gram_below,
     local_step,
@@ -17,7 +20,7 @@ from ._local import (
 
 
 class Sweeper:
-    """A rooted network of cores padded to one bond size, and its ranks.
+    """A rooted network of cores padded to one bond size, its ranks and its exponent of two.
 
     structure: of the packed network; packed: its arrays; objective: what is minimised; size: of all
     bonds, which ranks are at most.
@@ -31,48 +34,88 @@ class Sweeper:
         self.size = max(size, *ranks) if ranks else 1
         self.ranks = [jnp.asarray(rank, jnp.int32) for rank in ranks]
         self.cores = [self._padded(i, core) for i, core in enumerate(cores)]
-        self.route = list(_route(self.form))
+        self.exponent = jnp.zeros((), jnp.int32)
+        # Those by which the cores below the root were divided when samples came last.
+        self.exponents = [0] * len(ranks)
 
     def _padded(self, node, core):
         children = self.form.nodes[node]
         shape = [
-            n if 0 <= child < self.form.nsites else self.size
+            self.size if child == END or child >= self.form.nsites else n
             for child, n in zip(children, core.shape)
         ]
         shape.append(core.shape[-1] if node == len(self.form.nodes) - 1 else self.size)
         return jnp.pad(core, [(0, n - m) for n, m in zip(shape, core.shape, strict=True)])
 
+    @property
+    def state(self):
+        """What training changes: cores, ranks and exponent."""
+        return list(self.cores), list(self.ranks), self.exponent
+
+    @state.setter
+    def state(self, state):
+        cores, ranks, self.exponent = state
+        self.cores, self.ranks = list(cores), list(ranks)
+
     def packed(self):
         """``(packed, structure)``, the arrays padded and the structure with the present ranks."""
-        return from_nodes(self.structure, self.cores, tuple(map(int, self.ranks)))
+        # Spread over all cores, the scale of the whole network overflows none of them.
+        share, rest = divmod(int(self.exponent), len(self.cores))
+        cores = [jnp.ldexp(core, share + (i < rest)) for i, core in enumerate(self.cores)]
+        return from_nodes(self.structure, cores, tuple(map(int, self.ranks)))
 
     # Samples ------------------------------------------------------------------------------------
 
     def see(self, phi, target, weight):
         """Take a block of samples: phi (nsites, phys_dim, batch), target (batch, ...), weight."""
-        sites, last = range(len(phi)), len(self.cores) - 1
+        last, (nsites, phys, batch) = len(self.cores) - 1, phi.shape
         self.target, self.weight = target, weight / jnp.sum(weight)
-        self.states = {END: jnp.zeros((self.size, phi.shape[2]), phi.dtype).at[0].set(1)}
-        self.states |= {site: _pick(phi, site) for site in sites}
-        self.above, self.grams, self.grams_above = {last: None}, None, {last: None}
+        # Each leaf as (its size, its outputs, batch).
+        leaves = zip(self.form.nodes[last], self.cores[last].shape)
+        channels = next((n for leaf, n in leaves if leaf in (OPEN, SHUT)), 1)
+        outputs = self.size if self.is_open else 1
+        first = jnp.zeros((channels, channels), phi.dtype).at[0, 0].set(1)
+        leaves = {
+            END: jnp.zeros((self.size, outputs), phi.dtype).at[0, 0].set(1),
+            OPEN: jnp.eye(channels, dtype=phi.dtype),
+            SHUT: first,
+        }
+        self.states = {
+            leaf: jnp.broadcast_to(state[..., None], (*state.shape, batch))
+            for leaf, state in leaves.items()
+        }
+        self.states |= {site: _pick(phi, site) for site in range(nsites)}
+        self.above, self.grams, self.grams_above = {last: None}, None, {last: (None, 0)}
         if self.objective.needs_norm:
-            self.grams = {END: jnp.zeros((self.size, self.size), phi.dtype).at[0, 0].set(1)}
-            self.grams |= dict.fromkeys(sites, jnp.eye(phi.shape[1], dtype=phi.dtype))
+            end = jnp.zeros((self.size, self.size), phi.dtype).at[0, 0].set(1)
+            self.grams = {END: (end, 0), OPEN: (leaves[OPEN], 0), SHUT: (first, 0)}
+            self.grams |= dict.fromkeys(range(nsites), (jnp.eye(phys, dtype=phi.dtype), 0))
         total = 0
         for i in range(last):
             children = _together(tuple(self.states[c] for c in self.form.nodes[i]))
-            state, self.cores[i], exponent = state_above(self.cores[i], children)
-            self.states[self.form.nsites + i] = state
-            self._regram(i)
-            total = total + exponent
-        self.cores[last] = jnp.ldexp(self.cores[last], total)
+            state, self.cores[i], self.exponents[i] = state_above(self.cores[i], children)
+            self._set_state(i, state)
+            total = total + self.exponents[i]
         children = _together(tuple(self.states[c] for c in self.form.nodes[last]))
-        self.outputs = _outputs(self.cores[last], children)
+        self.cores[last], self.exponent, self.outputs = _at_root(
+            self.cores[last], children, self.exponent + total, self.squared
+        )
+        if self.is_open:
+            self.outputs = None
 
-    def _regram(self, node):
+    @property
+    def is_open(self):
+        """Whether nodes have outputs of their own, whose basis changes from bond to bond."""
+        return self.form.is_open
+
+    def _set_state(self, node, state):
+        if self.is_open:
+            state = fewer_outputs(state.transpose(2, 1, 0)).transpose(2, 1, 0)
+        self.states[self.form.nsites + node] = state
         if self.grams is not None:
-            children = _kron(tuple(self.grams[c] for c in self.form.nodes[node]))
-            self.grams[self.form.nsites + node] = gram_above(self.cores[node], children)
+            children, below = _kron(tuple(self.grams[c] for c in self.form.nodes[node]))
+            gram, exponent = gram_above(self.cores[node], children)
+            self.grams[self.form.nsites + node] = gram, exponent + below
 
     # Bonds --------------------------------------------------------------------------------------
 
@@ -80,88 +123,198 @@ class Sweeper:
         """The core above a node, with the bond first, (D, k, m), and the bond's `Surroundings`."""
         parent, slot = self.form.parents[node]
         core = jnp.moveaxis(self.cores[parent], slot, 0)
+        core = core.reshape(self.size, -1, core.shape[-1])
         mine = self.form.nodes[node]
         siblings = [c for i, c in enumerate(self.form.nodes[parent]) if i != slot]
         children = _together(tuple(self.states[c] for c in mine))
-        others = jnp.ones_like(self.weight)[None]
-        if siblings:
-            others = _together(tuple(self.states[c] for c in siblings))
-        grams = None
+        one = jnp.ones((1, 1, len(self.weight)), children.dtype)
+        others = _together((one, *(self.states[c] for c in siblings)))
+        above, grams, exponent = self.above[parent], None, 0
         if self.grams is not None:
-            of_siblings = jnp.ones((1, 1), others.dtype)
-            if siblings:
-                of_siblings = _kron(tuple(self.grams[c] for c in siblings))
-            of_mine = _kron(tuple(self.grams[c] for c in mine))
-            grams = of_mine, of_siblings, self.grams_above[parent]
-        fixed = Surroundings(children, others, self.above[parent], grams, self.target, self.weight)
-        return core.reshape(self.size, -1, core.shape[-1]), fixed
+            of_mine, below = _kron(tuple(self.grams[c] for c in mine))
+            of_siblings, beside = _kron(((one[0, :, :1], 0), *(self.grams[c] for c in siblings)))
+            top, beyond = self.grams_above[parent]
+            grams, exponent = (of_mine, of_siblings, top), below + beside + beyond
+        if self.is_open:
+            # The siblings' outputs are those of all that is above.
+            core, others, above = core.reshape(self.size, 1, -1), one, _fold(others, above)
+            if grams is not None:
+                top = of_siblings if top is None else _kron(((of_siblings, 0), (top, 0)))[0]
+                grams = of_mine, one[0, :, :1], top
+        fixed = Surroundings(
+            children, others[:, 0], above, grams, self.exponent, jnp.asarray(exponent, jnp.int32),
+            self.target, self.weight,
+        )  # fmt: skip
+        return core, fixed
 
-    def replace(self, node, below, above):
-        """Put back the cores below and above a bond, the latter as from `bond`."""
+    def single(self, node):
+        """`Surroundings` of a node as a bond with nothing between it and what is above it."""
+        children = tuple(self.states[c] for c in self.form.nodes[node])
+        one = jnp.ones((1, len(self.weight)), children[0].dtype)
+        grams, exponent = None, 0
+        if self.grams is not None:
+            of_mine, below = _kron(tuple(self.grams[c] for c in self.form.nodes[node]))
+            top, beyond = self.grams_above[node]
+            grams, exponent = (of_mine, one[:, :1], top), below + beyond
+        return Surroundings(
+            _together(children), one, self.above[node], grams, self.exponent,
+            jnp.asarray(exponent, jnp.int32), self.target, self.weight,
+        )  # fmt: skip
+
+    def replace(self, node, above, below=None):
+        """Put back the cores above a bond, as from `bond`, and below it."""
         parent, slot = self.form.parents[node]
         shape = list(self.cores[parent].shape)
         shape.insert(0, shape.pop(slot))
-        self.cores[node] = below
         self.cores[parent] = jnp.moveaxis(above.reshape(shape), 0, slot)
+        if below is not None:
+            self.cores[node] = below
 
-    def sweep(self, settings, key):
-        """Visit every bond, outward and back; returns a list of (node, report)."""
-        reports = []
-        for node, outward in self.route:
-            key, here = jax.random.split(key)
-            above, fixed = self.bond(node)
-            below, above, self.outputs, state, report = local_step(
-                self.objective, self.squared, self.cores[node], above, self.outputs, fixed,
-                self.ranks[node], settings, outward, here,
-            )  # fmt: skip
-            self.replace(node, below, above)
-            self.ranks[node] = report.rank
-            reports.append((node, report))
-            if outward:
-                self.above[node] = above_child(above, fixed.others, fixed.above)
-                if self.grams is not None:
-                    self.grams_above[node] = gram_below(above, *fixed.grams[1:])
+    def route(self, with_ends):
+        """Bonds in the order of a sweep, as (lower node, outward): down to the ends and back up.
+
+        with_ends: whether nodes whose children are no nodes are visited on the way down too.
+        """
+        stack = [(node, None) for node in reversed(self.form.below(len(self.form.nodes) - 1))]
+        while stack:
+            node, outward = stack.pop()
+            if outward is None:
+                below = self.form.below(node)
+                stack.append((node, False))
+                stack.extend((child, None) for child in reversed(below))
+                if below or with_ends:
+                    yield node, True
             else:
-                self.states[self.form.nsites + node] = state
-                self._regram(node)
-                self.above.pop(node, None)
+                yield node, False
+
+    def sweep(self, settings, key, n_sites=2, max_added=0):
+        """Visit every bond, outward and back; returns a list of (node, report).
+
+        n_sites: how many cores are optimised together, 1 or 2; max_added: to the rank of a bond at
+        a visit before it is cut, which single cores need in order to grow.
+        """
+        reports = []
+        for node, outward in self.route(with_ends=n_sites == 1):
+            key, here = jax.random.split(key)
+            step = self._step if n_sites == 2 else self._outward if outward else self._inward
+            report = step(node, settings, outward, here, max_added)
+            reports.append((node, report))
         return reports
 
-
-def _route(form):
-    """Bonds in the order of a sweep, as (lower node, outward): down to the ends and back up.
-
-    A node whose children are sites is visited on the way back only.
-    """
-    stack = [(node, None) for node in reversed(form.below(len(form.nodes) - 1))]
-    while stack:
-        node, outward = stack.pop()
-        if outward is None:
-            below = form.below(node)
-            stack.append((node, False))
-            if below:
-                stack.extend((child, None) for child in reversed(below))
-                yield node, True
+    def _step(self, node, settings, outward, key, max_added):
+        del max_added
+        above, fixed = self.bond(node)
+        below, above, state, report = self._solved(
+            self.cores[node], above, fixed, node, settings, outward, key
+        )
+        self.replace(node, above, below)
+        if outward:
+            self._go_out(node, above, fixed)
         else:
-            yield node, False
+            self._go_in(node, state)
+        return report
+
+    def _outward(self, node, settings, outward, key, max_added):
+        """Optimise the core above a node alone, and let its bond grow."""
+        above, fixed = self.bond(node)
+        one = fixed._replace(children=self.states[self.form.nsites + node])
+        if fixed.grams is not None:
+            gram, beneath = self.grams[self.form.nsites + node]
+            _, below = _kron(tuple(self.grams[c] for c in self.form.nodes[node]))
+            exponent = fixed.gram_exponent - below + beneath
+            one = one._replace(grams=(gram, *fixed.grams[1:]), gram_exponent=exponent)
+        keys = jax.random.split(key)
+        eye = jnp.eye(self.size, dtype=above.dtype)
+        turn, above, _, report = self._solved(eye, above, one, node, settings, outward, keys[0])
+        below = self.cores[node] @ turn
+        if max_added:
+            above, self.ranks[node] = expand(
+                self.objective, self.squared, below, above, self.outputs, fixed, self.ranks[node],
+                max_added, settings, keys[1],
+            )  # fmt: skip
+        self.replace(node, above, below)
+        self._go_out(node, above, fixed)
+        return report
+
+    def _inward(self, node, settings, outward, key, max_added):
+        """Optimise the core of a node alone."""
+        del max_added
+        fixed = self.single(node)
+        eye = jnp.eye(self.size, dtype=fixed.others.dtype)[:, None]
+        below, turn, state, report = self._solved(
+            self.cores[node], eye, fixed, node, settings, outward, key
+        )
+        parent, slot = self.form.parents[node]
+        above = jnp.moveaxis(self.cores[parent], slot, 0)
+        self.replace(node, jnp.tensordot(turn[:, 0], above, 1), below)
+        self._go_in(node, state)
+        return report
+
+    def _solved(self, below, above, fixed, node, settings, outward, key):
+        below, above, outputs, state, report = local_step(
+            self.objective, self.squared, below, above, self.outputs, fixed, self.ranks[node],
+            settings, outward, key,
+        )  # fmt: skip
+        self.ranks[node] = report.rank
+        if not self.is_open:
+            self.outputs = outputs
+        return below, above, state, report
+
+    def _go_out(self, node, above, fixed):
+        found = above_child(above, fixed.others, fixed.above)
+        self.above[node] = fewer_outputs(found) if self.is_open else found
+        if self.grams is not None:
+            parent, slot = self.form.parents[node]
+            siblings = [c for i, c in enumerate(self.form.nodes[parent]) if i != slot]
+            gram, exponent = gram_below(above, *fixed.grams[1:])
+            beside = sum(self.grams[c][1] for c in siblings)
+            self.grams_above[node] = gram, exponent + beside + self.grams_above[parent][1]
+
+    def _go_in(self, node, state):
+        self._set_state(node, state)
+        self.above.pop(node, None)
 
 
 @jax.jit
 def _pick(array, i):
     # A traced number: one compilation for all sites.
-    return array[i]
+    return array[i][:, None]
 
 
 @jax.jit
 def _together(states):
-    return khatri_rao(*states)
+    """Product of states (d, outputs, batch): of all their entries, and of all their outputs."""
+
+    def pair(a, b):
+        both = a[:, None, :, None] * b[None, :, None]
+        return both.reshape(len(a) * len(b), -1, a.shape[2])
+
+    return reduce(pair, states)
 
 
 @jax.jit
-def _outputs(core, children):
-    return (core.reshape(-1, core.shape[-1]).T @ children).T
+def _fold(others, above):
+    """(batch, outputs, k m) of siblings (k, outputs, batch) and what is above their parent."""
+    if above is None:
+        return others.transpose(2, 1, 0)
+    both = others.transpose(2, 1, 0)[:, :, None, :, None] * above[:, None, :, None]
+    return both.reshape(len(above), others.shape[1] * above.shape[1], -1)
+
+
+@partial(jax.jit, static_argnames="squared")
+def _at_root(core, children, exponent, squared):
+    """The root's core, the exponent of the network's scale, and the outputs (batch, outputs).
+
+    Squares, whose scale may be anything, keep an exponent; other outputs are what they are.
+    """
+    flat = core.reshape(-1, core.shape[-1]).T
+    outputs = (flat @ children.reshape(len(children), -1)).reshape(-1, *children.shape[1:])
+    up = -exponent_of(jnp.max(jnp.abs(outputs), axis=(1, 2))) if squared else exponent
+    outputs = jnp.ldexp(outputs.transpose(2, 1, 0).reshape(children.shape[2], -1), up)
+    return jnp.ldexp(core, up), exponent - up, outputs
 
 
 @jax.jit
 def _kron(grams):
-    return reduce(jnp.kron, grams)
+    """Of pairs of a Gram matrix and its exponent."""
+    return reduce(jnp.kron, (gram for gram, _ in grams)), sum(exponent for _, exponent in grams)

@@ -1,0 +1,201 @@
+"""Sweeps that keep every core but the root's an isometry, as renormalisation has them."""
+
+import dataclasses
+from functools import partial
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._registry import register
+from .._typing import power_of_two
+from ..contraction import END
+from ._local import Bond, LocalObjective, solve
+from ._stopping import EarlyStopping
+from ._sweeper import Sweeper
+from ._sweeping import Sweeping
+
+
+@register("trainer")
+@dataclasses.dataclass(frozen=True)
+class IsometricSweep(Sweeping):
+    """Sweeps over trees (and open chains) that keep every core below the root an isometry.
+
+    Core by core, from the leaves to the root: E, the gradient of minus the objective in the core T,
+    is made U S V^T and T becomes U V^T, the isometry that follows E best; where the objective would
+    rise, E + t T is taken instead with growing t, or T stays. The root, which carries the outputs
+    and all of the scale, is improved by conjugate gradients as in `Sweep`. A network is brought to
+    this form first, with its function unchanged; bonds larger than what is below them shrink.
+
+    max_epochs: passes over the samples, None for 10; batch_size: samples seen at a time, all cores
+    once for each batch; ridge, damping, shrinkage, steps: of the root, as in `Sweep`;
+    early_stopping, time_limit, callbacks: as in `Gradient`. The history has the share of the
+    isometries that "changed".
+    Raises ValueError for other geometries, for operators, and for networks whose scale at the root
+    leaves the range of their floats.
+    After Evenbly and Vidal 2009, arXiv:0707.1454, and Liu et al. 2017, arXiv:1710.04833.
+
+    >>> IsometricSweep(max_epochs=20).max_epochs
+    20
+    """
+
+    max_epochs: int | None = None
+    batch_size: int = 10_000
+    ridge: float = 3e-3
+    damping: float = 0.1
+    shrinkage: float = 0.1
+    steps: int = 4
+    early_stopping: EarlyStopping | None = None
+    time_limit: float | None = None
+    callbacks: tuple = ()
+
+    _default_epochs = 10
+
+    def __post_init__(self):
+        self._check()
+
+    def _sweepers(self, problem):
+        return [_Isometric(*network, problem.objective) for network in problem.networks()]
+
+    def _sweep(self, member, n_seen, key):
+        settings = self.ridge, self.damping * (1.0 + n_seen), self.shrinkage, self.steps
+        loss, changed = member.sweep(settings, key)
+        return loss, {"changed": changed}
+
+
+class _Isometric(Sweeper):
+    """A `Sweeper` whose cores below the root are isometries between its sweeps."""
+
+    def __init__(self, structure, packed, objective):
+        super().__init__(structure, packed, objective, 1)
+        if self.is_open:
+            raise ValueError(
+                "Isometric sweeps need the outputs at one core: train operators by Sweep."
+            )
+        self._make_isometric()
+
+    def _make_isometric(self):
+        """Hand all but an isometry from each core to its parent, the leaves first."""
+        form, last = self.form, len(self.cores) - 1
+        cores = [np.asarray(core, float) for core in self.cores]
+        ranks, exponent = [int(rank) for rank in self.ranks], 0
+        for i in range(last):
+            children = form.nodes[i]
+            below = [
+                1 if c == END else n if c < form.nsites else ranks[c - form.nsites]
+                for c, n in zip(children, cores[i].shape)
+            ]
+            used = (*map(slice, below), slice(ranks[i]))
+            Q, R = np.linalg.qr(cores[i][used].reshape(-1, ranks[i]))
+            rank = ranks[i] = len(R)
+            cores[i] = np.zeros_like(cores[i])
+            cores[i][(*used[:-1], slice(rank))] = Q.reshape(*below, rank)
+            parent, slot = form.parents[i]
+            above = np.tensordot(R, np.moveaxis(cores[parent], slot, 0)[: R.shape[1]], 1)
+            _, e = np.frexp(np.abs(above).max())
+            padded = np.zeros_like(np.moveaxis(cores[parent], slot, 0))
+            padded[:rank] = np.ldexp(above, -e)
+            cores[parent] = np.moveaxis(padded, 0, slot)
+            exponent += int(e)
+        self.cores = [jnp.asarray(core, self.cores[0].dtype) for core in cores]
+        self.ranks = [jnp.asarray(rank, jnp.int32) for rank in ranks]
+        self.exponent = jnp.asarray(exponent, jnp.int32)
+
+    def packed(self):
+        """As of any `Sweeper`, with all of the scale at the root."""
+        exponent, self.exponent = self.exponent, jnp.zeros_like(self.exponent)
+        cores, self.cores = self.cores, [*self.cores[:-1], jnp.ldexp(self.cores[-1], exponent)]
+        if not jnp.isfinite(self.cores[-1]).all():
+            raise ValueError(
+                "With isometries below it, the scale of the root leaves the range of its floats: "
+                "use an embedding of vectors of norm 1 such as Trigonometric(), or fewer sites."
+            )
+        found = super().packed()
+        self.cores, self.exponent = cores, exponent
+        return found
+
+    def sweep(self, settings, key):
+        """Improve the root, every isometry, and the root again: the loss, the share changed."""
+        keys, changed = jax.random.split(key), []
+        self._improve_root(settings, keys[0])
+        for node, outward in self.route(with_ends=True):
+            if outward:
+                self._go_out(node, *self.bond(node))
+            else:
+                core, self.outputs, state, better = isometric_step(
+                    self.objective, self.squared, self.cores[node], self.exponents[node],
+                    self.outputs, self.single(node), self.ranks[node],
+                )  # fmt: skip
+                self.cores[node] = core
+                self._go_in(node, state)
+                changed.append(better)
+        loss = self._improve_root(settings, keys[1])
+        # Isometries again, with the exponents that the states lack at the root.
+        self.cores[:-1] = map(jnp.ldexp, self.cores[:-1], self.exponents)
+        self.exponent = self.exponent - sum(self.exponents)
+        return loss, jnp.mean(jnp.stack(changed)) if changed else 1.0
+
+    def _improve_root(self, settings, key):
+        last = len(self.cores) - 1
+        self.cores[last], self.outputs, loss = root_step(
+            self.objective, self.squared, self.cores[last], self.outputs, self.single(last),
+            settings, key,
+        )  # fmt: skip
+        return loss
+
+
+@partial(jax.jit, static_argnames=("objective", "squared"))
+def root_step(objective, squared, core, F, fixed, settings, key):
+    """Improve the root's core (*children, outputs); settings: ridge, damping, shrinkage, steps.
+
+    Returns the core, the outputs (batch, outputs) and the mean loss.
+    """
+    ridge, damping, shrinkage, steps = settings
+    shape = prod(core.shape[:-1]), 1, core.shape[-1]
+    bond = Bond(fixed, shape, shrinkage, key)
+    value = LocalObjective(objective, squared, fixed, ridge)
+    B = bond.white(core.reshape(shape))
+    # Nothing is cut: all of the space may be used.
+    B, F, _, last = solve(bond, value, B, F, jnp.eye(len(B), dtype=B.dtype), steps, damping)
+    B = bond.right((bond.inverse_x @ B.reshape(len(B), -1)).reshape(shape), bond.inverse_y)
+    return B.reshape(core.shape), F, last[1]
+
+
+@partial(jax.jit, static_argnames=("objective", "squared"))
+def isometric_step(objective, squared, core, exponent, F, fixed, rank):
+    """The isometry that follows the environment best, without a rise of the objective.
+
+    core: 2**-exponent times an isometry, (*children, D), zero beyond `rank`. Returns the new core,
+    the outputs, the state of the node and whether anything changed.
+    """
+    shape = prod(core.shape[:-1]), 1, core.shape[-1]
+    bond = Bond(fixed, shape)
+    value = LocalObjective(objective, squared, fixed, 0.0)
+    scale = power_of_two(-exponent, core.dtype)
+    T = core.reshape(shape) / scale
+    E = -value.gradient(bond, core.reshape(shape), F)[0]
+    size = jnp.sqrt(jnp.sum(E**2) / rank)
+    present = jnp.arange(shape[2]) < rank
+
+    def at(t):
+        # Never without T, since directions that E lacks must not be lost.
+        U, _, V = jnp.linalg.svd((E + t * size * T)[:, 0], full_matrices=False)
+        B = scale * jnp.where(present, U @ V, 0)[:, None]
+        F = bond.outputs(B)
+        norm = jnp.vdot(B, bond.gram(B))
+        return B, F, value(F, norm, jnp.zeros_like(norm))[0]
+
+    B0 = core.reshape(shape)
+    first = value(F, jnp.vdot(B0, bond.gram(B0)), jnp.zeros((), F.dtype))[0]
+    start = jnp.asarray(1e-3, F.dtype)
+    _, (B, F_new, last) = lax.while_loop(
+        lambda c: ~(c[1][2] <= first) & (c[0] < 1e3),
+        lambda c: (4 * c[0], at(4 * c[0])),
+        (start, at(start)),
+    )
+    better = last < first
+    B, F = jnp.where(better, B, B0), jnp.where(better, F_new, F)
+    state = B.reshape(shape[0], shape[2]).T @ bond.x
+    return B.reshape(core.shape), F, state.reshape(-1, *fixed.children.shape[1:]), better

@@ -1,0 +1,101 @@
+"""What trainers that sweep have in common: batches, epochs, histories."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check_instance, check_int, check_number, function_tuple
+from ._loop import run
+from ._problem import bucket
+from ._stopping import EarlyStopping
+
+
+class Sweeping:
+    """A trainer that goes through each network again and again, batch by batch.
+
+    A subclass is a frozen dataclass with the fields `max_epochs`, `batch_size`, `ridge`, `damping`,
+    `shrinkage`, `steps`, `early_stopping`, `time_limit` and `callbacks`. It defines `_sweepers`, a
+    `Sweeper` for each network of a problem, and `_sweep`, which sends one of them once through its
+    network and returns the mean loss and numbers for the history.
+    """
+
+    _default_epochs = 4
+
+    def _check(self):
+        check_int("max_epochs", self.max_epochs, 1, optional=True)
+        for name in ("batch_size", "steps"):
+            check_int(name, getattr(self, name), 1)
+        for name in ("ridge", "damping", "shrinkage"):
+            check_number(name, getattr(self, name), at_least=0)
+        check_instance("early_stopping", self.early_stopping, EarlyStopping, optional=True)
+        check_number("time_limit", self.time_limit, above=0, optional=True)
+        object.__setattr__(self, "callbacks", function_tuple("callbacks", self.callbacks))
+
+    def train(self, problem):
+        """Train the networks of a `Problem`; returns a `Result`."""
+        n_epochs = self._default_epochs if self.max_epochs is None else self.max_epochs
+        return self._run(problem, n_epochs)
+
+    def partial_train(self, problem):
+        """One pass over the samples."""
+        return self._run(problem, 1)
+
+    def _run(self, problem, n_epochs):
+        members = self._sweepers(problem)
+        rng = problem.random_state
+        n_batches = -(-problem.n_samples // self.batch_size)
+
+        def step(epoch, params, _):
+            losses, numbers = [], []
+            for m, (member, state) in enumerate(zip(members, params, strict=True)):
+                member.state = state
+                for i, rows in enumerate(_batches(problem, n_batches)):
+                    _show(member, problem, m, rows)
+                    # One batch is all that there is: nothing to forget.
+                    n_seen = epoch * n_batches + i if n_batches > 1 else 0
+                    key = jax.random.key(rng.randint(2**31 - 1))
+                    loss, found = self._sweep(member, n_seen, key)
+                losses.append(loss)
+                numbers.append(found)
+            losses, numbers = jax.device_get((losses, numbers))
+            # One list a member, unless there is only one.
+            history = {
+                name: [np.asarray(found[name]).tolist() for found in numbers] for name in numbers[0]
+            }
+            if len(members) == 1:
+                history = {name: value[0] for name, value in history.items()}
+            new = [member.state for member in members]
+            finite = all(jnp.isfinite(core).all() for cores, *_ in new for core in cores)
+            return new, (), float(np.mean(losses)) if finite else np.nan, history
+
+        def packed(params):
+            found = []
+            for member, member.state in zip(members, params, strict=True):
+                found.append(member.packed())
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p for p, _ in found))
+            return stacked, tuple(structure for _, structure in found)
+
+        return run(
+            problem, step, (), n_epochs, "Raise ridge or damping", self.early_stopping,
+            self.time_limit, self.callbacks,
+            start=[member.state for member in members], packed=packed,
+        )  # fmt: skip
+
+
+def _batches(problem, n_batches):
+    """Row numbers of every batch, of equal and bucketed lengths, -1 where there is none."""
+    n = problem.n_samples
+    rows = np.arange(n) if n_batches == 1 else problem.random_state.permutation(n)
+    length = bucket(-(-n // n_batches))
+    for part in np.array_split(rows, n_batches):
+        # In order, so that gathering reads memory forward.
+        yield np.concatenate([np.sort(part), np.full(length - len(part), -1)])
+
+
+def _show(member, problem, m, rows):
+    samples = problem.samples
+    phi = samples.phi[rows]
+    if problem.orders is not None:
+        phi = phi[:, problem.orders[m]]
+    weight = jnp.where(rows >= 0, samples.weight[rows], 0).astype(phi.dtype)
+    member.see(phi.transpose(1, 2, 0), samples.target[rows], weight)
