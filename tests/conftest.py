@@ -9,3 +9,13 @@ def forget_compiled_code():
     """Drop what a module compiled: thousands of programs exhaust a process's memory maps."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def share_compiled_code(tmp_path_factory):
+    """Let the workers of a run share what they compile, which is most of what tests do."""
+    folder = tmp_path_factory.getbasetemp()
+    # With several workers each has a folder of its own below that of the run.
+    folder = folder.parent if folder.name.startswith("popen") else folder
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

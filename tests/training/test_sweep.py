@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from tn4ml_plus import TNAnomalyDetector, TNBornMachine, TNClassifier, TNRegressor, load
 from tn4ml_plus._typing import Amplitude
 from tn4ml_plus.contraction import END, OPEN, SHUT, SquaredNorm, contract, pack
-from tn4ml_plus.embeddings import Legendre
+from tn4ml_plus.embeddings import Legendre, Trigonometric
 from tn4ml_plus.losses import (
     BornCrossEntropy,
     CrossEntropy,
@@ -24,7 +24,7 @@ from tn4ml_plus.losses import (
     ReluLogNorm,
     SquaredError,
 )
-from tn4ml_plus.networks import MPS, SMPO, TTN, MPSSpec, Tree
+from tn4ml_plus.networks import MPS, SMPO, TTN, MPSSpec, SMPOSpec, Tree
 from tn4ml_plus.training import Gradient, InTurn, Sweep
 from tn4ml_plus.training._local import (
     Bond,
@@ -66,8 +66,11 @@ every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 
 @pytest.fixture
 def x64():
+    # Compiling is what takes the time here.
+    jax.config.update("jax_disable_most_optimizations", True)
     with jax.enable_x64(True):
         yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def task(objective, seed=0, batch=BATCH):
@@ -90,7 +93,7 @@ def sweeper(kind, objective, size=3, seed=0, n_outputs=None):
     packed, structure = pack(network)
     packed = jax.tree.map(lambda a: a.astype(jnp.zeros(()).dtype), packed)
     made = Sweeper(SquaredNorm(structure) if is_density else structure, packed, objective, size)
-    made.see(*task(objective, seed))
+    made.see(*task(objective, seed), jax.random.key(seed))
     return made
 
 
@@ -161,10 +164,10 @@ def dense_gradient(made, node, data, n_sites, outward):
 
 
 @partial(jax.jit, static_argnames=("objective", "squared"))
-def local_gradient(objective, squared, below, above, fixed, key):
+def local_gradient(objective, squared, below, above, fixed):
     """Gradient in the product of two cores, as local steps have it, in plain coordinates."""
     B = jnp.tensordot(below.reshape(-1, len(above)), above, 1)
-    bond = Bond(fixed, B.shape, 0.1, key)
+    bond = Bond(fixed, B.shape, 0.1)
     value = LocalObjective(objective, squared, fixed, 0.0)
     whitened = bond.white(B)
     gradient, *_ = value.gradient(bond, whitened, bond.outputs(whitened))
@@ -175,16 +178,16 @@ def gaps(made, data, n_sites=2):
     """Relative errors of the local gradients in two sweeps, visit by visit."""
     found, original = [], made._solved
 
-    def checked(below, above, fixed, node, settings, outward, key):
-        gradient = local_gradient(made.objective, made.squared, below, above, fixed, key)
+    def checked(below, above, fixed, node, settings, outward):
+        gradient = local_gradient(made.objective, made.squared, below, above, fixed)
         expected = dense_gradient(made, node, data, n_sites, outward)
         found.append(np.abs(gradient.ravel() - expected).max() / np.abs(expected).max())
-        return original(below, above, fixed, node, settings, outward, key)
+        return original(below, above, fixed, node, settings, outward)
 
     made._solved = checked
     visits = 0
-    for key in jax.random.split(jax.random.key(0), 2):
-        visits += len(made.sweep(SETTINGS, key, n_sites, max_added=1))
+    for _ in range(2):
+        visits += len(made.sweep(SETTINGS, n_sites, max_added=1))
     assert len(found) == visits
     return np.array(found)
 
@@ -201,8 +204,9 @@ def test_local_gradients_are_the_dense_ones_in_two_sweeps(kind, objective, x64):
     assert gaps(sweeper(kind, objective), task(objective)).max() < 1e-9
 
 
-@pytest.mark.parametrize("objective", [OBJECTIVES[2], OBJECTIVES[6]], ids=str)
-@pytest.mark.parametrize("kind", ["chain", "tree"])
+@pytest.mark.parametrize(
+    ("kind", "objective"), [("chain", OBJECTIVES[2]), ("tree", OBJECTIVES[5])], ids=str
+)
 def test_gradients_of_single_cores_are_the_dense_ones(kind, objective, x64):
     assert gaps(sweeper(kind, objective), task(objective), n_sites=1).max() < 1e-9
 
@@ -232,8 +236,11 @@ def test_a_stale_environment_shows_in_the_gradients(stale, x64):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("objective", OBJECTIVES[2:], ids=str)
-@pytest.mark.parametrize("kind", ["chain", "tree"])
+@pytest.mark.parametrize(
+    ("kind", "objective"),
+    [*itertools.product(["chain"], OBJECTIVES[2:]), ("tree", OBJECTIVES[2])],
+    ids=str,
+)
 def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, seed, x64):
     made = sweeper(kind, objective, seed=seed)
     phi, _, _ = task(objective, seed)
@@ -244,7 +251,7 @@ def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, seed
 
     for cutoff, max_bond in ((1e-9, 3), (1e-3, 3), (1e-9, 1)):
         settings = SETTINGS._replace(cutoff=cutoff, max_bond=max_bond)
-        for _, report in made.sweep(settings, jax.random.key(seed)):
+        for _, report in made.sweep(settings):
             # The mean squared norm of the outputs is what the slack is a share of.
             slack = 1e-6 * abs(report.before) + cutoff * report.square
             assert report.after <= report.before + slack
@@ -252,7 +259,7 @@ def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, seed
     # Rank 1 spoils these networks, so that steps to it are rejected.
     before, ranks = outputs(), list(map(int, made.ranks))
     settings = SETTINGS._replace(max_bond=1, steps=0, steps_after=0)
-    reports = made.sweep(settings, jax.random.key(seed))
+    reports = made.sweep(settings)
     rejected = [not report.accepted for _, report in reports]
     assert any(rejected)
     if all(rejected):
@@ -264,7 +271,7 @@ def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, seed
 def teacher():
     """Values of a random chain of bond 6 and what it saw."""
     rng = np.random.default_rng(0)
-    X = rng.uniform(-1, 1, size=(13_000, 12))
+    X = rng.uniform(-1, 1, size=(7000, 9))
     phi = np.stack([np.ones_like(X), np.sqrt(3) * X], axis=-1)
     state = np.ones((len(X), 6)) / np.sqrt(6)
     for p in phi.transpose(1, 0, 2):
@@ -274,20 +281,22 @@ def teacher():
     return X, y / y.std()
 
 
-@pytest.mark.parametrize(("bond_dim", "noise"), [(2, 0), (20, 0), (20, 0.05)])
-def test_bonds_find_the_rank_of_the_data(teacher, bond_dim, noise):
+@pytest.mark.parametrize(
+    ("n_sites", "bond_dim", "noise"), [(2, 2, 0), (2, 20, 0), (2, 20, 0.05), (1, 2, 0)]
+)
+def test_bonds_find_the_rank_of_the_data(teacher, n_sites, bond_dim, noise):
     X, y = teacher
-    noise = noise * np.random.default_rng(1).normal(size=12_000)
+    noise = noise * np.random.default_rng(1).normal(size=6000)
     trainer = Sweep(
-        max_bond=20, cutoff=1e-4, ridge=1e-6, damping=1e-3, shrinkage=1e-3, steps=6, steps_after=4,
-        max_epochs=6, batch_size=12_000,
+        n_sites, max_bond=20, cutoff=1e-4, ridge=1e-6, damping=1e-3, shrinkage=1e-3, steps=6,
+        steps_after=4, max_epochs=6,
     )  # fmt: skip
     options = {"embedding": Legendre(1), "scaler": "common_min_max", "n_members": 1}
     model = TNRegressor(bond_dim, trainer=trainer, random_state=0, **options)
-    model.fit(X[:12_000], y[:12_000] + noise)
-    assert model.score(X[12_000:], y[12_000:]) > 0.999
+    model.fit(X[:6000], y[:6000] + noise)
+    assert model.score(X[6000:], y[6000:]) > 0.999
     # Two vectors a site allow no more than 2 and 4 near the ends.
-    expected = [2, 4, 6, 6, 6, 6, 6, 6, 6, 4, 2]
+    expected = [2, 4, 6, 6, 6, 6, 4, 2]
     assert model.history_["bond_dims"][-1] == expected
     assert model.network_.bond_sizes() == expected
 
@@ -351,11 +360,34 @@ def test_a_density_learns_by_sweeps(digits):
     assert model.score(X) - jacobian == pytest.approx(-losses[-1], abs=0.1)
 
 
-def test_an_anomaly_detector_learns_by_sweeps(digits):
+@pytest.mark.parametrize("n_sites", [1, 2])
+def test_an_operator_learns_by_sweeps(digits, n_sites):
     X, X_test, y, y_test = digits
-    model = TNAnomalyDetector(trainer="sweep", random_state=0).fit(X[y == 0])
-    scores = model.score_samples(X_test)
-    assert scores[y_test == 0].mean() > scores[y_test != 0].mean() + 10
+    start, model = (
+        TNAnomalyDetector(
+            4, network=SMPOSpec(spacing=4), loss=LogQuadratic() + 0.1 * LogNorm(),
+            scaler="common_min_max", embedding=Trigonometric(), random_state=0, **options,
+        ).fit(X[y == 0])
+        for options in (
+            {"max_epochs": 1, "learning_rate": 1e-9},
+            {"trainer": Sweep(n_sites, max_epochs=2)},
+        )
+    )  # fmt: skip
+    (view,), (first,) = model.views_, start.views_
+    assert isinstance(view.network_, SMPO)
+    assert max(view.history_["bond_dims"][-1]) <= 4
+    losses = view.history_["loss"]
+    assert losses[-1] < losses[0] < first.history_["loss"][0]
+    normal, other = (model.score_samples(X_test[part]) for part in (y_test == 0, y_test != 0))
+    assert np.isfinite(normal).all()
+    assert normal.mean() > other.mean()
+
+
+def test_sweeps_over_many_sites_stay_finite():
+    X = np.random.RandomState(0).uniform(size=(30, 784))
+    density = TNBornMachine(2, trainer=Sweep(max_epochs=1), random_state=0).fit(X)
+    assert np.isfinite(density.score_samples(X)).all()
+    assert np.isfinite(density.history_["loss"]).all()
 
 
 def test_gradients_go_on_where_sweeps_end(digits):
@@ -410,6 +442,8 @@ def test_other_geometries_are_refused(digits, network):
         ({"max_bond": 0}, "max_bond must be"),
         ({"cutoff": 1.0}, "cutoff must be"),
         ({"steps": 0}, "steps must be"),
+        ({"n_sites": 3}, "n_sites must be"),
+        ({"expansion": -1}, "expansion must be"),
         ({"ridge": -1.0}, "ridge must be"),
         ({"batch_size": 0}, "batch_size must be"),
     ],

@@ -1,6 +1,7 @@
 """Sweeps that keep every core but the root's an isometry, as renormalisation has them."""
 
 import dataclasses
+import warnings
 from functools import partial
 from math import prod
 
@@ -11,7 +12,7 @@ from jax import lax
 
 from .._registry import register
 from .._typing import power_of_two
-from ..contraction import END
+from ..contraction import END, from_nodes
 from ._local import Bond, LocalObjective, solve
 from ._stopping import EarlyStopping
 from ._sweeper import Sweeper
@@ -33,8 +34,9 @@ class IsometricSweep(Sweeping):
     once for each batch; ridge, damping, shrinkage, steps: of the root, as in `Sweep`;
     early_stopping, time_limit, callbacks: as in `Gradient`. The history has the share of the
     isometries that "changed".
-    Raises ValueError for other geometries, for operators, and for networks whose scale at the root
-    leaves the range of their floats.
+    Raises ValueError for other geometries and for operators; warns where the scale is more than the
+    root's floats can hold, as with hundreds of sites and vectors far from norm 1: then all cores
+    share it.
     After Evenbly and Vidal 2009, arXiv:0707.1454, and Liu et al. 2017, arXiv:1710.04833.
 
     >>> IsometricSweep(max_epochs=20).max_epochs
@@ -59,9 +61,9 @@ class IsometricSweep(Sweeping):
     def _sweepers(self, problem):
         return [_Isometric(*network, problem.objective) for network in problem.networks()]
 
-    def _sweep(self, member, n_seen, key):
+    def _sweep(self, member, n_seen):
         settings = self.ridge, self.damping * (1.0 + n_seen), self.shrinkage, self.steps
-        loss, changed = member.sweep(settings, key)
+        loss, changed = member.sweep(settings)
         return loss, {"changed": changed}
 
 
@@ -104,22 +106,23 @@ class _Isometric(Sweeper):
         self.exponent = jnp.asarray(exponent, jnp.int32)
 
     def packed(self):
-        """As of any `Sweeper`, with all of the scale at the root."""
-        exponent, self.exponent = self.exponent, jnp.zeros_like(self.exponent)
-        cores, self.cores = self.cores, [*self.cores[:-1], jnp.ldexp(self.cores[-1], exponent)]
-        if not jnp.isfinite(self.cores[-1]).all():
-            raise ValueError(
+        """As of any `Sweeper`, with all of the scale at the root if its floats can hold it."""
+        root = jnp.ldexp(self.cores[-1], self.exponent)
+        if not jnp.isfinite(root).all() or not root.any():
+            warnings.warn(
                 "With isometries below it, the scale of the root leaves the range of its floats: "
-                "use an embedding of vectors of norm 1 such as Trigonometric(), or fewer sites."
+                "all cores share it, and are isometries up to powers of two. Use an embedding of "
+                "vectors of norm 1 such as Trigonometric().",
+                stacklevel=2,
             )
-        found = super().packed()
-        self.cores, self.exponent = cores, exponent
-        return found
+            return super().packed()
+        ranks = tuple(map(int, self.ranks))
+        return from_nodes(self.structure, [*self.cores[:-1], root], ranks)
 
-    def sweep(self, settings, key):
+    def sweep(self, settings):
         """Improve the root, every isometry, and the root again: the loss, the share changed."""
-        keys, changed = jax.random.split(key), []
-        self._improve_root(settings, keys[0])
+        changed = []
+        self._improve_root(settings)
         for node, outward in self.route(with_ends=True):
             if outward:
                 self._go_out(node, *self.bond(node))
@@ -131,30 +134,30 @@ class _Isometric(Sweeper):
                 self.cores[node] = core
                 self._go_in(node, state)
                 changed.append(better)
-        loss = self._improve_root(settings, keys[1])
+        loss = self._improve_root(settings)
         # Isometries again, with the exponents that the states lack at the root.
         self.cores[:-1] = map(jnp.ldexp, self.cores[:-1], self.exponents)
         self.exponent = self.exponent - sum(self.exponents)
         return loss, jnp.mean(jnp.stack(changed)) if changed else 1.0
 
-    def _improve_root(self, settings, key):
+    def _improve_root(self, settings):
         last = len(self.cores) - 1
         self.cores[last], self.outputs, loss = root_step(
             self.objective, self.squared, self.cores[last], self.outputs, self.single(last),
-            settings, key,
+            settings,
         )  # fmt: skip
         return loss
 
 
 @partial(jax.jit, static_argnames=("objective", "squared"))
-def root_step(objective, squared, core, F, fixed, settings, key):
+def root_step(objective, squared, core, F, fixed, settings):
     """Improve the root's core (*children, outputs); settings: ridge, damping, shrinkage, steps.
 
     Returns the core, the outputs (batch, outputs) and the mean loss.
     """
     ridge, damping, shrinkage, steps = settings
     shape = prod(core.shape[:-1]), 1, core.shape[-1]
-    bond = Bond(fixed, shape, shrinkage, key)
+    bond = Bond(fixed, shape, shrinkage)
     value = LocalObjective(objective, squared, fixed, ridge)
     B = bond.white(core.reshape(shape))
     # Nothing is cut: all of the space may be used.

@@ -69,7 +69,7 @@ class Sweep(Sweeping):
         size = max(Sweeper(*network, problem.objective, size).size for network in found)
         return [Sweeper(*network, problem.objective, size) for network in found]
 
-    def _sweep(self, member, n_seen, key):
+    def _sweep(self, member, n_seen):
         cap = self.max_bond or member.size
         settings = Settings(
             ridge=self.ridge,
@@ -81,7 +81,7 @@ class Sweep(Sweeping):
             max_bond=cap,
             forced=cap < member.size,
         )
-        reports = member.sweep(settings, key, self.n_sites, self.expansion)
+        reports = member.sweep(settings, self.n_sites, self.expansion)
         # The last visit of a bond counts, that on the way back.
         last = dict(reports)
         bonds = [last[node] for node in member.form.bonds]

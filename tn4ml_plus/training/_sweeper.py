@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from .._typing import exponent_of
 from ..contraction import END, OPEN, SHUT, SquaredNorm, from_nodes, rooted, to_nodes
 from ._local import (
+    METRIC_ROWS,
     Surroundings,
     above_child,
     expand,
@@ -66,8 +67,11 @@ class Sweeper:
 
     # Samples ------------------------------------------------------------------------------------
 
-    def see(self, phi, target, weight):
-        """Take a block of samples: phi (nsites, phys_dim, batch), target (batch, ...), weight."""
+    def see(self, phi, target, weight, key):
+        """Take samples in random order: phi (nsites, phys_dim, batch), target (batch, ...), weight.
+
+        key: for the signs that stand for the outputs in the metric.
+        """
         last, (nsites, phys, batch) = len(self.cores) - 1, phi.shape
         self.target, self.weight = target, weight / jnp.sum(weight)
         # Each leaf as (its size, its outputs, batch).
@@ -85,6 +89,9 @@ class Sweeper:
             for leaf, state in leaves.items()
         }
         self.states |= {site: _pick(phi, site) for site in range(nsites)}
+        above = outputs * channels if self.is_open else self.cores[last].shape[-1]
+        shape = min(batch, METRIC_ROWS), above
+        self.signs = jax.random.rademacher(key, shape, dtype=phi.dtype)
         self.above, self.grams, self.grams_above = {last: None}, None, {last: (None, 0)}
         if self.objective.needs_norm:
             end = jnp.zeros((self.size, self.size), phi.dtype).at[0, 0].set(1)
@@ -143,13 +150,13 @@ class Sweeper:
                 grams = of_mine, one[0, :, :1], top
         fixed = Surroundings(
             children, others[:, 0], above, grams, self.exponent, jnp.asarray(exponent, jnp.int32),
-            self.target, self.weight,
+            self.target, self.weight, self._signs(above),
         )  # fmt: skip
         return core, fixed
 
     def single(self, node):
         """`Surroundings` of a node as a bond with nothing between it and what is above it."""
-        children = tuple(self.states[c] for c in self.form.nodes[node])
+        children, above = tuple(self.states[c] for c in self.form.nodes[node]), self.above[node]
         one = jnp.ones((1, len(self.weight)), children[0].dtype)
         grams, exponent = None, 0
         if self.grams is not None:
@@ -157,9 +164,12 @@ class Sweeper:
             top, beyond = self.grams_above[node]
             grams, exponent = (of_mine, one[:, :1], top), below + beyond
         return Surroundings(
-            _together(children), one, self.above[node], grams, self.exponent,
-            jnp.asarray(exponent, jnp.int32), self.target, self.weight,
+            _together(children), one, above, grams, self.exponent,
+            jnp.asarray(exponent, jnp.int32), self.target, self.weight, self._signs(above),
         )  # fmt: skip
+
+    def _signs(self, above):
+        return None if above is None else self.signs
 
     def replace(self, node, above, below=None):
         """Put back the cores above a bond, as from `bond`, and below it."""
@@ -187,7 +197,7 @@ class Sweeper:
             else:
                 yield node, False
 
-    def sweep(self, settings, key, n_sites=2, max_added=0):
+    def sweep(self, settings, n_sites=2, max_added=0):
         """Visit every bond, outward and back; returns a list of (node, report).
 
         n_sites: how many cores are optimised together, 1 or 2; max_added: to the rank of a bond at
@@ -195,17 +205,14 @@ class Sweeper:
         """
         reports = []
         for node, outward in self.route(with_ends=n_sites == 1):
-            key, here = jax.random.split(key)
             step = self._step if n_sites == 2 else self._outward if outward else self._inward
-            report = step(node, settings, outward, here, max_added)
-            reports.append((node, report))
+            reports.append((node, step(node, settings, outward, max_added)))
         return reports
 
-    def _step(self, node, settings, outward, key, max_added):
-        del max_added
+    def _step(self, node, settings, outward, _):
         above, fixed = self.bond(node)
         below, above, state, report = self._solved(
-            self.cores[node], above, fixed, node, settings, outward, key
+            self.cores[node], above, fixed, node, settings, outward
         )
         self.replace(node, above, below)
         if outward:
@@ -214,7 +221,7 @@ class Sweeper:
             self._go_in(node, state)
         return report
 
-    def _outward(self, node, settings, outward, key, max_added):
+    def _outward(self, node, settings, outward, max_added):
         """Optimise the core above a node alone, and let its bond grow."""
         above, fixed = self.bond(node)
         one = fixed._replace(children=self.states[self.form.nsites + node])
@@ -223,26 +230,24 @@ class Sweeper:
             _, below = _kron(tuple(self.grams[c] for c in self.form.nodes[node]))
             exponent = fixed.gram_exponent - below + beneath
             one = one._replace(grams=(gram, *fixed.grams[1:]), gram_exponent=exponent)
-        keys = jax.random.split(key)
         eye = jnp.eye(self.size, dtype=above.dtype)
-        turn, above, _, report = self._solved(eye, above, one, node, settings, outward, keys[0])
+        turn, above, _, report = self._solved(eye, above, one, node, settings, outward)
         below = self.cores[node] @ turn
         if max_added:
             above, self.ranks[node] = expand(
                 self.objective, self.squared, below, above, self.outputs, fixed, self.ranks[node],
-                max_added, settings, keys[1],
+                max_added, settings,
             )  # fmt: skip
         self.replace(node, above, below)
         self._go_out(node, above, fixed)
         return report
 
-    def _inward(self, node, settings, outward, key, max_added):
+    def _inward(self, node, settings, outward, _):
         """Optimise the core of a node alone."""
-        del max_added
         fixed = self.single(node)
         eye = jnp.eye(self.size, dtype=fixed.others.dtype)[:, None]
         below, turn, state, report = self._solved(
-            self.cores[node], eye, fixed, node, settings, outward, key
+            self.cores[node], eye, fixed, node, settings, outward
         )
         parent, slot = self.form.parents[node]
         above = jnp.moveaxis(self.cores[parent], slot, 0)
@@ -250,10 +255,10 @@ class Sweeper:
         self._go_in(node, state)
         return report
 
-    def _solved(self, below, above, fixed, node, settings, outward, key):
+    def _solved(self, below, above, fixed, node, settings, outward):
         below, above, outputs, state, report = local_step(
             self.objective, self.squared, below, above, self.outputs, fixed, self.ranks[node],
-            settings, outward, key,
+            settings, outward,
         )  # fmt: skip
         self.ranks[node] = report.rank
         if not self.is_open:

@@ -50,11 +50,10 @@ class Sweeping:
             for m, (member, state) in enumerate(zip(members, params, strict=True)):
                 member.state = state
                 for i, rows in enumerate(_batches(problem, n_batches)):
-                    _show(member, problem, m, rows)
+                    _show(member, problem, m, rows, rng.randint(2**31 - 1))
                     # One batch is all that there is: nothing to forget.
                     n_seen = epoch * n_batches + i if n_batches > 1 else 0
-                    key = jax.random.key(rng.randint(2**31 - 1))
-                    loss, found = self._sweep(member, n_seen, key)
+                    loss, found = self._sweep(member, n_seen)
                 losses.append(loss)
                 numbers.append(found)
             losses, numbers = jax.device_get((losses, numbers))
@@ -84,18 +83,17 @@ class Sweeping:
 
 def _batches(problem, n_batches):
     """Row numbers of every batch, of equal and bucketed lengths, -1 where there is none."""
-    n = problem.n_samples
-    rows = np.arange(n) if n_batches == 1 else problem.random_state.permutation(n)
-    length = bucket(-(-n // n_batches))
+    rows = problem.random_state.permutation(problem.n_samples)
+    length = bucket(-(-len(rows) // n_batches))
     for part in np.array_split(rows, n_batches):
-        # In order, so that gathering reads memory forward.
-        yield np.concatenate([np.sort(part), np.full(length - len(part), -1)])
+        yield np.concatenate([part, np.full(length - len(part), -1)])
 
 
-def _show(member, problem, m, rows):
+def _show(member, problem, m, rows, seed):
     samples = problem.samples
     phi = samples.phi[rows]
     if problem.orders is not None:
         phi = phi[:, problem.orders[m]]
     weight = jnp.where(rows >= 0, samples.weight[rows], 0).astype(phi.dtype)
-    member.see(phi.transpose(1, 2, 0), samples.target[rows], weight)
+    key = jax.random.key(seed)
+    member.see(phi.transpose(1, 2, 0), samples.target[rows], weight, key)

@@ -1,0 +1,172 @@
+"""Isometric sweeps: isometries at every visit, no rise, the same function to begin with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from tn4ml_plus import TNAnomalyDetector, TNBornMachine, TNClassifier
+from tn4ml_plus.contraction import SquaredNorm, contract, pack, to_nodes
+from tn4ml_plus.embeddings import Trigonometric
+from tn4ml_plus.initializers import RandomNormal
+from tn4ml_plus.losses import (
+    CrossEntropy,
+    LogNorm,
+    LogQuadratic,
+    NegativeLogLikelihood,
+    SquaredError,
+)
+from tn4ml_plus.networks import MPS, TTN, SMPOSpec
+from tn4ml_plus.training import IsometricSweep
+from tn4ml_plus.training import _isometric as module
+from tn4ml_plus.training._local import Bond, LocalObjective
+
+NSITES, PHYS, BATCH = 8, 3, 50
+OBJECTIVES = [
+    CrossEntropy(),
+    SquaredError(),
+    CrossEntropy() + 0.1 * LogNorm(),
+    NegativeLogLikelihood(),
+]
+# Bonds larger than what is below some of them.
+NETWORKS = {"chain": (MPS, 5), "tree": (TTN, 10)}
+SETTINGS = (1e-3, 0.1, 0.1, 2)
+every_network = pytest.mark.parametrize("kind", NETWORKS)
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+
+
+def data(objective, seed=0):
+    rng = np.random.default_rng(seed)
+    target = {
+        "classification": rng.integers(3, size=BATCH),
+        "regression": rng.normal(size=(BATCH, 3)),
+        "density": np.ones(BATCH),
+    }[objective.loss.task]
+    phi = jnp.asarray(rng.normal(size=(NSITES, PHYS, BATCH)), jnp.float32)
+    return phi, jnp.asarray(target), jnp.ones(BATCH, jnp.float32)
+
+
+def made(kind, objective, seed=0):
+    """A sweeper, and the packed network that it was made from with its structure."""
+    geometry, bond_dim = NETWORKS[kind]
+    is_density = objective.loss.task == "density"
+    packed, structure = pack(
+        geometry.random(
+            NSITES, bond_dim=bond_dim, phys_dim=PHYS, n_outputs=None if is_density else 3,
+            initializer=RandomNormal(0.5), key=jax.random.key(seed),
+        )
+    )  # fmt: skip
+    structure = SquaredNorm(structure) if is_density else structure
+    return module._Isometric(structure, packed, objective), packed, structure
+
+
+def isometry_error(core, rank):
+    """Largest deviation of T^T T from one up to the rank and from zero beyond."""
+    flat = np.asarray(core, float).reshape(-1, core.shape[-1])
+    return np.abs(flat.T @ flat - np.diag(np.arange(flat.shape[1]) < int(rank))).max()
+
+
+def isometry_errors(sweeper):
+    return [isometry_error(*pair) for pair in zip(sweeper.cores, sweeper.ranks)]
+
+
+@every_network
+@pytest.mark.parametrize("objective", OBJECTIVES[::3], ids=str)
+def test_a_network_keeps_its_function_when_made_isometric(kind, objective):
+    sweeper, packed, structure = made(kind, objective)
+    phi = data(objective)[0].transpose(2, 0, 1)
+    expected = contract(packed, structure, phi).dense()
+    found = contract(*sweeper.packed(), phi).dense()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    assert max(isometry_errors(sweeper)) < 1e-5
+
+
+@every_network
+@every_objective
+@pytest.mark.parametrize("seed", range(2))
+def test_updates_keep_isometries_and_never_rise(kind, objective, seed, monkeypatch):
+    sweeper, *_ = made(kind, objective, seed)
+    step, errors, falls = module.isometric_step, [], []
+
+    def checked(objective, squared, core, exponent, F, fixed, rank):
+        found = step(objective, squared, core, exponent, F, fixed, rank)
+        value = LocalObjective(objective, squared, fixed, 0.0)
+
+        def at(core, F):
+            bond = Bond(fixed, (core.size // core.shape[-1], 1, core.shape[-1]))
+            B = core.reshape(bond.shape)
+            np.testing.assert_allclose(bond.outputs(B), F, rtol=1e-3, atol=1e-4 * jnp.abs(F).max())
+            return float(value(F, jnp.vdot(B, bond.gram(B)), 0.0)[0])
+
+        errors.append(isometry_error(jnp.ldexp(found[0], exponent), rank))
+        falls.append(at(core, F) - at(*found[:2]))
+        return found
+
+    monkeypatch.setattr(module, "isometric_step", checked)
+    for _ in range(2):
+        sweeper.see(*data(objective, seed), jax.random.key(seed))
+        sweeper.sweep(SETTINGS)
+        assert max(isometry_errors(sweeper)) < 1e-5
+    assert len(errors) == 2 * len(sweeper.ranks)
+    assert max(errors) < 1e-5
+    assert min(falls) > -1e-5
+    assert max(falls) > 1e-3
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    X = X[y < 4].reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(-1, 16)
+    return train_test_split(X, y[y < 4], random_state=0)
+
+
+@pytest.mark.parametrize("network", ["ttn", "mps"])
+def test_a_classifier_learns(digits, network):
+    X, X_test, y, y_test = digits
+    model = TNClassifier(
+        4, network=network, n_members=1, trainer="isometric_sweep", max_epochs=6, random_state=0
+    ).fit(X, y)
+    assert model.score(X_test, y_test) > 0.95
+    assert model.history_["loss"][-1] < model.history_["loss"][0]
+    assert all(0 <= share <= 1 for share in model.history_["changed"])
+    cores, ranks = to_nodes(*reversed(pack(model.network_)))
+    assert max(map(isometry_error, cores, ranks)) < 1e-5
+
+
+def test_a_density_learns(digits):
+    X, X_test, _, _ = digits
+    options = {"network": "ttn", "random_state": 0}
+    start = TNBornMachine(4, max_epochs=1, learning_rate=1e-9, **options).fit(X)
+    model = TNBornMachine(4, trainer=IsometricSweep(max_epochs=5), **options).fit(X)
+    assert model.score(X_test) > start.score(X_test) + 3
+
+
+def test_many_sites():
+    rng = np.random.RandomState(0)
+    X, y = rng.uniform(size=(40, 784)), rng.randint(2, size=40)
+    options = {"network": "ttn", "bond_dim": 3, "n_members": 1, "random_state": 0}
+    trainer = IsometricSweep(max_epochs=1)
+    model = TNClassifier(**options, embedding=Trigonometric(), trainer=trainer).fit(X, y)
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+@pytest.mark.parametrize("exponent", [200, -200])
+def test_a_scale_beyond_the_root_s_floats_is_shared(exponent):
+    sweeper, packed, structure = made("tree", OBJECTIVES[0])
+    phi = data(OBJECTIVES[0])[0].transpose(2, 0, 1)
+    sweeper.exponent = sweeper.exponent + exponent
+    with pytest.warns(UserWarning, match="vectors of norm 1"):
+        found = contract(*sweeper.packed(), phi).log_abs()
+    expected = contract(packed, structure, phi).log_abs() + exponent * np.log(2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_operators_are_refused(digits):
+    X, _, y, _ = digits
+    model = TNAnomalyDetector(
+        2, network=SMPOSpec(), loss=LogQuadratic(), n_members=1, trainer="isometric_sweep"
+    )
+    with pytest.raises(ValueError, match="outputs at one core"):
+        model.fit(X[y == 0])
