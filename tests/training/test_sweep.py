@@ -267,6 +267,19 @@ def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, seed
         assert list(map(int, made.ranks)) == ranks
 
 
+@pytest.mark.parametrize("n_sites", [1, 2])
+def test_sweeps_read_nothing_back(n_sites):
+    """Where nothing has a value yet, nothing can be brought to the host."""
+    made = sweeper("chain", OBJECTIVES[2])
+
+    def losses(*data):
+        made.see(*data)
+        return [report.loss for _, report in made.sweep(SETTINGS, n_sites, 1)]
+
+    found = jax.eval_shape(losses, *task(OBJECTIVES[2]), jax.random.key(0))
+    assert [loss.shape for loss in found] == len(found) * [()]
+
+
 @pytest.fixture(scope="module")
 def teacher():
     """Values of a random chain of bond 6 and what it saw."""
@@ -420,6 +433,17 @@ def test_lists_of_trainers_share_the_flat_options(digits):
         InTurn(())
 
 
+def test_features_are_dropped(digits):
+    X, X_test, y, y_test = digits
+    model, rough, again = (
+        TNClassifier(trainer=Sweep(max_epochs=2, feature_dropout=share), **SMALL).fit(X, y)
+        for share in (0, 0.3, 0.3)
+    )
+    assert rough.history_["loss"][-1] > 1.1 * model.history_["loss"][-1]
+    assert rough.history_ == again.history_ | {"seconds": rough.history_["seconds"]}
+    assert rough.score(X_test, y_test) > 0.9
+
+
 def test_batches_are_swept_in_turn(digits):
     X, X_test, y, y_test = digits
     model = TNClassifier(trainer=Sweep(batch_size=200, max_epochs=2), **SMALL).fit(X, y)
@@ -443,6 +467,7 @@ def test_other_geometries_are_refused(digits, network):
         ({"cutoff": 1.0}, "cutoff must be"),
         ({"steps": 0}, "steps must be"),
         ({"n_sites": 3}, "n_sites must be"),
+        ({"feature_dropout": 1.0}, "feature_dropout must be"),
         ({"expansion": -1}, "expansion must be"),
         ({"ridge": -1.0}, "ridge must be"),
         ({"batch_size": 0}, "batch_size must be"),

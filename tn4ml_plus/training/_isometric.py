@@ -32,8 +32,8 @@ class IsometricSweep(Sweeping):
 
     max_epochs: passes over the samples, None for 10; batch_size: samples seen at a time, all cores
     once for each batch; ridge, damping, shrinkage, steps: of the root, as in `Sweep`;
-    early_stopping, time_limit, callbacks: as in `Gradient`. The history has the share of the
-    isometries that "changed".
+    feature_dropout, early_stopping, time_limit, callbacks: as there. The history has the share of
+    the isometries that "changed".
     Raises ValueError for other geometries and for operators; warns where the scale is more than the
     root's floats can hold, as with hundreds of sites and vectors far from norm 1: then all cores
     share it.
@@ -49,6 +49,7 @@ class IsometricSweep(Sweeping):
     damping: float = 0.1
     shrinkage: float = 0.1
     steps: int = 4
+    feature_dropout: float = 0.0
     early_stopping: EarlyStopping | None = None
     time_limit: float | None = None
     callbacks: tuple = ()

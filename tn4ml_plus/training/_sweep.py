@@ -29,9 +29,10 @@ class Sweep(Sweeping):
     seen at a time, all bonds once for each batch; ridge: weight of half the outputs' mean square;
     damping: of half the squared steps, grows in proportion to the batches seen; shrinkage: share of
     the mean second moment added to the metric; steps, steps_after: of conjugate gradients before
-    and after the truncation; early_stopping, time_limit, callbacks: as in `Gradient`. The history
-    has, after every epoch, "bond_dims" and the shares discarded there, "truncation", both in the
-    order of the sites, or of the tree's nodes.
+    and after the truncation; feature_dropout: share of the features that each sample loses, in [0,
+    1), drawn anew for every batch; early_stopping, time_limit, callbacks: as in `Gradient`. The
+    history has, after every epoch, "bond_dims" and the shares discarded there, "truncation", both
+    in the order of the sites, or of the tree's nodes.
     Raises ValueError for networks with other geometries, NotFiniteError as `Gradient` does.
     After White 1992, Phys. Rev. Lett. 69, 2863, and Stoudenmire and Schwab 2016, arXiv:1605.05775.
 
@@ -50,6 +51,7 @@ class Sweep(Sweeping):
     steps: int = 2
     steps_after: int = 1
     expansion: int = 4
+    feature_dropout: float = 0.0
     early_stopping: EarlyStopping | None = None
     time_limit: float | None = None
     callbacks: tuple = ()

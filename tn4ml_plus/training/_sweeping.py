@@ -14,9 +14,9 @@ class Sweeping:
     """A trainer that goes through each network again and again, batch by batch.
 
     A subclass is a frozen dataclass with the fields `max_epochs`, `batch_size`, `ridge`, `damping`,
-    `shrinkage`, `steps`, `early_stopping`, `time_limit` and `callbacks`. It defines `_sweepers`, a
-    `Sweeper` for each network of a problem, and `_sweep`, which sends one of them once through its
-    network and returns the mean loss and numbers for the history.
+    `shrinkage`, `steps`, `feature_dropout`, `early_stopping`, `time_limit` and `callbacks`. It
+    defines `_sweepers`, a `Sweeper` for each network of a problem, and `_sweep`, which sends one of
+    them once through its network and returns the mean loss and numbers for the history.
     """
 
     _default_epochs = 4
@@ -27,6 +27,7 @@ class Sweeping:
             check_int(name, getattr(self, name), 1)
         for name in ("ridge", "damping", "shrinkage"):
             check_number(name, getattr(self, name), at_least=0)
+        check_number("feature_dropout", self.feature_dropout, at_least=0, below=1)
         check_instance("early_stopping", self.early_stopping, EarlyStopping, optional=True)
         check_number("time_limit", self.time_limit, above=0, optional=True)
         object.__setattr__(self, "callbacks", function_tuple("callbacks", self.callbacks))
@@ -42,7 +43,6 @@ class Sweeping:
 
     def _run(self, problem, n_epochs):
         members = self._sweepers(problem)
-        rng = problem.random_state
         n_batches = -(-problem.n_samples // self.batch_size)
 
         def step(epoch, params, _):
@@ -50,7 +50,7 @@ class Sweeping:
             for m, (member, state) in enumerate(zip(members, params, strict=True)):
                 member.state = state
                 for i, rows in enumerate(_batches(problem, n_batches)):
-                    _show(member, problem, m, rows, rng.randint(2**31 - 1))
+                    self._show(member, problem, m, rows)
                     # One batch is all that there is: nothing to forget.
                     n_seen = epoch * n_batches + i if n_batches > 1 else 0
                     loss, found = self._sweep(member, n_seen)
@@ -80,6 +80,18 @@ class Sweeping:
             start=[member.state for member in members], packed=packed,
         )  # fmt: skip
 
+    def _show(self, member, problem, m, rows):
+        samples, rng = problem.samples, problem.random_state
+        phi = samples.phi[rows]
+        if self.feature_dropout:
+            dropped = rng.random_sample(phi.shape[:2]) < self.feature_dropout
+            phi = jnp.where(dropped[..., None], problem.neutral, phi)
+        if problem.orders is not None:
+            phi = phi[:, problem.orders[m]]
+        weight = jnp.where(rows >= 0, samples.weight[rows], 0).astype(phi.dtype)
+        key = jax.random.key(rng.randint(2**31 - 1))
+        member.see(phi.transpose(1, 2, 0), samples.target[rows], weight, key)
+
 
 def _batches(problem, n_batches):
     """Row numbers of every batch, of equal and bucketed lengths, -1 where there is none."""
@@ -87,13 +99,3 @@ def _batches(problem, n_batches):
     length = bucket(-(-len(rows) // n_batches))
     for part in np.array_split(rows, n_batches):
         yield np.concatenate([part, np.full(length - len(part), -1)])
-
-
-def _show(member, problem, m, rows, seed):
-    samples = problem.samples
-    phi = samples.phi[rows]
-    if problem.orders is not None:
-        phi = phi[:, problem.orders[m]]
-    weight = jnp.where(rows >= 0, samples.weight[rows], 0).astype(phi.dtype)
-    key = jax.random.key(seed)
-    member.see(phi.transpose(1, 2, 0), samples.target[rows], weight, key)
