@@ -20,11 +20,18 @@ def check_int(name, value, at_least, optional=False):
 
 
 def check_number(
-    name, value, *, at_least=-math.inf, above=-math.inf, below=math.inf, optional=False
+    name,
+    value,
+    *,
+    at_least=-math.inf,
+    above=-math.inf,
+    below=math.inf,
+    at_most=math.inf,
+    optional=False,
 ):
     """ValueError unless `value` is a finite number in range, or None where that is allowed."""
-    valid = _is(numbers.Real, value) and at_least <= value and above < value < below
-    bounds = {"of at least": at_least, "above": above, "below": below}
+    valid = _is(numbers.Real, value) and at_least <= value <= at_most and above < value < below
+    bounds = {"of at least": at_least, "above": above, "below": below, "at most": at_most}
     words = [f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound)]
     _check(name, value, valid, " ".join(["a finite number", " and ".join(words)]).strip(), optional)
 

@@ -470,6 +470,7 @@ def test_other_geometries_are_refused(digits, network):
         ({"feature_dropout": 1.0}, "feature_dropout must be"),
         ({"expansion": -1}, "expansion must be"),
         ({"ridge": -1.0}, "ridge must be"),
+        ({"shrinkage": 2.0}, "shrinkage must be"),
         ({"batch_size": 0}, "batch_size must be"),
     ],
 )

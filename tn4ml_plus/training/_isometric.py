@@ -13,7 +13,7 @@ from jax import lax
 from .._registry import register
 from .._typing import power_of_two
 from ..contraction import END, from_nodes
-from ._local import Bond, LocalObjective, solve
+from ._local import Bond, LocalObjective, natural_scale, solve
 from ._stopping import EarlyStopping
 from ._sweeper import Sweeper
 from ._sweeping import Sweeping
@@ -45,9 +45,9 @@ class IsometricSweep(Sweeping):
 
     max_epochs: int | None = None
     batch_size: int = 10_000
-    ridge: float = 3e-3
+    ridge: float = 1e-3
     damping: float = 0.1
-    shrinkage: float = 0.1
+    shrinkage: float = 1.0
     steps: int = 4
     feature_dropout: float = 0.0
     early_stopping: EarlyStopping | None = None
@@ -159,10 +159,11 @@ def root_step(objective, squared, core, F, fixed, settings):
     ridge, damping, shrinkage, steps = settings
     shape = prod(core.shape[:-1]), 1, core.shape[-1]
     bond = Bond(fixed, shape, shrinkage)
-    value = LocalObjective(objective, squared, fixed, ridge)
     B = bond.white(core.reshape(shape))
+    scale = natural_scale(fixed, B, F)
+    value = LocalObjective(objective, squared, fixed, scale * ridge)
     # Nothing is cut: all of the space may be used.
-    B, F, _, last = solve(bond, value, B, F, jnp.eye(len(B), dtype=B.dtype), steps, damping)
+    B, F, _, last = solve(bond, value, B, F, jnp.eye(len(B), dtype=B.dtype), steps, scale * damping)
     B = bond.right((bond.inverse_x @ B.reshape(len(B), -1)).reshape(shape), bond.inverse_y)
     return B.reshape(core.shape), F, last[1]
 

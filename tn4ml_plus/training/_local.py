@@ -5,8 +5,10 @@ lower node's children; above it y_c, the product of the states of the upper node
 and of what the rest of the network makes of output c. At the root the outputs are an axis of B
 instead. Outputs a come from below where nodes have outputs of their own; else there is one.
 B is optimised in the metric of the samples, B~ = S_x B S_y with S^2 the second moments of x and y,
-where |B~|^2 is the mean squared norm of the outputs. A single core is such a B too: with the states
-of its children or of one of them below, and nothing but the bond itself on the other side.
+where |B~|^2 is the mean squared norm of the outputs; or with S^2 nearer to the mean of these
+moments, a multiple of one, in which what few samples show stays small. A single core is such a B
+too: with the states of its children or of one of them below, and nothing but the bond itself on the
+other side.
 """
 
 from functools import partial
@@ -28,8 +30,9 @@ METRIC_ROWS = 4096
 class Settings(NamedTuple):
     """Numbers of a local step, all traced: changing them compiles nothing.
 
-    ridge: weight of half |B~|^2; damping: of half the squared step; shrinkage: share of the mean
-    second moment that is added to all of them; steps, steps_after: of conjugate gradients before
+    ridge: weight of half |B~|^2; damping: of half the squared step, both in units that make |B~|^2
+    the mean squared norm of the outputs at the start; shrinkage: of the second moments toward their
+    mean; steps, steps_after: of conjugate gradients before
     and after truncation; cutoff: share of |B~|^2 that may be discarded; max_bond: cap on the rank;
     forced: truncate even where the objective rises.
     """
@@ -47,8 +50,9 @@ class Settings(NamedTuple):
 class Report(NamedTuple):
     """What a local step did.
 
-    before, after: the objective with the ridge; loss: without penalties, after; square: |B~|^2
-    before; accepted: or not; rank: of the bond; truncation: the share discarded.
+    before, after: the objective with the ridge; loss: without penalties, after; square: mean
+    squared norm of the outputs before; accepted: or not; rank: of the bond; truncation: the share
+    discarded.
     """
 
     before: jax.Array
@@ -169,8 +173,9 @@ def _moments_root(x, weight, shrinkage):
     moments = (x * weight).reshape(len(x), -1) @ x.reshape(len(x), -1).T
     # What pads a bond has no moments and takes no part in the mean.
     present = jnp.maximum(jnp.sum(jnp.diagonal(moments) > 0), 1)
-    added = jnp.maximum(shrinkage * jnp.trace(moments) / present, jnp.finfo(x.dtype).tiny)
-    values, vectors = jnp.linalg.eigh(moments + added * jnp.eye(len(x), dtype=x.dtype))
+    mean = jnp.maximum(jnp.trace(moments) / present, jnp.finfo(x.dtype).tiny)
+    moments = (1 - shrinkage) * moments + shrinkage * mean * jnp.eye(len(x), dtype=x.dtype)
+    values, vectors = jnp.linalg.eigh(moments)
     root = jnp.sqrt(jnp.maximum(values, 1e-7 * values[-1]))
     return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
 
@@ -231,6 +236,13 @@ class LocalObjective:
         loss = self.mean_loss(F)
         value = loss + self.of_norm(norm) + 0.5 * self.ridge * square
         return value, loss + (self.log_norm(norm) if self.objective.loss.normalized else 0.0)
+
+
+def natural_scale(fixed, B, F):
+    """What |B~|^2 is to be multiplied by to be the mean squared norm of the outputs F."""
+    mean = jnp.vdot(fixed.weight, jnp.sum(F**2, axis=1))
+    tiny = jnp.finfo(F.dtype).tiny
+    return jnp.maximum(mean, tiny) / jnp.maximum(jnp.vdot(B, B), tiny)
 
 
 def left(matrix, B):
@@ -303,16 +315,16 @@ def local_step(objective, squared, below, above, F0, fixed, rank, settings, outw
     size, (_, k, m) = below.shape[-1], above.shape
     p = prod(below.shape[:-1])
     bond = Bond(fixed, (p, k, m), settings.shrinkage)
-    value = LocalObjective(objective, squared, fixed, settings.ridge)
-
     B0 = below.reshape(p, size) @ above.reshape(size, k * m)
     B0 = bond.white(B0.reshape(p, k, m))
     F0 = bond.outputs(B0) if F0 is None else F0
+    scale = natural_scale(fixed, B0, F0)
+    value = LocalObjective(objective, squared, fixed, scale * settings.ridge)
 
     def stage(carry, numbers):
         B, F, P, U, rank, lost = carry
         n_steps, is_first = numbers
-        B, F, first, last = solve(bond, value, B, F, P, n_steps, settings.damping)
+        B, F, first, last = solve(bond, value, B, F, P, n_steps, scale * settings.damping)
 
         def cut():
             U, rank, lost = _leading(B.reshape(p, -1), size, settings.max_bond, settings.cutoff)
@@ -328,7 +340,7 @@ def local_step(objective, squared, below, above, F0, fixed, rank, settings, outw
     start = (B0, F0, jnp.eye(p, dtype=B0.dtype), eye, rank, jnp.zeros((), B0.dtype))
     (B, F, _, U, new_rank, lost), (firsts, lasts) = lax.scan(stage, start, stages)
     before, after = firsts[0], lasts[1]
-    square = jnp.vdot(B0, B0)
+    square = scale * jnp.vdot(B0, B0)
     slack = 1e-6 * jnp.abs(before[0]) + settings.cutoff * square
     accepted = (after[0] <= before[0] + slack) | settings.forced
     B, F, rank, after, lost = (
@@ -342,11 +354,11 @@ def local_step(objective, squared, below, above, F0, fixed, rank, settings, outw
     C = U.T @ B.reshape(p, -1)
     squares = jnp.sum(C**2, axis=1)
     # Any positive scale leaves the product of the factors as it is.
-    scale = jnp.sqrt(jnp.maximum(squares, 1e-6 * jnp.sum(squares) + jnp.finfo(C.dtype).tiny))
-    scale = jnp.where(outward, scale, 1)
-    upper = bond.right((C / scale[:, None]).reshape(size, k, m), bond.inverse_y)
-    lower = (bond.inverse_x @ U * scale).reshape(below.shape)
-    state = (U * scale).T @ bond.x
+    norms = jnp.sqrt(jnp.maximum(squares, 1e-6 * jnp.sum(squares) + jnp.finfo(C.dtype).tiny))
+    norms = jnp.where(outward, norms, 1)
+    upper = bond.right((C / norms[:, None]).reshape(size, k, m), bond.inverse_y)
+    lower = (bond.inverse_x @ U * norms).reshape(below.shape)
+    state = (U * norms).T @ bond.x
     return lower, upper, F, state.reshape(size, *fixed.children.shape[1:]), report
 
 

@@ -27,12 +27,13 @@ class Sweep(Sweeping):
     square that a truncation may discard, in [0, 1); expansion: directions that single cores add to
     a bond before it is cut; max_epochs: passes over the samples, None for 4; batch_size: samples
     seen at a time, all bonds once for each batch; ridge: weight of half the outputs' mean square;
-    damping: of half the squared steps, grows in proportion to the batches seen; shrinkage: share of
-    the mean second moment added to the metric; steps, steps_after: of conjugate gradients before
-    and after the truncation; feature_dropout: share of the features that each sample loses, in [0,
-    1), drawn anew for every batch; early_stopping, time_limit, callbacks: as in `Gradient`. The
-    history has, after every epoch, "bond_dims" and the shares discarded there, "truncation", both
-    in the order of the sites, or of the tree's nodes.
+    damping: of half the squared steps, grows in proportion to the batches seen; shrinkage: in [0,
+    1], from the metric of the samples, where steps, ridge and cutoff count outputs, to one where
+    all directions count alike, which fits slower and generalises better; steps, steps_after: of
+    conjugate gradients before and after the truncation; feature_dropout: share of the features that
+    each sample loses, in [0, 1), drawn anew for every batch; early_stopping, time_limit, callbacks:
+    as in `Gradient`. The history has, after every epoch, "bond_dims" and the shares discarded
+    there, "truncation", both in the order of the sites, or of the tree's nodes.
     Raises ValueError for networks with other geometries, NotFiniteError as `Gradient` does.
     After White 1992, Phys. Rev. Lett. 69, 2863, and Stoudenmire and Schwab 2016, arXiv:1605.05775.
 
@@ -45,9 +46,9 @@ class Sweep(Sweeping):
     cutoff: float = 1e-6
     max_epochs: int | None = None
     batch_size: int = 10_000
-    ridge: float = 3e-3
+    ridge: float = 1e-3
     damping: float = 0.1
-    shrinkage: float = 0.1
+    shrinkage: float = 1.0
     steps: int = 2
     steps_after: int = 1
     expansion: int = 4
@@ -58,8 +59,9 @@ class Sweep(Sweeping):
 
     def __post_init__(self):
         self._check()
-        if self.n_sites not in (1, 2):
-            raise ValueError(f"n_sites must be 1 or 2, got {self.n_sites!r}.")
+        check_int("n_sites", self.n_sites, 1)
+        if self.n_sites > 2:
+            raise ValueError(f"n_sites must be 1 or 2, got {self.n_sites}.")
         check_int("max_bond", self.max_bond, 1, optional=True)
         for name in ("steps_after", "expansion"):
             check_int(name, getattr(self, name), 0)

@@ -25,8 +25,9 @@ class Sweeping:
         check_int("max_epochs", self.max_epochs, 1, optional=True)
         for name in ("batch_size", "steps"):
             check_int(name, getattr(self, name), 1)
-        for name in ("ridge", "damping", "shrinkage"):
+        for name in ("ridge", "damping"):
             check_number(name, getattr(self, name), at_least=0)
+        check_number("shrinkage", self.shrinkage, at_least=0, at_most=1)
         check_number("feature_dropout", self.feature_dropout, at_least=0, below=1)
         check_instance("early_stopping", self.early_stopping, EarlyStopping, optional=True)
         check_number("time_limit", self.time_limit, above=0, optional=True)
