@@ -87,12 +87,13 @@ def task(objective, seed=0, batch=BATCH):
     return jnp.asarray(phi), jnp.asarray(target), jnp.asarray(weight)
 
 
-def sweeper(kind, objective, size=3, seed=0, n_outputs=None):
+def sweeper(kind, objective, size=3, seed=0, n_outputs=None, cache_bytes=2**31):
     is_density = objective.loss.task == "density"
     network = NETWORKS[kind](n_outputs if is_density else 3, jax.random.key(seed))
     packed, structure = pack(network)
     packed = jax.tree.map(lambda a: a.astype(jnp.zeros(()).dtype), packed)
-    made = Sweeper(SquaredNorm(structure) if is_density else structure, packed, objective, size)
+    structure = SquaredNorm(structure) if is_density else structure
+    made = Sweeper(structure, packed, objective, size, cache_bytes)
     made.see(*task(objective, seed), jax.random.key(seed))
     return made
 
@@ -265,6 +266,27 @@ def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, seed
     if all(rejected):
         np.testing.assert_allclose(outputs(), before, rtol=1e-7, atol=1e-10)
         assert list(map(int, made.ranks)) == ranks
+
+
+@pytest.mark.parametrize("n_sites", [1, 2])
+@pytest.mark.parametrize("kind", ["end", "ternary"])
+def test_what_is_above_is_made_again_where_it_does_not_fit(kind, n_sites):
+    objective = OBJECTIVES[2]
+    all_kept, few = sweeper(kind, objective), sweeper(kind, objective, cache_bytes=1)
+    most, go_out = [], few._go_out
+
+    def counted(*args):
+        go_out(*args)
+        most.append(len(few.above))
+
+    few._go_out = counted
+    for _ in range(2):
+        for made in (all_kept, few):
+            made.sweep(SETTINGS, n_sites, 1)
+    for one, other in zip(all_kept.cores, few.cores, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert all_kept.spacing == 1 < few.spacing or kind == "ternary"
+    assert max(most) <= (4 if kind == "end" else 3)
 
 
 @pytest.mark.parametrize("n_sites", [1, 2])
@@ -466,6 +488,7 @@ def test_other_geometries_are_refused(digits, network):
         ({"max_bond": 0}, "max_bond must be"),
         ({"cutoff": 1.0}, "cutoff must be"),
         ({"steps": 0}, "steps must be"),
+        ({"cache_bytes": 0}, "cache_bytes must be"),
         ({"n_sites": 3}, "n_sites must be"),
         ({"feature_dropout": 1.0}, "feature_dropout must be"),
         ({"expansion": -1}, "expansion must be"),

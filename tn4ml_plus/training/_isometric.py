@@ -32,8 +32,8 @@ class IsometricSweep(Sweeping):
 
     max_epochs: passes over the samples, None for 10; batch_size: samples seen at a time, all cores
     once for each batch; ridge, damping, shrinkage, steps: of the root, as in `Sweep`;
-    feature_dropout, early_stopping, time_limit, callbacks: as there. The history has the share of
-    the isometries that "changed".
+    feature_dropout, cache_bytes, early_stopping, time_limit, callbacks: as there. The history has
+    the share of the isometries that "changed".
     Raises ValueError for other geometries and for operators; warns where the scale is more than the
     root's floats can hold, as with hundreds of sites and vectors far from norm 1: then all cores
     share it.
@@ -50,6 +50,7 @@ class IsometricSweep(Sweeping):
     shrinkage: float = 1.0
     steps: int = 4
     feature_dropout: float = 0.0
+    cache_bytes: int = 2**31
     early_stopping: EarlyStopping | None = None
     time_limit: float | None = None
     callbacks: tuple = ()
@@ -60,7 +61,10 @@ class IsometricSweep(Sweeping):
         self._check()
 
     def _sweepers(self, problem):
-        return [_Isometric(*network, problem.objective) for network in problem.networks()]
+        return [
+            _Isometric(*network, problem.objective, self.cache_bytes)
+            for network in problem.networks()
+        ]
 
     def _sweep(self, member, n_seen):
         settings = self.ridge, self.damping * (1.0 + n_seen), self.shrinkage, self.steps
@@ -71,8 +75,8 @@ class IsometricSweep(Sweeping):
 class _Isometric(Sweeper):
     """A `Sweeper` whose cores below the root are isometries between its sweeps."""
 
-    def __init__(self, structure, packed, objective):
-        super().__init__(structure, packed, objective, 1)
+    def __init__(self, structure, packed, objective, cache_bytes=2**31):
+        super().__init__(structure, packed, objective, 1, cache_bytes)
         if self.is_open:
             raise ValueError(
                 "Isometric sweeps need the outputs at one core: train operators by Sweep."
@@ -127,6 +131,7 @@ class _Isometric(Sweeper):
         for node, outward in self.route(with_ends=True):
             if outward:
                 self._go_out(node, *self.bond(node))
+                self._forget(self.form.parents[node][0])
             else:
                 core, self.outputs, state, better = isometric_step(
                     self.objective, self.squared, self.cores[node], self.exponents[node],

@@ -34,7 +34,7 @@ class Settings(NamedTuple):
     the mean squared norm of the outputs at the start; shrinkage: of the second moments toward their
     mean; steps, steps_after: of conjugate gradients before
     and after truncation; cutoff: share of |B~|^2 that may be discarded; max_bond: cap on the rank;
-    forced: truncate even where the objective rises.
+    forced: whether a bond above that is cut even where the objective rises.
     """
 
     ridge: float
@@ -342,7 +342,7 @@ def local_step(objective, squared, below, above, F0, fixed, rank, settings, outw
     before, after = firsts[0], lasts[1]
     square = scale * jnp.vdot(B0, B0)
     slack = 1e-6 * jnp.abs(before[0]) + settings.cutoff * square
-    accepted = (after[0] <= before[0] + slack) | settings.forced
+    accepted = (after[0] <= before[0] + slack) | (settings.forced & (rank > settings.max_bond))
     B, F, rank, after, lost = (
         jnp.where(accepted, *pair)
         for pair in ((B, B0), (F, F0), (new_rank, rank), (after, before), (lost, 0))

@@ -31,7 +31,9 @@ class Sweep(Sweeping):
     1], from the metric of the samples, where steps, ridge and cutoff count outputs, to one where
     all directions count alike, which fits slower and generalises better; steps, steps_after: of
     conjugate gradients before and after the truncation; feature_dropout: share of the features that
-    each sample loses, in [0, 1), drawn anew for every batch; early_stopping, time_limit, callbacks:
+    each sample loses, in [0, 1), drawn anew for every batch; cache_bytes: memory for what the rest
+    of the network makes of a batch at each bond, about that of batch_size times the outputs times
+    the bond, beyond which it is made again instead of kept; early_stopping, time_limit, callbacks:
     as in `Gradient`. The history has, after every epoch, "bond_dims" and the shares discarded
     there, "truncation", both in the order of the sites, or of the tree's nodes.
     Raises ValueError for networks with other geometries, NotFiniteError as `Gradient` does.
@@ -53,6 +55,7 @@ class Sweep(Sweeping):
     steps_after: int = 1
     expansion: int = 4
     feature_dropout: float = 0.0
+    cache_bytes: int = 2**31
     early_stopping: EarlyStopping | None = None
     time_limit: float | None = None
     callbacks: tuple = ()
@@ -68,13 +71,16 @@ class Sweep(Sweeping):
         check_number("cutoff", self.cutoff, at_least=0, below=1)
 
     def _sweepers(self, problem):
-        found, size = problem.networks(), self.max_bond or 1
+        def made(size):
+            return [
+                Sweeper(*network, problem.objective, size, self.cache_bytes)
+                for network in problem.networks()
+            ]
+
         # All of one size, that of the largest bond of any.
-        size = max(Sweeper(*network, problem.objective, size).size for network in found)
-        return [Sweeper(*network, problem.objective, size) for network in found]
+        return made(max(member.size for member in made(self.max_bond or 1)))
 
     def _sweep(self, member, n_seen):
-        cap = self.max_bond or member.size
         settings = Settings(
             ridge=self.ridge,
             damping=self.damping * (1.0 + n_seen),
@@ -82,8 +88,8 @@ class Sweep(Sweeping):
             steps=self.steps,
             steps_after=self.steps_after,
             cutoff=self.cutoff,
-            max_bond=cap,
-            forced=cap < member.size,
+            max_bond=self.max_bond or member.size,
+            forced=True,
         )
         reports = member.sweep(settings, self.n_sites, self.expansion)
         # The last visit of a bond counts, that on the way back.

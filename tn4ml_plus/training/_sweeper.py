@@ -24,10 +24,11 @@ class Sweeper:
     """A rooted network of cores padded to one bond size, its ranks and its exponent of two.
 
     structure: of the packed network; packed: its arrays; objective: what is minimised; size: of all
-    bonds, which ranks are at most.
+    bonds, which ranks are at most; cache_bytes: how much may be kept of what is above the bonds,
+    the rest of which is made again when it is needed.
     """
 
-    def __init__(self, structure, packed, objective, size):
+    def __init__(self, structure, packed, objective, size, cache_bytes):
         self.structure, self.objective = structure, objective
         self.squared = isinstance(structure, SquaredNorm)
         self.form = rooted(structure)
@@ -35,6 +36,10 @@ class Sweeper:
         self.size = max(size, *ranks) if ranks else 1
         self.ranks = [jnp.asarray(rank, jnp.int32) for rank in ranks]
         self.cores = [self._padded(i, core) for i, core in enumerate(cores)]
+        self.cache_bytes = cache_bytes
+        self.depths = [0] * len(cores)
+        for node in reversed(range(len(ranks))):
+            self.depths[node] = self.depths[self.form.parents[node][0]] + 1
         self.exponent = jnp.zeros((), jnp.int32)
         # Those by which the cores below the root were divided when samples came last.
         self.exponents = [0] * len(ranks)
@@ -92,6 +97,12 @@ class Sweeper:
         above = outputs * channels if self.is_open else self.cores[last].shape[-1]
         shape = min(batch, METRIC_ROWS), above
         self.signs = jax.random.rademacher(key, shape, dtype=phi.dtype)
+        # With every s-th kept, and the last s, the cache is smallest where s is the root of all.
+        bytes_each = phi.dtype.itemsize * batch * above * self.size
+        fits = max(2, self.cache_bytes // bytes_each)
+        deepest = max(self.depths)
+        self.spacing = next((s for s in range(1, deepest) if s + deepest // s < fits), 0)
+        self.spacing = self.spacing or max(1, round(deepest**0.5))
         self.above, self.grams, self.grams_above = {last: None}, None, {last: (None, 0)}
         if self.objective.needs_norm:
             end = jnp.zeros((self.size, self.size), phi.dtype).at[0, 0].set(1)
@@ -136,7 +147,7 @@ class Sweeper:
         children = _together(tuple(self.states[c] for c in mine))
         one = jnp.ones((1, 1, len(self.weight)), children.dtype)
         others = _together((one, *(self.states[c] for c in siblings)))
-        above, grams, exponent = self.above[parent], None, 0
+        above, grams, exponent = self._above(parent), None, 0
         if self.grams is not None:
             of_mine, below = _kron(tuple(self.grams[c] for c in mine))
             of_siblings, beside = _kron(((one[0, :, :1], 0), *(self.grams[c] for c in siblings)))
@@ -156,7 +167,7 @@ class Sweeper:
 
     def single(self, node):
         """`Surroundings` of a node as a bond with nothing between it and what is above it."""
-        children, above = tuple(self.states[c] for c in self.form.nodes[node]), self.above[node]
+        children, above = tuple(self.states[c] for c in self.form.nodes[node]), self._above(node)
         one = jnp.ones((1, len(self.weight)), children[0].dtype)
         grams, exponent = None, 0
         if self.grams is not None:
@@ -217,6 +228,7 @@ class Sweeper:
         self.replace(node, above, below)
         if outward:
             self._go_out(node, above, fixed)
+            self._forget(self.form.parents[node][0])
         else:
             self._go_in(node, state)
         return report
@@ -240,6 +252,7 @@ class Sweeper:
             )  # fmt: skip
         self.replace(node, above, below)
         self._go_out(node, above, fixed)
+        self._forget(self.form.parents[node][0])
         return report
 
     def _inward(self, node, settings, outward, _):
@@ -264,6 +277,21 @@ class Sweeper:
         if not self.is_open:
             self.outputs = outputs
         return below, above, state, report
+
+    def _above(self, node):
+        """What is above a node, made again from the nearest node for which it was kept."""
+        missing = []
+        while node not in self.above:
+            missing.append(node)
+            node = self.form.parents[node][0]
+        for node in reversed(missing):
+            self._go_out(node, *self.bond(node))
+        return self.above[node]
+
+    def _forget(self, node):
+        """Drop what is above a node unless it is one of those to keep."""
+        if self.depths[node] % self.spacing:
+            self.above.pop(node, None)
 
     def _go_out(self, node, above, fixed):
         found = above_child(above, fixed.others, fixed.above)

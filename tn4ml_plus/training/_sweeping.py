@@ -14,16 +14,17 @@ class Sweeping:
     """A trainer that goes through each network again and again, batch by batch.
 
     A subclass is a frozen dataclass with the fields `max_epochs`, `batch_size`, `ridge`, `damping`,
-    `shrinkage`, `steps`, `feature_dropout`, `early_stopping`, `time_limit` and `callbacks`. It
-    defines `_sweepers`, a `Sweeper` for each network of a problem, and `_sweep`, which sends one of
-    them once through its network and returns the mean loss and numbers for the history.
+    `shrinkage`, `steps`, `feature_dropout`, `cache_bytes`, `early_stopping`, `time_limit` and
+    `callbacks`. It defines `_sweepers`, a `Sweeper` for each network of a problem, and `_sweep`,
+    which sends one of them once through its network and returns the mean loss and numbers for the
+    history.
     """
 
     _default_epochs = 4
 
     def _check(self):
         check_int("max_epochs", self.max_epochs, 1, optional=True)
-        for name in ("batch_size", "steps"):
+        for name in ("batch_size", "steps", "cache_bytes"):
             check_int(name, getattr(self, name), 1)
         for name in ("ridge", "damping"):
             check_number(name, getattr(self, name), at_least=0)
