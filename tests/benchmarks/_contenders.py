@@ -77,6 +77,13 @@ def ours(case):
     return run
 
 
+def our_sweeps(case):
+    """Two-site sweeps over all samples."""
+    from _ours import make_sweeps
+
+    return make_sweeps(case, *case.batch())
+
+
 def tn4ml_model(case):
     """A chain as tn4ml's documentation builds it, in x64 where its float32 gives NaN."""
     import jax
@@ -124,6 +131,32 @@ def tn4ml_bare(case):
         return jnp.mean(losses(x, y))
 
     return jax_run(loss, tuple(model.arrays), x, y)
+
+
+def tn4ml_sweeps(case):
+    """Epochs of tn4ml's two-site sweeps, with all samples as one batch."""
+    import optax
+    from tn4ml.embeddings import TrigonometricEmbedding
+    from tn4ml.metrics import OptaxWrapper
+    from tn4ml.util import TrainingType
+
+    model, x, y = tn4ml_model(case)
+    model.configure(
+        strategy="sweeps",
+        optimizer=optax.adam,
+        loss=OptaxWrapper(optax.softmax_cross_entropy),
+        train_type=TrainingType.SUPERVISED,
+        learning_rate=LEARNING_RATE,
+    )
+
+    def run(k):
+        options = {"batch_size": case.B, "embedding": TrigonometricEmbedding(), "dtype": x.dtype}
+        model.train(x, targets=y, epochs=k, **options)
+        return float(model.history["loss"][-1])
+
+    # Its epochs alone, without what a call of `train` prepares.
+    run.seconds = lambda k: sum(model.history["epoch_time"][-k:])
+    return run
 
 
 def tn4ml_train(case):

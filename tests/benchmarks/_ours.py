@@ -1,5 +1,6 @@
 """The one place where the step benchmark meets the library."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -10,6 +11,7 @@ from tn4ml_plus.contraction import contract, pack
 from tn4ml_plus.embeddings import Trigonometric
 from tn4ml_plus.losses import CrossEntropy
 from tn4ml_plus.networks import MPS, TTN
+from tn4ml_plus.training import Problem, Samples, Sweep
 
 OPTIMIZER = optax.adam(1e-3)
 
@@ -38,3 +40,28 @@ def _step(structure, state, x, y):
     loss, gradient = jax.value_and_grad(mean_loss)(packed)
     updates, optimizer = OPTIMIZER.update(gradient, optimizer, packed)
     return (optax.apply_updates(packed, updates), optimizer), loss
+
+
+def make_sweeps(case, x, y):
+    """``sweeps(k)`` makes k two-site sweeps over all samples and returns the mean loss."""
+    network = MPS.random(
+        case.n, bond_dim=case.D, phys_dim=case.d, n_outputs=case.n_classes, key=jax.random.key(0)
+    )
+    packed, structure = pack(network)
+    problem = Problem(
+        structures=(structure,),
+        objective=CrossEntropy(),
+        params=jax.tree.map(lambda leaf: leaf[None], packed),
+        anchor=None,
+        samples=Samples(Trigonometric().embed(x), jnp.asarray(y), jnp.ones(case.B)),
+        n_samples=case.B,
+        neutral=None,
+    )
+
+    def sweeps(k):
+        nonlocal problem
+        result = Sweep(max_epochs=k).train(problem)
+        problem = dataclasses.replace(problem, params=result.params, structures=result.structures)
+        return result.history["loss"][-1]
+
+    return sweeps
