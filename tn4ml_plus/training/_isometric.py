@@ -13,7 +13,7 @@ from jax import lax
 from .._registry import register
 from .._typing import power_of_two
 from ..contraction import END, from_nodes
-from ._local import Bond, LocalObjective, natural_scale, solve
+from ._local import Bond, LocalObjective, left, natural_scale, solve
 from ._stopping import EarlyStopping
 from ._sweeper import Sweeper
 from ._sweeping import Sweeping
@@ -67,7 +67,7 @@ class IsometricSweep(Sweeping):
         ]
 
     def _sweep(self, member, n_seen):
-        settings = self.ridge, self.damping * (1.0 + n_seen), self.shrinkage, self.steps
+        settings = self.ridge, self.damping * (1.0 + n_seen), self._shrinkage, self.steps
         loss, changed = member.sweep(settings)
         return loss, {"changed": changed}
 
@@ -169,7 +169,7 @@ def root_step(objective, squared, core, F, fixed, settings):
     value = LocalObjective(objective, squared, fixed, scale * ridge)
     # Nothing is cut: all of the space may be used.
     B, F, _, last = solve(bond, value, B, F, jnp.eye(len(B), dtype=B.dtype), steps, scale * damping)
-    B = bond.right((bond.inverse_x @ B.reshape(len(B), -1)).reshape(shape), bond.inverse_y)
+    B = bond.right(left(bond.inverse_x, B), bond.inverse_y)
     return B.reshape(core.shape), F, last[1]
 
 

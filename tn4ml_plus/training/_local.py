@@ -28,18 +28,18 @@ METRIC_ROWS = 4096
 
 
 class Settings(NamedTuple):
-    """Numbers of a local step, all traced: changing them compiles nothing.
+    """Numbers of a local step, all traced: changing them compiles nothing, but for shrinkage None.
 
     ridge: weight of half |B~|^2; damping: of half the squared step, both in units that make |B~|^2
     the mean squared norm of the outputs at the start; shrinkage: of the second moments toward their
-    mean; steps, steps_after: of conjugate gradients before
+    mean, None for 1; steps, steps_after: of conjugate gradients before
     and after truncation; cutoff: share of |B~|^2 that may be discarded; max_bond: cap on the rank;
     forced: whether a bond above that is cut even where the objective rises.
     """
 
     ridge: float
     damping: float
-    shrinkage: float
+    shrinkage: float | None
     steps: int
     steps_after: int
     cutoff: float
@@ -90,7 +90,8 @@ class Bond:
     """Outputs, their adjoint and the norm as functions of B, (p, k, m).
 
     k: of the other children; m: of the upper node's own bond, of the outputs at the root. They are
-    functions of B~ with a shrinkage, as in `Settings`, of the samples' metric.
+    functions of B~ with a shrinkage, as in `Settings`, of the samples' metric; None leaves B as it
+    is, which is the same as 1 up to a factor.
     """
 
     def __init__(self, fixed, shape, shrinkage=None):
@@ -98,7 +99,8 @@ class Bond:
         x, self.o, self.env = fixed.children, fixed.others, fixed.above
         self.n_below, self.batch = x.shape[1:]
         self.x = x.reshape(len(x), -1)
-        self.gram_x = self.gram_y = self.inverse_y = None
+        self.gram_x = self.gram_y = None
+        self.root_x = self.inverse_x = self.root_y = self.inverse_y = None
         if fixed.grams is not None:
             self.gram_x, others, above = fixed.grams
             self.gram_y = others if above is None else jnp.kron(others, above)
@@ -127,7 +129,9 @@ class Bond:
         return self.right(left(self.root_x, B), self.root_y)
 
     def right(self, B, matrix):
-        """B times a matrix on the side of y."""
+        """B times a matrix on the side of y, None standing for one."""
+        if matrix is None:
+            return B
         if self.env is None:
             return jnp.einsum("pkm,kl->plm", B, matrix)
         return (B.reshape(len(B), -1) @ matrix).reshape(B.shape)
@@ -135,7 +139,7 @@ class Bond:
     def outputs(self, B):
         """(batch, outputs below times outputs)."""
         p, k, m = self.shape
-        if self.env is not None and self.inverse_y is not None:
+        if self.env is not None:
             B = self.right(B, self.inverse_y)
         z = self.x.T @ B.reshape(p, k * m)
         if self.n_below == 1:
@@ -157,9 +161,7 @@ class Bond:
             z = z if self.env is None else jnp.einsum("anc,ncd->and", z, self.env)
         y = (self.o.T[:, :, None] * z[..., None, :]).reshape(self.x.shape[1], -1)
         B = (self.x @ y).reshape(self.shape)
-        if self.env is not None and self.inverse_y is not None:
-            B = self.right(B, self.inverse_y)
-        return B
+        return B if self.env is None else self.right(B, self.inverse_y)
 
     def gram(self, B):
         """G B with <B, G B> the squared norm of the whole network."""
@@ -246,7 +248,9 @@ def natural_scale(fixed, B, F):
 
 
 def left(matrix, B):
-    """A matrix times B on the side of x."""
+    """A matrix times B on the side of x, None standing for one."""
+    if matrix is None:
+        return B
     return (matrix @ B.reshape(len(B), -1)).reshape(B.shape)
 
 
@@ -357,7 +361,7 @@ def local_step(objective, squared, below, above, F0, fixed, rank, settings, outw
     norms = jnp.sqrt(jnp.maximum(squares, 1e-6 * jnp.sum(squares) + jnp.finfo(C.dtype).tiny))
     norms = jnp.where(outward, norms, 1)
     upper = bond.right((C / norms[:, None]).reshape(size, k, m), bond.inverse_y)
-    lower = (bond.inverse_x @ U * norms).reshape(below.shape)
+    lower = left(bond.inverse_x, U * norms).reshape(below.shape)
     state = (U * norms).T @ bond.x
     return lower, upper, F, state.reshape(size, *fixed.children.shape[1:]), report
 
@@ -376,7 +380,7 @@ def expand(objective, squared, below, above, F, fixed, rank, max_added, settings
     bond = Bond(fixed, (p, k, m), settings.shrinkage)
     value = LocalObjective(objective, squared, fixed, settings.ridge)
     C = bond.right(above, bond.root_y).reshape(size, k * m)
-    B = (bond.root_x @ below.reshape(p, size) @ C).reshape(p, k, m)
+    B = (left(bond.root_x, below.reshape(p, size)) @ C).reshape(p, k, m)
     F = bond.outputs(B) if F is None else F
     gradient = value.gradient(bond, B, F)[0].reshape(p, k * m)
     U, _, _ = _leading(C.T, size, rank, -1.0)

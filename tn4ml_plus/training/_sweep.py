@@ -84,7 +84,7 @@ class Sweep(Sweeping):
         settings = Settings(
             ridge=self.ridge,
             damping=self.damping * (1.0 + n_seen),
-            shrinkage=self.shrinkage,
+            shrinkage=self._shrinkage,
             steps=self.steps,
             steps_after=self.steps_after,
             cutoff=self.cutoff,

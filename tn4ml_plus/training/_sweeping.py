@@ -43,6 +43,11 @@ class Sweeping:
         """One pass over the samples."""
         return self._run(problem, 1)
 
+    @property
+    def _shrinkage(self):
+        # No metric at all is cheaper than one in which all directions count alike.
+        return None if self.shrinkage == 1 else self.shrinkage
+
     def _run(self, problem, n_epochs):
         members = self._sweepers(problem)
         n_batches = -(-problem.n_samples // self.batch_size)
