@@ -3,7 +3,8 @@
     python tests/benchmarks/sweeps_side_by_side.py --peers-python PATH --out docs/tables
 
 As side_by_side.py, whose workers it shares: 30 sites, d = 2, bonds of 10, 384 samples of 10
-classes, all of them one batch. Of tn4ml's `train` only its epochs count, not what a call prepares.
+classes, all of them one batch. tn4ml compiles anew in each call of `train`: the best of three
+epochs counts, without what the call prepares.
 """
 
 import argparse
