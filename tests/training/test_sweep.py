@@ -26,14 +26,8 @@ from tn4ml_plus.losses import (
 )
 from tn4ml_plus.networks import MPS, SMPO, TTN, MPSSpec, SMPOSpec, Tree
 from tn4ml_plus.training import Gradient, InTurn, Sweep
-from tn4ml_plus.training._local import (
-    Bond,
-    LocalObjective,
-    Settings,
-    above_child,
-    local_step,
-    state_above,
-)
+from tn4ml_plus.training._local import Bond, LocalObjective, Settings, local_step
+from tn4ml_plus.training._states import above_child, state_above
 from tn4ml_plus.training._sweeper import Sweeper
 
 # Sites and bonds of one size, so that chains and trees share compiled steps.
@@ -218,6 +212,13 @@ def test_gradients_of_squared_norms_are_the_dense_ones(kind, n_sites, x64):
     objective = OBJECTIVES[6]
     made = sweeper(kind, objective, n_outputs=3)
     assert gaps(made, task(objective), n_sites).max() < 1e-8
+
+
+@pytest.mark.parametrize("kind", ["chain", "tree"])
+def test_local_gradients_in_float32(kind):
+    made = sweeper(kind, OBJECTIVES[2])
+    assert made.cores[0].dtype == jnp.float32
+    assert gaps(made, task(OBJECTIVES[2])).max() < 1e-3
 
 
 @pytest.mark.parametrize("stale", ["states", "above"])

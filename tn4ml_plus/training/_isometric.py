@@ -14,6 +14,7 @@ from .._registry import register
 from .._typing import power_of_two
 from ..contraction import END, from_nodes
 from ._local import Bond, LocalObjective, left, natural_scale, solve
+from ._problem import members
 from ._stopping import EarlyStopping
 from ._sweeper import Sweeper
 from ._sweeping import Sweeping
@@ -63,7 +64,7 @@ class IsometricSweep(Sweeping):
     def _sweepers(self, problem):
         return [
             _Isometric(*network, problem.objective, self.cache_bytes)
-            for network in problem.networks()
+            for network in members(problem.structures, problem.params)
         ]
 
     def _sweep(self, member, n_seen):

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from .._errors import NotFiniteError
 from ..contraction import unpack
 from ._objective import mean_loss
-from ._problem import Epoch, Result
+from ._problem import Epoch, Result, members
 
 
 def run(
@@ -85,10 +85,7 @@ def run(
 
 def _networks(packed, params):
     params, structures = packed(params)
-    return [
-        unpack(jax.tree.map(lambda leaf, m=m: leaf[m], params), structure)
-        for m, structure in enumerate(structures)
-    ]
+    return [unpack(network, structure) for structure, network in members(structures, params)]
 
 
 def _validation_loss(problem, params, structures):

@@ -80,13 +80,6 @@ class Problem:
         """How many networks are trained together."""
         return len(jax.tree.leaves(self.params)[0])
 
-    def networks(self):
-        """Pairs of a structure and the packed network that it describes."""
-        return [
-            (structure, jax.tree.map(lambda leaf, m=m: leaf[m], self.params))
-            for m, structure in enumerate(self.structures)
-        ]
-
     @property
     def effective_size(self):
         """How many samples decay is balanced against.
@@ -111,6 +104,14 @@ class Result:
     n_iter: int
     structures: tuple | None = None
     anchor: Any = None
+
+
+def members(structures, params):
+    """Pairs of a structure and the packed network that it describes."""
+    return [
+        (structure, jax.tree.map(lambda leaf, m=m: leaf[m], params))
+        for m, structure in enumerate(structures)
+    ]
 
 
 def over_members(function, n_members, in_axes):

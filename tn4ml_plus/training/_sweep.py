@@ -5,6 +5,7 @@ import dataclasses
 from .._checks import check_int, check_number
 from .._registry import register
 from ._local import Settings
+from ._problem import members
 from ._stopping import EarlyStopping
 from ._sweeper import Sweeper
 from ._sweeping import Sweeping
@@ -74,7 +75,7 @@ class Sweep(Sweeping):
         def made(size):
             return [
                 Sweeper(*network, problem.objective, size, self.cache_bytes)
-                for network in problem.networks()
+                for network in members(problem.structures, problem.params)
             ]
 
         # All of one size, that of the largest bond of any.

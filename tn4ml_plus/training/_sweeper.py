@@ -7,17 +7,8 @@ import jax.numpy as jnp
 
 from .._typing import exponent_of
 from ..contraction import END, OPEN, SHUT, SquaredNorm, from_nodes, rooted, to_nodes
-from ._local import (
-    METRIC_ROWS,
-    Surroundings,
-    above_child,
-    expand,
-    fewer_outputs,
-    gram_above,
-    gram_below,
-    local_step,
-    state_above,
-)
+from ._local import METRIC_ROWS, Surroundings, expand, local_step
+from ._states import above_child, fewer_outputs, gram_above, gram_below, state_above
 
 
 class Sweeper:
