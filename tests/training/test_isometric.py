@@ -22,6 +22,7 @@ from tn4ml_plus.networks import MPS, TTN, SMPOSpec
 from tn4ml_plus.training import IsometricSweep
 from tn4ml_plus.training import _isometric as module
 from tn4ml_plus.training._local import Bond, LocalObjective
+from tn4ml_plus.training._states import surroundings
 
 NSITES, PHYS, BATCH = 8, 3, 50
 OBJECTIVES = [
@@ -90,8 +91,9 @@ def test_updates_keep_isometries_and_never_rise(kind, objective, seed, monkeypat
     sweeper, *_ = made(kind, objective, seed)
     step, errors, falls = module.isometric_step, [], []
 
-    def checked(objective, squared, core, exponent, F, fixed, rank):
-        found = step(objective, squared, core, exponent, F, fixed, rank)
+    def checked(objective, squared, core, exponent, F, around, rank):
+        found = step(objective, squared, core, exponent, F, around, rank)
+        fixed = surroundings(around)
         value = LocalObjective(objective, squared, fixed, 0.0)
 
         def at(core, F):
@@ -106,7 +108,7 @@ def test_updates_keep_isometries_and_never_rise(kind, objective, seed, monkeypat
 
     monkeypatch.setattr(module, "isometric_step", checked)
     for _ in range(2):
-        sweeper.see(*data(objective, seed), jax.random.key(seed))
+        sweeper.see(*data(objective, seed))
         sweeper.sweep(SETTINGS)
         assert max(isometry_errors(sweeper)) < 1e-5
     assert len(errors) == 2 * len(sweeper.ranks)

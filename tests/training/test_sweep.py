@@ -27,8 +27,8 @@ from tn4ml_plus.losses import (
 from tn4ml_plus.networks import MPS, SMPO, TTN, MPSSpec, SMPOSpec, Tree
 from tn4ml_plus.training import Gradient, InTurn, Sweep
 from tn4ml_plus.training._local import Bond, LocalObjective, Settings, local_step
-from tn4ml_plus.training._states import above_child, state_above
-from tn4ml_plus.training._sweeper import Sweeper
+from tn4ml_plus.training._states import above_child, state_above, surroundings
+from tn4ml_plus.training._sweeper import Sweeper, child_back, child_first
 
 # Sites and bonds of one size, so that chains and trees share compiled steps.
 NSITES, PHYS, BATCH = 6, 3, 40
@@ -88,7 +88,8 @@ def sweeper(kind, objective, size=3, seed=0, n_outputs=None, cache_bytes=2**31):
     packed = jax.tree.map(lambda a: a.astype(jnp.zeros(()).dtype), packed)
     structure = SquaredNorm(structure) if is_density else structure
     made = Sweeper(structure, packed, objective, size, cache_bytes)
-    made.see(*task(objective, seed), jax.random.key(seed))
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (BATCH, made.n_signs))
+    made.see(*task(objective, seed), jnp.asarray(signs, jnp.zeros(()).dtype))
     return made
 
 
@@ -119,7 +120,7 @@ def dense_gradient(made, node, data, n_sites, outward):
     phi, target, weight = map(np.asarray, data)
     cores = [np.asarray(core)[None] for core in made.cores]
     parent, slot = form.parents[node]
-    below, above = cores[node][0], np.moveaxis(cores[parent][0], slot, 0)
+    below, above = cores[node][0], child_first(cores[parent][0], slot)
     B = np.tensordot(below.reshape(-1, below.shape[-1]), above, 1)
     if n_sites == 2:
         cores[node] = np.eye(len(B)).reshape(1, *below.shape[:-1], -1)
@@ -129,7 +130,7 @@ def dense_gradient(made, node, data, n_sites, outward):
         B = below
     basis = np.eye(B.size).reshape(B.size, *B.shape)
     if n_sites == 2 or outward:
-        cores[parent] = np.moveaxis(basis, 1, 1 + slot)
+        cores[parent] = np.stack([child_back(core, slot) for core in basis])
     else:
         cores[node] = basis
     tensors, sites = dense_tensors(form, cores)
@@ -159,25 +160,26 @@ def dense_gradient(made, node, data, n_sites, outward):
 
 
 @partial(jax.jit, static_argnames=("objective", "squared"))
-def local_gradient(objective, squared, below, above, fixed):
+def local_gradient(objective, squared, below, above, around):
     """Gradient in the product of two cores, as local steps have it, in plain coordinates."""
+    fixed = surroundings(around)
     B = jnp.tensordot(below.reshape(-1, len(above)), above, 1)
+    B = B.reshape(len(B), len(fixed.others), -1)
     bond = Bond(fixed, B.shape, 0.1)
     value = LocalObjective(objective, squared, fixed, 0.0)
     whitened = bond.white(B)
-    gradient, *_ = value.gradient(bond, whitened, bond.outputs(whitened))
-    return bond.white(gradient)
+    return bond.white(value.gradient(bond, whitened, bond.outputs(whitened)))
 
 
 def gaps(made, data, n_sites=2):
     """Relative errors of the local gradients in two sweeps, visit by visit."""
     found, original = [], made._solved
 
-    def checked(below, above, fixed, node, settings, outward):
-        gradient = local_gradient(made.objective, made.squared, below, above, fixed)
+    def checked(below, above, around, node, settings, outward):
+        gradient = local_gradient(made.objective, made.squared, below, above, around)
         expected = dense_gradient(made, node, data, n_sites, outward)
         found.append(np.abs(gradient.ravel() - expected).max() / np.abs(expected).max())
-        return original(below, above, fixed, node, settings, outward)
+        return original(below, above, around, node, settings, outward)
 
     made._solved = checked
     visits = 0
@@ -299,7 +301,7 @@ def test_sweeps_read_nothing_back(n_sites):
         made.see(*data)
         return [report.loss for _, report in made.sweep(SETTINGS, n_sites, 1)]
 
-    found = jax.eval_shape(losses, *task(OBJECTIVES[2]), jax.random.key(0))
+    found = jax.eval_shape(losses, *task(OBJECTIVES[2]), made.signs)
     assert [loss.shape for loss in found] == len(found) * [()]
 
 

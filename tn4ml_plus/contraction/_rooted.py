@@ -1,7 +1,7 @@
 """Chains and trees seen alike: as nodes below a root that carries the outputs."""
 
 import dataclasses
-from functools import singledispatch
+from functools import cached_property, singledispatch
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +28,7 @@ class Rooted:
     nodes: tuple[tuple[int, ...], ...]
     bonds: tuple[int, ...]
 
-    @property
+    @cached_property
     def parents(self):
         """For every node but the root its parent and which child of that it is."""
         found = {
@@ -39,7 +39,7 @@ class Rooted:
         }
         return tuple(found[i] for i in range(len(self.nodes) - 1))
 
-    @property
+    @cached_property
     def is_open(self):
         """Whether there are outputs besides those of the root."""
         return any(OPEN in children for children in self.nodes)

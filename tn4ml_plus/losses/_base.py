@@ -64,7 +64,8 @@ class Loss(abc.ABC):
         # Subtracting the largest output before the scale is applied keeps probabilities right even
         # where the outputs themselves leave the range of the dtype.
         largest = jax.lax.stop_gradient(amplitude.value.max(axis=-1, keepdims=True))
-        return jax.nn.log_softmax(amplitude._replace(value=amplitude.value - largest).dense())
+        outputs = amplitude._replace(value=amplitude.value - largest).dense()
+        return outputs - jnp.log(jnp.sum(jnp.exp(outputs), axis=-1, keepdims=True))
 
     def probabilities(self, amplitude: Amplitude) -> jax.Array:
         """Class probabilities, (batch, n_classes), rows summing to 1."""

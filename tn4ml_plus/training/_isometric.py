@@ -15,6 +15,7 @@ from .._typing import power_of_two
 from ..contraction import END, from_nodes
 from ._local import Bond, LocalObjective, left, natural_scale, solve
 from ._problem import members
+from ._states import surroundings
 from ._stopping import EarlyStopping
 from ._sweeper import Sweeper
 from ._sweeping import Sweeping
@@ -157,13 +158,13 @@ class _Isometric(Sweeper):
 
 
 @partial(jax.jit, static_argnames=("objective", "squared"))
-def root_step(objective, squared, core, F, fixed, settings):
+def root_step(objective, squared, core, F, around, settings):
     """Improve the root's core (*children, outputs); settings: ridge, damping, shrinkage, steps.
 
     Returns the core, the outputs (batch, outputs) and the mean loss.
     """
     ridge, damping, shrinkage, steps = settings
-    shape = prod(core.shape[:-1]), 1, core.shape[-1]
+    shape, fixed = (prod(core.shape[:-1]), 1, core.shape[-1]), surroundings(around)
     bond = Bond(fixed, shape, shrinkage)
     B = bond.white(core.reshape(shape))
     scale = natural_scale(fixed, B, F)
@@ -175,18 +176,18 @@ def root_step(objective, squared, core, F, fixed, settings):
 
 
 @partial(jax.jit, static_argnames=("objective", "squared"))
-def isometric_step(objective, squared, core, exponent, F, fixed, rank):
+def isometric_step(objective, squared, core, exponent, F, around, rank):
     """The isometry that follows the environment best, without a rise of the objective.
 
     core: 2**-exponent times an isometry, (*children, D), zero beyond `rank`. Returns the new core,
     the outputs, the state of the node and whether anything changed.
     """
-    shape = prod(core.shape[:-1]), 1, core.shape[-1]
+    shape, fixed = (prod(core.shape[:-1]), 1, core.shape[-1]), surroundings(around)
     bond = Bond(fixed, shape)
     value = LocalObjective(objective, squared, fixed, 0.0)
     scale = power_of_two(-exponent, core.dtype)
     T = core.reshape(shape) / scale
-    E = -value.gradient(bond, core.reshape(shape), F)[0]
+    E = -value.gradient(bond, core.reshape(shape), F)
     size = jnp.sqrt(jnp.sum(E**2) / rank)
     present = jnp.arange(shape[2]) < rank
 

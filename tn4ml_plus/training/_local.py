@@ -22,6 +22,7 @@ from jax import lax
 
 from .._typing import Amplitude, exponent_of, power_of_two
 from ..contraction import khatri_rao
+from ._states import surroundings
 
 # Samples that the metric is made from; any metric is right, more of them make it no better.
 METRIC_ROWS = 4096
@@ -62,28 +63,6 @@ class Report(NamedTuple):
     accepted: jax.Array
     rank: jax.Array
     truncation: jax.Array
-
-
-class Surroundings(NamedTuple):
-    """What a local problem holds fixed.
-
-    children: (p, outputs below, batch) the lower node's children together; others: (k, batch) the
-    upper node's other children; above: (batch, outputs, m) what the network makes of the upper
-    node's bond, None at the root; grams: the same three without samples, as Gram matrices, or None
-    where the objective reads no norm; exponent, gram_exponent: of two, which scale all outputs and
-    the Gram matrices' product; target: (batch, ...); weight: (batch,), of sum 1; signs: random
-    ones, (samples of the metric, outputs), None at the root.
-    """
-
-    children: jax.Array
-    others: jax.Array
-    above: jax.Array | None
-    grams: tuple | None
-    exponent: jax.Array
-    gram_exponent: jax.Array
-    target: jax.Array
-    weight: jax.Array
-    signs: jax.Array | None
 
 
 class Bond:
@@ -144,10 +123,9 @@ class Bond:
         z = self.x.T @ B.reshape(p, k * m)
         if self.n_below == 1:
             # Many times faster than the same with an axis of size 1.
-            z = jnp.sum(z.reshape(self.batch, k, m) * self.o.T[:, :, None], axis=1)
+            z = jnp.einsum("nkm,kn->nm", z.reshape(self.batch, k, m), self.o)
             return z if self.env is None else jnp.einsum("nd,ncd->nc", z, self.env)
-        z = z.reshape(self.n_below, self.batch, k, m)
-        z = jnp.sum(z * self.o.T[:, :, None], axis=2)
+        z = jnp.einsum("ankm,kn->anm", z.reshape(self.n_below, self.batch, k, m), self.o)
         if self.env is not None:
             z = jnp.einsum("and,ncd->anc", z, self.env)
         return z.swapaxes(0, 1).reshape(self.batch, -1)
@@ -185,16 +163,23 @@ def _moments_root(x, weight, shrinkage):
 def _leading(matrix, size, max_bond, cutoff):
     """Leading left singular vectors (p, size), zero where cut; their number; share discarded."""
     values, vectors = jnp.linalg.eigh(matrix @ matrix.T)
-    values, vectors = jnp.maximum(values[::-1], 0)[:size], vectors[:, ::-1][:, :size]
-    missing = size - len(values)
-    values, vectors = jnp.pad(values, (0, missing)), jnp.pad(vectors, ((0, 0), (0, missing)))
+    missing, index = max(0, size - len(values)), jnp.arange(size)
+    values = jnp.pad(jnp.maximum(values[::-1], 0)[:size], (0, missing))
+    vectors = jnp.pad(vectors[:, ::-1][:, :size], ((0, 0), (0, missing)))
     total = jnp.maximum(jnp.sum(matrix**2), jnp.finfo(matrix.dtype).tiny)
     beyond = jnp.maximum(total - jnp.sum(values), 0)
-    # Summed from the smallest, so that small shares keep their digits.
-    tail = (jnp.cumsum(values[::-1])[::-1] + beyond) / total
-    keep = ((tail > cutoff) & (jnp.arange(size) < max_bond)).at[0].set(True)
+    # Each of the small ones alone, so that small shares keep their digits.
+    tail = (jnp.sum(jnp.where(index >= index[:, None], values, 0), axis=1) + beyond) / total
+    keep = (index == 0) | ((tail > cutoff) & (index < max_bond))
     lost = jnp.sum(jnp.where(keep, 0, values)) + beyond
     return vectors * keep, jnp.sum(keep, dtype=jnp.int32), lost / total
+
+
+def _basis(matrix, rank):
+    """Orthonormal columns (p, size) that span those of a matrix, zero from `rank` on."""
+    Q = jnp.linalg.qr(matrix)[0]
+    Q = jnp.pad(Q, ((0, 0), (0, matrix.shape[1] - Q.shape[1])))
+    return jnp.where(jnp.arange(matrix.shape[1]) < rank, Q, 0)
 
 
 class LocalObjective:
@@ -224,20 +209,31 @@ class LocalObjective:
         log = self.log_norm(norm)
         return self.objective.penalty(log) + (log if self.objective.loss.normalized else 0.0)
 
-    def gradient(self, bond, B, F):
-        """In B, and the parts that it is made of: what the Gram matrices and the losses give."""
-        in_F, curvature = jax.linearize(jax.grad(self.mean_loss), F)
+    def second_order(self, bond, B, F):
+        """The mean loss, its gradient and curvature in F; G B, and of_norm's gradient over it.
+
+        The latter is a number, which gives a bound from above where of_norm is concave in the norm.
+        """
+        (loss, in_F), change = jax.linearize(jax.value_and_grad(self.mean_loss), F)
         GB = bond.gram(B)
-        # d of_norm / dB = slope GB; where of_norm is concave in the norm, a bound from above.
         slope = 2 * jax.grad(self.of_norm)(jnp.vdot(B, GB))
-        gradient = bond.adjoint(in_F) + slope * GB + self.ridge * B
-        return gradient, curvature, GB, slope
+        return loss, in_F, lambda dF: change(dF)[1], GB, slope
+
+    def gradient(self, bond, B, F):
+        """In B."""
+        _, in_F, _, GB, slope = self.second_order(bond, B, F)
+        return bond.adjoint(in_F) + slope * GB + self.ridge * B
 
     def __call__(self, F, norm, square):
         """The objective, and the mean loss as histories have it."""
-        loss = self.mean_loss(F)
+        return self.total(self.mean_loss(F), norm, square)
+
+    def total(self, loss, norm, square):
+        """The same of a mean loss that is known."""
         value = loss + self.of_norm(norm) + 0.5 * self.ridge * square
-        return value, loss + (self.log_norm(norm) if self.objective.loss.normalized else 0.0)
+        return jnp.stack(
+            [value, loss + (self.log_norm(norm) if self.objective.loss.normalized else 0.0)]
+        )
 
 
 def natural_scale(fixed, B, F):
@@ -260,33 +256,33 @@ def solve(bond, objective, B, F, P, n_steps, damping):
     P: projector on the side of x that B stays in. Returns B, its outputs, and what the objective
     gave before and after.
     """
-    gradient, curvature, GB, slope = objective.gradient(bond, B, F)
-    norm, r = jnp.vdot(B, GB), -left(P, gradient)
+    loss, in_F, curvature, GB, slope = objective.second_order(bond, B, F)
+    bend, shift = jnp.maximum(slope, 0), objective.ridge + damping
+    tiny = jnp.finfo(F.dtype).tiny
 
-    def body(i, carry):
-        s, r, direction, dF, Gs = carry
+    def body(_, carry):
+        s, dF, HdF, Gs, direction, rr = carry
+        # The model's own gradient at s, so that there is one adjoint to compile.
+        rest = bond.adjoint(in_F + HdF) + slope * GB + bend * Gs + objective.ridge * B + shift * s
+        rest = -left(P, rest)
+        square = jnp.vdot(rest, rest)
+        direction = rest + square / jnp.maximum(rr, tiny) * direction
         F_d, G_d = bond.outputs(direction), bond.gram(direction)
-        H_d, shift = curvature(F_d), objective.ridge + damping
-        bend = jnp.vdot(F_d, H_d) + jnp.maximum(slope, 0) * jnp.vdot(direction, G_d)
-        bend = bend + shift * jnp.vdot(direction, direction)
-        rr = jnp.vdot(r, r)
+        H_d = curvature(F_d)
+        bent = jnp.vdot(F_d, H_d) + bend * jnp.vdot(direction, G_d)
+        bent = bent + shift * jnp.vdot(direction, direction)
         # Directions of negative curvature are left to the next step.
-        length = jnp.where(bend > 0, rr / jnp.where(bend > 0, bend, 1), 0)
+        length = jnp.where(bent > 0, square / jnp.where(bent > 0, bent, 1), 0)
+        steps = direction, F_d, H_d, G_d
+        new = [old + length * step for old, step in zip((s, dF, HdF, Gs), steps)]
+        return *new, direction, square
 
-        def turn():
-            A_d = bond.adjoint(H_d) + jnp.maximum(slope, 0) * G_d + shift * direction
-            rest = r - length * left(P, A_d)
-            ratio = jnp.vdot(rest, rest) / jnp.maximum(rr, jnp.finfo(rr.dtype).tiny)
-            return rest, rest + ratio * direction
-
-        # Nobody reads what the last step leaves.
-        rest, turned = lax.cond(i + 1 < n_steps, turn, lambda: (r, direction))
-        return s + length * direction, rest, turned, dF + length * F_d, Gs + length * G_d
-
-    zero = jnp.zeros_like(B)
-    s, _, _, dF, Gs = lax.fori_loop(0, n_steps, body, (zero, r, r, jnp.zeros_like(F), zero))
-    norms = norm, 2 * jnp.vdot(GB, s), jnp.vdot(s, Gs)
+    zero, none = jnp.zeros_like(B), jnp.zeros_like(F)
+    start = zero, none, none, zero, zero, jnp.asarray(jnp.inf, F.dtype)
+    s, dF, _, Gs, *_ = lax.fori_loop(0, n_steps, body, start)
+    norms = jnp.vdot(B, GB), 2 * jnp.vdot(GB, s), jnp.vdot(s, Gs)
     squares = jnp.vdot(B, B), 2 * jnp.vdot(B, s), jnp.vdot(s, s)
+    first = objective.total(loss, norms[0], squares[0])
 
     def at(t):
         def on_line(a):
@@ -294,33 +290,32 @@ def solve(bond, objective, B, F, P, n_steps, damping):
 
         return objective(F + t * dF, on_line(norms), on_line(squares))
 
-    first = at(jnp.zeros_like(norm))
     t, values = lax.while_loop(
         lambda c: ~(c[1][0] <= first[0]) & (c[0] > 1e-3),
         lambda c: (0.4 * c[0], at(0.4 * c[0])),
-        (jnp.ones_like(norm), at(jnp.ones_like(norm))),
+        (jnp.asarray(2.5, F.dtype), jnp.full_like(first, jnp.inf)),
     )
     better = values[0] <= first[0]
     t = jnp.where(better, t, 0)
-    last = [jnp.where(better, *pair) for pair in zip(values, first)]
-    return B + t * s, F + t * dF, jnp.stack(first), jnp.stack(last)
+    return B + t * s, F + t * dF, first, jnp.where(better, values, first)
 
 
 @partial(jax.jit, static_argnames=("objective", "squared"))
-def local_step(objective, squared, below, above, F0, fixed, rank, settings, outward):
+def local_step(objective, squared, below, above, F0, around, rank, settings, outward):
     """Improve the two cores at a bond and find its rank.
 
-    below: (*children, D); above: (D, k, m); F0: (batch, outputs) of the network as it is, None
-    where they are not known; fixed: `Surroundings`; rank: of the bond so far, the rest of it being
-    zeros; outward: whether the center moves to the lower node. Returns the two cores, the outputs,
-    the state of the lower node (D, outputs below, batch) and a `Report`. A step that truncation
-    would spoil is rejected: then nothing changes but the gauge.
+    below: (*children, D); above: (D, *other children, up); F0: (batch, outputs) of the network as
+    it is, None where they are not known; around: `Around`; rank: of the bond so far, the rest of it
+    being zeros; outward: whether the center moves to the lower node. Returns the two cores, the
+    outputs, the state of the lower node (D, outputs below, batch) and a `Report`. A step that
+    truncation would spoil is rejected: then nothing changes but the gauge.
     """
-    size, (_, k, m) = below.shape[-1], above.shape
-    p = prod(below.shape[:-1])
+    fixed, size = surroundings(around), below.shape[-1]
+    p, k = prod(below.shape[:-1]), len(fixed.others)
+    m = above.size // (size * k)
     bond = Bond(fixed, (p, k, m), settings.shrinkage)
-    B0 = below.reshape(p, size) @ above.reshape(size, k * m)
-    B0 = bond.white(B0.reshape(p, k, m))
+    lower = left(bond.root_x, below.reshape(p, size))
+    B0 = bond.right((lower @ above.reshape(size, k * m)).reshape(p, k, m), bond.root_y)
     F0 = bond.outputs(B0) if F0 is None else F0
     scale = natural_scale(fixed, B0, F0)
     value = LocalObjective(objective, squared, fixed, scale * settings.ridge)
@@ -353,21 +348,22 @@ def local_step(objective, squared, below, above, F0, fixed, rank, settings, outw
     )
     report = Report(before[0], *after, square, accepted, rank, lost)
 
-    # The factors U and U^T B, orthonormal below, or above if their norms go to the other side.
-    U = lax.cond(accepted, lambda: U, lambda: _leading(B.reshape(p, -1), size, rank, -1.0)[0])
-    C = U.T @ B.reshape(p, -1)
+    # The factors U and U^T B, orthonormal below, or above if their norms go to the other side. Any
+    # positive scale leaves their product as it is; this one keeps states and what is above at one.
+    U = lax.cond(accepted, lambda: U, lambda: _basis(lower, rank))
+    C, natural = U.T @ B.reshape(p, -1), jnp.sqrt(scale)
     squares = jnp.sum(C**2, axis=1)
-    # Any positive scale leaves the product of the factors as it is.
     norms = jnp.sqrt(jnp.maximum(squares, 1e-6 * jnp.sum(squares) + jnp.finfo(C.dtype).tiny))
-    norms = jnp.where(outward, norms, 1)
+    norms = jnp.where(outward, norms * natural, 1 / natural)
     upper = bond.right((C / norms[:, None]).reshape(size, k, m), bond.inverse_y)
+    upper = upper.reshape(above.shape)
     lower = left(bond.inverse_x, U * norms).reshape(below.shape)
     state = (U * norms).T @ bond.x
     return lower, upper, F, state.reshape(size, *fixed.children.shape[1:]), report
 
 
 @partial(jax.jit, static_argnames=("objective", "squared"))
-def expand(objective, squared, below, above, F, fixed, rank, max_added, settings):
+def expand(objective, squared, below, above, F, around, rank, max_added, settings):
     """Add directions above a bond, with nothing below them yet: the function stays as it is.
 
     The arguments are those of `local_step`. Directions are those in which the gradient in both
@@ -375,19 +371,20 @@ def expand(objective, squared, below, above, F, fixed, rank, max_added, settings
     above and the new rank, at most max_added larger and at most that of the settings.
     After Gleis, Li and von Delft 2023, Phys. Rev. Lett. 130, 246402.
     """
-    size, k, m = above.shape
-    p = prod(below.shape[:-1])
+    fixed, size = surroundings(around), len(above)
+    p, k = prod(below.shape[:-1]), len(fixed.others)
+    m = above.size // (size * k)
     bond = Bond(fixed, (p, k, m), settings.shrinkage)
     value = LocalObjective(objective, squared, fixed, settings.ridge)
-    C = bond.right(above, bond.root_y).reshape(size, k * m)
+    C = bond.right(above.reshape(size, k, m), bond.root_y).reshape(size, k * m)
     B = (left(bond.root_x, below.reshape(p, size)) @ C).reshape(p, k, m)
     F = bond.outputs(B) if F is None else F
-    gradient = value.gradient(bond, B, F)[0].reshape(p, k * m)
+    gradient = value.gradient(bond, B, F).reshape(p, k * m)
     U, _, _ = _leading(C.T, size, rank, -1.0)
     gradient = gradient - (gradient @ U) @ U.T
     added = jnp.minimum(jnp.clip(settings.max_bond - rank, 0, max_added), min(p, k * m) - rank)
     V, n_added, _ = _leading(gradient.T, size, added, 1e-12)
     n_added = jnp.where(added > 0, n_added, 0)
-    V = V * (jnp.arange(size) < n_added)
+    V = V * (jnp.arange(size) < n_added) * jnp.sqrt(jnp.vdot(C, C) / rank)
     new = bond.right(V.T.reshape(size, k, m), bond.inverse_y)
-    return above + jnp.roll(new, rank, axis=0), rank + n_added
+    return above + jnp.roll(new, rank, axis=0).reshape(above.shape), rank + n_added

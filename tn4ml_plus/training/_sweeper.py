@@ -1,14 +1,15 @@
 """One network on its way through a sweep: cores, states and surroundings, bond by bond."""
 
-from functools import partial, reduce
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._typing import exponent_of
 from ..contraction import END, OPEN, SHUT, SquaredNorm, from_nodes, rooted, to_nodes
-from ._local import METRIC_ROWS, Surroundings, expand, local_step
-from ._states import above_child, fewer_outputs, gram_above, gram_below, state_above
+from ._local import expand, local_step
+from ._states import Around, above_child, fewer_outputs, gram_above, kron, state_above, together
 
 
 class Sweeper:
@@ -63,18 +64,29 @@ class Sweeper:
 
     # Samples ------------------------------------------------------------------------------------
 
-    def see(self, phi, target, weight, key):
+    @property
+    def n_signs(self):
+        """How many random signs a sample needs to stand for the outputs in the metric."""
+        last = len(self.cores) - 1
+        return self.size * self._channels if self.is_open else self.cores[last].shape[-1]
+
+    @property
+    def _channels(self):
+        """Size of the outputs that are indices of their own."""
+        leaves = zip(self.form.nodes[-1], self.cores[-1].shape)
+        return next((n for leaf, n in leaves if leaf in (OPEN, SHUT)), 1)
+
+    def see(self, phi, target, weight, signs=None):
         """Take samples in random order: phi (nsites, phys_dim, batch), target (batch, ...), weight.
 
-        key: for the signs that stand for the outputs in the metric.
+        signs: (samples of the metric, n_signs) random ones, None where there is no metric.
         """
         last, (nsites, phys, batch) = len(self.cores) - 1, phi.shape
         self.target, self.weight = target, weight / jnp.sum(weight)
-        # Each leaf as (its size, its outputs, batch).
-        leaves = zip(self.form.nodes[last], self.cores[last].shape)
-        channels = next((n for leaf, n in leaves if leaf in (OPEN, SHUT)), 1)
+        self.signs, channels = signs, self._channels
         outputs = self.size if self.is_open else 1
         first = jnp.zeros((channels, channels), phi.dtype).at[0, 0].set(1)
+        # Each leaf as (its size, its outputs, batch).
         leaves = {
             END: jnp.zeros((self.size, outputs), phi.dtype).at[0, 0].set(1),
             OPEN: jnp.eye(channels, dtype=phi.dtype),
@@ -85,11 +97,8 @@ class Sweeper:
             for leaf, state in leaves.items()
         }
         self.states |= {site: _pick(phi, site) for site in range(nsites)}
-        above = outputs * channels if self.is_open else self.cores[last].shape[-1]
-        shape = min(batch, METRIC_ROWS), above
-        self.signs = jax.random.rademacher(key, shape, dtype=phi.dtype)
         # With every s-th kept, and the last s, the cache is smallest where s is the root of all.
-        bytes_each = phi.dtype.itemsize * batch * above * self.size
+        bytes_each = phi.dtype.itemsize * batch * self.n_signs * self.size
         fits = max(2, self.cache_bytes // bytes_each)
         deepest = max(self.depths)
         self.spacing = next((s for s in range(1, deepest) if s + deepest // s < fits), 0)
@@ -101,13 +110,12 @@ class Sweeper:
             self.grams |= dict.fromkeys(range(nsites), (jnp.eye(phys, dtype=phi.dtype), 0))
         total = 0
         for i in range(last):
-            children = _together(tuple(self.states[c] for c in self.form.nodes[i]))
-            state, self.cores[i], self.exponents[i] = state_above(self.cores[i], children)
+            mine = self._states(i)
+            state, self.cores[i], self.exponents[i] = state_above(self.cores[i], mine)
             self._set_state(i, state)
             total = total + self.exponents[i]
-        children = _together(tuple(self.states[c] for c in self.form.nodes[last]))
         self.cores[last], self.exponent, self.outputs = _at_root(
-            self.cores[last], children, self.exponent + total, self.squared
+            self.cores[last], self._states(last), self.exponent + total, self.squared
         )
         if self.is_open:
             self.outputs = None
@@ -122,63 +130,51 @@ class Sweeper:
             state = fewer_outputs(state.transpose(2, 1, 0)).transpose(2, 1, 0)
         self.states[self.form.nsites + node] = state
         if self.grams is not None:
-            children, below = _kron(tuple(self.grams[c] for c in self.form.nodes[node]))
-            gram, exponent = gram_above(self.cores[node], children)
-            self.grams[self.form.nsites + node] = gram, exponent + below
+            mine = tuple(self.grams[c] for c in self.form.nodes[node])
+            self.grams[self.form.nsites + node] = gram_above(self.cores[node], mine)
+
+    def _states(self, node):
+        return tuple(self.states[c] for c in self.form.nodes[node])
 
     # Bonds --------------------------------------------------------------------------------------
 
     def bond(self, node):
-        """The core above a node, with the bond first, (D, k, m), and the bond's `Surroundings`."""
-        parent, slot = self.form.parents[node]
-        core = jnp.moveaxis(self.cores[parent], slot, 0)
-        core = core.reshape(self.size, -1, core.shape[-1])
-        mine = self.form.nodes[node]
-        siblings = [c for i, c in enumerate(self.form.nodes[parent]) if i != slot]
-        children = _together(tuple(self.states[c] for c in mine))
-        one = jnp.ones((1, 1, len(self.weight)), children.dtype)
-        others = _together((one, *(self.states[c] for c in siblings)))
-        above, grams, exponent = self._above(parent), None, 0
+        """The core above a node, the bond first, (D, *other children, up), and what is `Around`."""
+        siblings, (parent, slot) = self._siblings(node), self.form.parents[node]
+        states = tuple(self.states[c] for c in siblings)
+        core, above, grams = child_first(self.cores[parent], slot), self._above(parent), None
         if self.grams is not None:
-            of_mine, below = _kron(tuple(self.grams[c] for c in mine))
-            of_siblings, beside = _kron(((one[0, :, :1], 0), *(self.grams[c] for c in siblings)))
-            top, beyond = self.grams_above[parent]
-            grams, exponent = (of_mine, of_siblings, top), below + beside + beyond
+            mine = tuple(self.grams[c] for c in self.form.nodes[node])
+            grams = mine, tuple(self.grams[c] for c in siblings), self.grams_above[parent]
         if self.is_open:
             # The siblings' outputs are those of all that is above.
-            core, others, above = core.reshape(self.size, 1, -1), one, _fold(others, above)
-            if grams is not None:
-                top = of_siblings if top is None else _kron(((of_siblings, 0), (top, 0)))[0]
-                grams = of_mine, one[0, :, :1], top
-        fixed = Surroundings(
-            children, others[:, 0], above, grams, self.exponent, jnp.asarray(exponent, jnp.int32),
-            self.target, self.weight, self._signs(above),
-        )  # fmt: skip
-        return core, fixed
+            states, above = (), _fold(states, above)
+            grams = grams and (mine, (), _kron_above(*grams[1:]))
+        return core, self._around(self._states(node), states, above, grams)
 
     def single(self, node):
-        """`Surroundings` of a node as a bond with nothing between it and what is above it."""
-        children, above = tuple(self.states[c] for c in self.form.nodes[node]), self._above(node)
-        one = jnp.ones((1, len(self.weight)), children[0].dtype)
-        grams, exponent = None, 0
+        """What is `Around` a node as a bond with nothing between it and what is above it."""
+        grams = None
         if self.grams is not None:
-            of_mine, below = _kron(tuple(self.grams[c] for c in self.form.nodes[node]))
-            top, beyond = self.grams_above[node]
-            grams, exponent = (of_mine, one[:, :1], top), below + beyond
-        return Surroundings(
-            _together(children), one, above, grams, self.exponent,
-            jnp.asarray(exponent, jnp.int32), self.target, self.weight, self._signs(above),
-        )  # fmt: skip
+            mine = tuple(self.grams[c] for c in self.form.nodes[node])
+            grams = mine, (), self.grams_above[node]
+        return self._around(self._states(node), (), self._above(node), grams)
 
-    def _signs(self, above):
-        return None if above is None else self.signs
+    def _around(self, mine, siblings, above, grams):
+        signs = None if above is None else self.signs
+        fixed = self.exponent, self.target, self.weight, signs
+        return Around(mine, siblings, above, grams, *fixed)
+
+    def _siblings(self, node):
+        """The other children of a node's parent, in the order of `child_first`."""
+        parent, slot = self.form.parents[node]
+        children = self.form.nodes[parent]
+        return [children[i] for i in _order(slot, len(children))[1:]]
 
     def replace(self, node, above, below=None):
         """Put back the cores above a bond, as from `bond`, and below it."""
         parent, slot = self.form.parents[node]
-        shape = list(self.cores[parent].shape)
-        shape.insert(0, shape.pop(slot))
-        self.cores[parent] = jnp.moveaxis(above.reshape(shape), 0, slot)
+        self.cores[parent] = child_back(above, slot)
         if below is not None:
             self.cores[node] = below
 
@@ -212,13 +208,13 @@ class Sweeper:
         return reports
 
     def _step(self, node, settings, outward, _):
-        above, fixed = self.bond(node)
+        above, around = self.bond(node)
         below, above, state, report = self._solved(
-            self.cores[node], above, fixed, node, settings, outward
+            self.cores[node], above, around, node, settings, outward
         )
         self.replace(node, above, below)
         if outward:
-            self._go_out(node, above, fixed)
+            self._go_out(node, above, around)
             self._forget(self.form.parents[node][0])
         else:
             self._go_in(node, state)
@@ -226,42 +222,40 @@ class Sweeper:
 
     def _outward(self, node, settings, outward, max_added):
         """Optimise the core above a node alone, and let its bond grow."""
-        above, fixed = self.bond(node)
-        one = fixed._replace(children=self.states[self.form.nsites + node])
-        if fixed.grams is not None:
-            gram, beneath = self.grams[self.form.nsites + node]
-            _, below = _kron(tuple(self.grams[c] for c in self.form.nodes[node]))
-            exponent = fixed.gram_exponent - below + beneath
-            one = one._replace(grams=(gram, *fixed.grams[1:]), gram_exponent=exponent)
+        above, around = self.bond(node)
+        one = around._replace(mine=(self.states[self.form.nsites + node],))
+        if around.grams is not None:
+            own = self.grams[self.form.nsites + node]
+            one = one._replace(grams=((own,), *around.grams[1:]))
         eye = jnp.eye(self.size, dtype=above.dtype)
         turn, above, _, report = self._solved(eye, above, one, node, settings, outward)
         below = self.cores[node] @ turn
         if max_added:
             above, self.ranks[node] = expand(
-                self.objective, self.squared, below, above, self.outputs, fixed, self.ranks[node],
+                self.objective, self.squared, below, above, self.outputs, around, self.ranks[node],
                 max_added, settings,
             )  # fmt: skip
         self.replace(node, above, below)
-        self._go_out(node, above, fixed)
+        self._go_out(node, above, around)
         self._forget(self.form.parents[node][0])
         return report
 
     def _inward(self, node, settings, outward, _):
         """Optimise the core of a node alone."""
-        fixed = self.single(node)
-        eye = jnp.eye(self.size, dtype=fixed.others.dtype)[:, None]
+        around = self.single(node)
+        eye = jnp.eye(self.size, dtype=self.cores[node].dtype)
         below, turn, state, report = self._solved(
-            self.cores[node], eye, fixed, node, settings, outward
+            self.cores[node], eye, around, node, settings, outward
         )
         parent, slot = self.form.parents[node]
-        above = jnp.moveaxis(self.cores[parent], slot, 0)
-        self.replace(node, jnp.tensordot(turn[:, 0], above, 1), below)
+        above = child_first(self.cores[parent], slot)
+        self.replace(node, jnp.tensordot(turn, above, 1), below)
         self._go_in(node, state)
         return report
 
-    def _solved(self, below, above, fixed, node, settings, outward):
+    def _solved(self, below, above, around, node, settings, outward):
         below, above, outputs, state, report = local_step(
-            self.objective, self.squared, below, above, self.outputs, fixed, self.ranks[node],
+            self.objective, self.squared, below, above, self.outputs, around, self.ranks[node],
             settings, outward,
         )  # fmt: skip
         self.ranks[node] = report.rank
@@ -284,19 +278,35 @@ class Sweeper:
         if self.depths[node] % self.spacing:
             self.above.pop(node, None)
 
-    def _go_out(self, node, above, fixed):
-        found = above_child(above, fixed.others, fixed.above)
+    def _go_out(self, node, above, around):
+        found, self.grams_above[node] = above_child(above, around)
         self.above[node] = fewer_outputs(found) if self.is_open else found
-        if self.grams is not None:
-            parent, slot = self.form.parents[node]
-            siblings = [c for i, c in enumerate(self.form.nodes[parent]) if i != slot]
-            gram, exponent = gram_below(above, *fixed.grams[1:])
-            beside = sum(self.grams[c][1] for c in siblings)
-            self.grams_above[node] = gram, exponent + beside + self.grams_above[parent][1]
 
     def _go_in(self, node, state):
         self._set_state(node, state)
         self.above.pop(node, None)
+
+
+def _order(slot, n):
+    """Children of a node with one of them first, so that both ends of a core look alike."""
+    others = [i for i in range(n) if i != slot]
+    return [slot, *(others[::-1] if slot == n - 1 else others)]
+
+
+def child_first(core, slot):
+    """A core (*children, up) with the children in the order that begins with one of them."""
+    if slot == 0:
+        return core
+    n = core.ndim - 1
+    return core.transpose(*_order(slot, n), n)
+
+
+def child_back(core, slot):
+    """The core from which `child_first` made this one."""
+    if slot == 0:
+        return core
+    n = core.ndim - 1
+    return core.transpose(*np.argsort(_order(slot, n)), n)
 
 
 @jax.jit
@@ -306,39 +316,29 @@ def _pick(array, i):
 
 
 @jax.jit
-def _together(states):
-    """Product of states (d, outputs, batch): of all their entries, and of all their outputs."""
-
-    def pair(a, b):
-        both = a[:, None, :, None] * b[None, :, None]
-        return both.reshape(len(a) * len(b), -1, a.shape[2])
-
-    return reduce(pair, states)
-
-
-@jax.jit
-def _fold(others, above):
+def _fold(siblings, above):
     """(batch, outputs, k m) of siblings (k, outputs, batch) and what is above their parent."""
+    others = together(siblings).transpose(2, 1, 0)
     if above is None:
-        return others.transpose(2, 1, 0)
-    both = others.transpose(2, 1, 0)[:, :, None, :, None] * above[:, None, :, None]
+        return others
+    both = others[:, :, None, :, None] * above[:, None, :, None]
     return both.reshape(len(above), others.shape[1] * above.shape[1], -1)
 
 
+@jax.jit
+def _kron_above(siblings, top):
+    """The same for Gram matrices."""
+    return kron(siblings if top[0] is None else (*siblings, top))
+
+
 @partial(jax.jit, static_argnames="squared")
-def _at_root(core, children, exponent, squared):
+def _at_root(core, mine, exponent, squared):
     """The root's core, the exponent of the network's scale, and the outputs (batch, outputs).
 
     Squares, whose scale may be anything, keep an exponent; other outputs are what they are.
     """
-    flat = core.reshape(-1, core.shape[-1]).T
+    flat, children = core.reshape(-1, core.shape[-1]).T, together(mine)
     outputs = (flat @ children.reshape(len(children), -1)).reshape(-1, *children.shape[1:])
     up = -exponent_of(jnp.max(jnp.abs(outputs), axis=(1, 2))) if squared else exponent
     outputs = jnp.ldexp(outputs.transpose(2, 1, 0).reshape(children.shape[2], -1), up)
     return jnp.ldexp(core, up), exponent - up, outputs
-
-
-@jax.jit
-def _kron(grams):
-    """Of pairs of a Gram matrix and its exponent."""
-    return reduce(jnp.kron, (gram for gram, _ in grams)), sum(exponent for _, exponent in grams)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_instance, check_int, check_number, function_tuple
+from ._local import METRIC_ROWS
 from ._loop import run
 from ._problem import bucket
 from ._stopping import EarlyStopping
@@ -89,15 +90,26 @@ class Sweeping:
 
     def _show(self, member, problem, m, rows):
         samples, rng = problem.samples, problem.random_state
-        phi = samples.phi[rows]
+        order = None if problem.orders is None else problem.orders[m]
+        phi, target, weight = _chosen(samples, rows, order)
         if self.feature_dropout:
-            dropped = rng.random_sample(phi.shape[:2]) < self.feature_dropout
-            phi = jnp.where(dropped[..., None], problem.neutral, phi)
-        if problem.orders is not None:
-            phi = phi[:, problem.orders[m]]
-        weight = jnp.where(rows >= 0, samples.weight[rows], 0).astype(phi.dtype)
-        key = jax.random.key(rng.randint(2**31 - 1))
-        member.see(phi.transpose(1, 2, 0), samples.target[rows], weight, key)
+            dropped = rng.random_sample((len(phi), len(rows))) < self.feature_dropout
+            neutral = problem.neutral if order is None else problem.neutral[order]
+            phi = jnp.where(dropped[:, None], neutral[..., None], phi)
+        signs = None
+        if self.shrinkage < 1:
+            signs = rng.choice([-1.0, 1.0], (min(len(rows), METRIC_ROWS), member.n_signs))
+            signs = jnp.asarray(signs, phi.dtype)
+        member.see(phi, target, weight, signs)
+
+
+@jax.jit
+def _chosen(samples, rows, order):
+    """phi (nsites, phys_dim, batch), target and weight of some rows, of weight 0 where negative."""
+    phi = samples.phi[rows]
+    phi = phi if order is None else phi[:, order]
+    weight = jnp.where(rows >= 0, samples.weight[rows], 0).astype(phi.dtype)
+    return phi.transpose(1, 2, 0), samples.target[rows], weight
 
 
 def _batches(problem, n_batches):
