@@ -26,15 +26,25 @@ from tn4ml_plus.losses import (
 )
 from tn4ml_plus.networks import MPS, SMPO, TTN, MPSSpec, SMPOSpec, Tree
 from tn4ml_plus.training import Gradient, InTurn, Sweep
-from tn4ml_plus.training._local import Bond, LocalObjective, Settings, local_step
-from tn4ml_plus.training._states import above_child, state_above, surroundings
-from tn4ml_plus.training._sweeper import Sweeper, child_back, child_first
+from tn4ml_plus.training._local import Bond, LocalObjective, Settings
+from tn4ml_plus.training._states import surroundings
+from tn4ml_plus.training._sweeper import Sweeper
+from tn4ml_plus.training._visits import (
+    Visit,
+    arrive_at_root,
+    descend,
+    local_problem,
+    lower_core,
+    order,
+    run,
+    two_cores,
+)
 
 # Sites and bonds of one size, so that chains and trees share compiled steps.
 NSITES, PHYS, BATCH = 6, 3, 40
 SETTINGS = Settings(
     ridge=1e-2, damping=0.1, shrinkage=0.1, steps=2, steps_after=1, cutoff=1e-9, max_bond=3,
-    forced=False,
+    forced=False, expansion=1,
 )  # fmt: skip
 OBJECTIVES = [
     CrossEntropy(0.1),
@@ -114,23 +124,26 @@ def dense_tensors(form, cores):
     return found[form.nsites + len(cores) - 1]
 
 
-def dense_gradient(made, node, data, n_sites, outward):
+def dense_gradient(made, node, data, step, outward):
     """Gradient of mean loss plus penalty in what a visit optimises, from dense tensors."""
-    form, objective = made.form, made.objective
+    form, objective = made.form, made.task.objective
     phi, target, weight = map(np.asarray, data)
-    cores = [np.asarray(core)[None] for core in made.cores]
+    cores = [core[None] for core in made.cores]
     parent, slot = form.parents[node]
-    below, above = cores[node][0], child_first(cores[parent][0], slot)
+    n = cores[parent][0].ndim - 1
+    # With the child first, as visits see the core above.
+    first = (*order(slot, n), n)
+    below, above = cores[node][0], cores[parent][0].transpose(first)
     B = np.tensordot(below.reshape(-1, below.shape[-1]), above, 1)
-    if n_sites == 2:
+    if step is two_cores:
         cores[node] = np.eye(len(B)).reshape(1, *below.shape[:-1], -1)
     elif outward:
         B = above
     else:
         B = below
     basis = np.eye(B.size).reshape(B.size, *B.shape)
-    if n_sites == 2 or outward:
-        cores[parent] = np.stack([child_back(core, slot) for core in basis])
+    if step is not lower_core:
+        cores[parent] = basis.transpose(0, *(1 + np.argsort(first)))
     else:
         cores[node] = basis
     tensors, sites = dense_tensors(form, cores)
@@ -148,7 +161,7 @@ def dense_gradient(made, node, data, n_sites, outward):
     tensor = np.tensordot(B.ravel(), tensors, 1)
 
     def value(F, norm):
-        F = jnp.sum(F**2, axis=1) if made.squared else F
+        F = jnp.sum(F**2, axis=1) if made.task.squared else F
         losses = objective.loss(Amplitude(F, jnp.zeros(len(F), jnp.int32)), target)
         mean = jnp.sum(losses * weight) / weight.sum()
         mean = mean + (jnp.log(norm) if objective.loss.normalized else 0.0)
@@ -159,33 +172,42 @@ def dense_gradient(made, node, data, n_sites, outward):
     return found.ravel()
 
 
-@partial(jax.jit, static_argnames=("objective", "squared"))
-def local_gradient(objective, squared, below, above, around):
+@partial(jax.jit, static_argnames=("step", "task", "kind"))
+def local_gradient(step, task, kind, store, seen, visit):
     """Gradient in the product of two cores, as local steps have it, in plain coordinates."""
+    below, above, around = local_problem(step, task, kind, store, seen, visit)
     fixed = surroundings(around)
     B = jnp.tensordot(below.reshape(-1, len(above)), above, 1)
     B = B.reshape(len(B), len(fixed.others), -1)
     bond = Bond(fixed, B.shape, 0.1)
-    value = LocalObjective(objective, squared, fixed, 0.0)
+    value = LocalObjective(task.objective, task.squared, fixed, 0.0)
     whitened = bond.white(B)
-    return bond.white(value.gradient(bond, whitened, bond.outputs(whitened)))
+    F = bond.outputs(whitened) if store.outputs is None else store.outputs
+    return bond.white(value.gradient(bond, whitened, F))
 
 
-def gaps(made, data, n_sites=2):
-    """Relative errors of the local gradients in two sweeps, visit by visit."""
-    found, original = [], made._solved
+def gaps(made, data, n_sites=2, stale=None):
+    """Relative errors of the local gradients in two sweeps, visit by visit.
 
-    def checked(below, above, around, node, settings, outward):
-        gradient = local_gradient(made.objective, made.squared, below, above, around)
-        expected = dense_gradient(made, node, data, n_sites, outward)
-        found.append(np.abs(gradient.ravel() - expected).max() / np.abs(expected).max())
-        return original(below, above, around, node, settings, outward)
-
-    made._solved = checked
-    visits = 0
-    for _ in range(2):
-        visits += len(made.sweep(SETTINGS, n_sites, max_added=1))
-    assert len(found) == visits
+    stale: a field of the store that the second sweep finds as the first has left it.
+    """
+    found, plan = [], made.plan(n_sites)
+    rows = [(*row[:2], i) for row in plan.runs for i in range(*row[2:])]
+    for is_second in (False, True):
+        old = {stale: jnp.copy(getattr(made.store, stale))} if stale and is_second else {}
+        for step, kind, i in rows:
+            made.store = made.store._replace(**jax.tree.map(jnp.copy, old))
+            visit, reports = Visit(*(column[i] for column in plan.visits)), None
+            if step is not descend:
+                expected = dense_gradient(made, int(visit.node), data, step, visit.outward)
+                gradient = local_gradient(step, made.task, kind, made.store, made.seen, visit)
+                found.append(np.abs(gradient.ravel() - expected).max() / np.abs(expected).max())
+                reports = made.empty_report(len(rows))
+            made.store, _ = run(
+                step, made.task, kind, made.store, reports, made.seen, plan.visits, i, i + 1,
+                SETTINGS,
+            )  # fmt: skip
+    assert len(found) == 2 * len(list(made.route(with_ends=n_sites == 1)))
     return np.array(found)
 
 
@@ -223,20 +245,11 @@ def test_local_gradients_in_float32(kind):
     assert gaps(made, task(OBJECTIVES[2])).max() < 1e-3
 
 
-@pytest.mark.parametrize("stale", ["states", "above"])
+@pytest.mark.parametrize("stale", ["nodes", "above", "outputs"])
 def test_a_stale_environment_shows_in_the_gradients(stale, x64):
-    class Forgetful(dict):
-        def __setitem__(self, name, value):
-            if name not in self:
-                super().__setitem__(name, value)
-
-        def pop(self, name, default=None):
-            return default
-
     objective = OBJECTIVES[2]
     made = sweeper("chain", objective)
-    setattr(made, stale, Forgetful(getattr(made, stale)))
-    assert gaps(made, task(objective)).max() > 1e-3
+    assert gaps(made, task(objective), stale=stale).max() > 1e-3
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -255,18 +268,17 @@ def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, seed
 
     for cutoff, max_bond in ((1e-9, 3), (1e-3, 3), (1e-9, 1)):
         settings = SETTINGS._replace(cutoff=cutoff, max_bond=max_bond)
-        for _, report in made.sweep(settings):
-            # The mean squared norm of the outputs is what the slack is a share of.
-            slack = 1e-6 * abs(report.before) + cutoff * report.square
-            assert report.after <= report.before + slack
-            assert np.isfinite(report.after)
+        reports = jax.tree.map(np.asarray, made.sweep(settings))
+        # The mean squared norm of the outputs is what the slack is a share of.
+        slack = 1e-6 * abs(reports.before) + cutoff * reports.square
+        assert (reports.after <= reports.before + slack).all()
+        assert np.isfinite(reports.after).all()
     # Rank 1 spoils these networks, so that steps to it are rejected.
     before, ranks = outputs(), list(map(int, made.ranks))
     settings = SETTINGS._replace(max_bond=1, steps=0, steps_after=0)
-    reports = made.sweep(settings)
-    rejected = [not report.accepted for _, report in reports]
-    assert any(rejected)
-    if all(rejected):
+    accepted = np.asarray(made.sweep(settings).accepted)
+    assert not accepted.all()
+    if not accepted.any():
         np.testing.assert_allclose(outputs(), before, rtol=1e-7, atol=1e-10)
         assert list(map(int, made.ranks)) == ranks
 
@@ -276,20 +288,13 @@ def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, seed
 def test_what_is_above_is_made_again_where_it_does_not_fit(kind, n_sites):
     objective = OBJECTIVES[2]
     all_kept, few = sweeper(kind, objective), sweeper(kind, objective, cache_bytes=1)
-    most, go_out = [], few._go_out
-
-    def counted(*args):
-        go_out(*args)
-        most.append(len(few.above))
-
-    few._go_out = counted
     for _ in range(2):
         for made in (all_kept, few):
-            made.sweep(SETTINGS, n_sites, 1)
+            made.sweep(SETTINGS, n_sites)
     for one, other in zip(all_kept.cores, few.cores, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     assert all_kept.spacing == 1 < few.spacing or kind == "ternary"
-    assert max(most) <= (4 if kind == "end" else 3)
+    assert len(few.store.above) <= (3 if kind == "end" else 2)
 
 
 @pytest.mark.parametrize("n_sites", [1, 2])
@@ -299,10 +304,10 @@ def test_sweeps_read_nothing_back(n_sites):
 
     def losses(*data):
         made.see(*data)
-        return [report.loss for _, report in made.sweep(SETTINGS, n_sites, 1)]
+        return made.sweep(SETTINGS, n_sites).loss
 
-    found = jax.eval_shape(losses, *task(OBJECTIVES[2]), made.signs)
-    assert [loss.shape for loss in found] == len(found) * [()]
+    found = jax.eval_shape(losses, *task(OBJECTIVES[2]), made.seen.signs)
+    assert found.shape == (len(list(made.route(with_ends=n_sites == 1))),)
 
 
 @pytest.fixture(scope="module")
@@ -508,11 +513,11 @@ def test_bad_options(options, message):
 def test_other_settings_and_seeds_compile_nothing(digits):
     X, _, y, _ = digits
     TNClassifier(trainer="sweep", **SMALL).fit(X, y)
-    counts = [function._cache_size() for function in (local_step, above_child, state_above)]
+    counts = [function._cache_size() for function in (run, arrive_at_root)]
     other = Sweep(max_bond=4, cutoff=1e-3, max_epochs=1, ridge=1e-2, damping=0.5, steps=3)
     TNClassifier(**SMALL | {"random_state": 1}, trainer=other).fit(X, y)
-    assert counts == [f._cache_size() for f in (local_step, above_child, state_above)]
-    # One step within the arms, one at the root.
-    before = local_step._cache_size()
+    assert counts == [f._cache_size() for f in (run, arrive_at_root)]
+    # One program within the arms and one at the root for visits, one to find states.
+    before = run._cache_size()
     TNClassifier(**SMALL | {"bond_dim": 5}, trainer="sweep").fit(X, y)
-    assert local_step._cache_size() == before + 2
+    assert run._cache_size() == before + 3

@@ -19,6 +19,7 @@ from ._states import surroundings
 from ._stopping import EarlyStopping
 from ._sweeper import Sweeper
 from ._sweeping import Sweeping
+from ._visits import ROOT, around_root, arrive, descend, single, with_core
 
 
 @register("trainer")
@@ -79,7 +80,7 @@ class _Isometric(Sweeper):
 
     def __init__(self, structure, packed, objective, cache_bytes=2**31):
         super().__init__(structure, packed, objective, 1, cache_bytes)
-        if self.is_open:
+        if self.form.is_open:
             raise ValueError(
                 "Isometric sweeps need the outputs at one core: train operators by Sweep."
             )
@@ -87,7 +88,7 @@ class _Isometric(Sweeper):
 
     def _make_isometric(self):
         """Hand all but an isometry from each core to its parent, the leaves first."""
-        form, last = self.form, len(self.cores) - 1
+        form, last, dtype = self.form, len(self.stacks) - 1, self.store.cores[ROOT].dtype
         cores = [np.asarray(core, float) for core in self.cores]
         ranks, exponent = [int(rank) for rank in self.ranks], 0
         for i in range(last):
@@ -108,14 +109,15 @@ class _Isometric(Sweeper):
             padded[:rank] = np.ldexp(above, -e)
             cores[parent] = np.moveaxis(padded, 0, slot)
             exponent += int(e)
-        self.cores = [jnp.asarray(core, self.cores[0].dtype) for core in cores]
-        self.ranks = [jnp.asarray(rank, jnp.int32) for rank in ranks]
+        self.cores = [core.astype(dtype) for core in cores]
+        self.store = self.store._replace(ranks=jnp.asarray(ranks, jnp.int32))
         self.exponent = jnp.asarray(exponent, jnp.int32)
 
     def packed(self):
         """As of any `Sweeper`, with all of the scale at the root if its floats can hold it."""
-        root = jnp.ldexp(self.cores[-1], self.exponent)
-        if not jnp.isfinite(root).all() or not root.any():
+        with np.errstate(over="ignore"):
+            root = np.ldexp(self.cores[-1], int(self.exponent))
+        if not np.isfinite(root).all() or not root.any():
             warnings.warn(
                 "With isometries below it, the scale of the root leaves the range of its floats: "
                 "all cores share it, and are isometries up to powers of two. Use an embedding of "
@@ -128,54 +130,57 @@ class _Isometric(Sweeper):
 
     def sweep(self, settings):
         """Improve the root, every isometry, and the root again: the loss, the share changed."""
-        changed = []
         self._improve_root(settings)
-        for node, outward in self.route(with_ends=True):
-            if outward:
-                self._go_out(node, *self.bond(node))
-                self._forget(self.form.parents[node][0])
-            else:
-                core, self.outputs, state, better = isometric_step(
-                    self.objective, self.squared, self.cores[node], self.exponents[node],
-                    self.outputs, self.single(node), self.ranks[node],
-                )  # fmt: skip
-                self.cores[node] = core
-                self._go_in(node, state)
-                changed.append(better)
+        plan = self._planned(("isometric", self.spacing), self._route(descend, improve_isometry))
+        changed = self._run(plan, jnp.zeros(len(plan.visits.node), bool), self.exponents)
         loss = self._improve_root(settings)
         # Isometries again, with the exponents that the states lack at the root.
-        self.cores[:-1] = map(jnp.ldexp, self.cores[:-1], self.exponents)
-        self.exponent = self.exponent - sum(self.exponents)
-        return loss, jnp.mean(jnp.stack(changed)) if changed else 1.0
+        exponents, cores = jnp.append(self.exponents, 0), {}
+        for name, stack in self.store.cores.items():
+            nodes = [i for i, other in enumerate(self.stacks) if other == name]
+            own = exponents[jnp.asarray(nodes)].reshape(-1, *[1] * (stack.ndim - 1))
+            cores[name] = jnp.ldexp(stack, own)
+        self.store = self.store._replace(cores=cores)
+        self.exponent = self.exponent - jnp.sum(self.exponents)
+        return loss, jnp.mean(changed[plan.last]) if len(plan.last) else 1.0
 
     def _improve_root(self, settings):
-        last = len(self.cores) - 1
-        self.cores[last], self.outputs, loss = root_step(
-            self.objective, self.squared, self.cores[last], self.outputs, self.single(last),
-            settings,
-        )  # fmt: skip
+        names, numbers = zip(*self._states(len(self.stacks) - 1))
+        self.store, loss = root_step(self.task, names, self.store, self.seen, numbers, settings)
         return loss
 
 
-@partial(jax.jit, static_argnames=("objective", "squared"))
-def root_step(objective, squared, core, F, around, settings):
-    """Improve the root's core (*children, outputs); settings: ridge, damping, shrinkage, steps.
+@partial(jax.jit, static_argnames=("task", "mine"), donate_argnames="store")
+def root_step(task, mine, store, seen, numbers, settings):
+    """Improve the root's core; settings: ridge, damping, shrinkage, steps.
 
-    Returns the core, the outputs (batch, outputs) and the mean loss.
+    mine, numbers: of the states of the root's children. Returns the store and the mean loss.
     """
     ridge, damping, shrinkage, steps = settings
-    shape, fixed = (prod(core.shape[:-1]), 1, core.shape[-1]), surroundings(around)
+    fixed = surroundings(around_root(mine, store, seen, numbers))
+    core, F = store.cores[ROOT][0], store.outputs
+    shape = prod(core.shape[:-1]), 1, core.shape[-1]
     bond = Bond(fixed, shape, shrinkage)
     B = bond.white(core.reshape(shape))
     scale = natural_scale(fixed, B, F)
-    value = LocalObjective(objective, squared, fixed, scale * ridge)
+    value = LocalObjective(task.objective, task.squared, fixed, scale * ridge)
     # Nothing is cut: all of the space may be used.
     B, F, _, last = solve(bond, value, B, F, jnp.eye(len(B), dtype=B.dtype), steps, scale * damping)
     B = bond.right(left(bond.inverse_x, B), bond.inverse_y)
-    return B.reshape(core.shape), F, last[1]
+    return with_core(store, ROOT, 0, B.reshape(core.shape))._replace(outputs=F), last[1]
 
 
-@partial(jax.jit, static_argnames=("objective", "squared"))
+def improve_isometry(task, kind, store, seen, visit, exponents):
+    """Follow the environment of a node, and go up; reports whether anything changed."""
+    core, F, state, better = isometric_step(
+        task.objective, task.squared, store.cores[kind.lower][visit.lower],
+        exponents[visit.node], store.outputs, single(kind, store, seen, visit),
+        store.ranks[visit.node],
+    )  # fmt: skip
+    store = with_core(store, kind.lower, visit.lower, core)._replace(outputs=F)
+    return arrive(task, kind, store, seen, visit, core, state), better
+
+
 def isometric_step(objective, squared, core, exponent, F, around, rank):
     """The isometry that follows the environment best, without a rise of the objective.
 
@@ -196,11 +201,11 @@ def isometric_step(objective, squared, core, exponent, F, around, rank):
         U, _, V = jnp.linalg.svd((E + t * size * T)[:, 0], full_matrices=False)
         B = scale * jnp.where(present, U @ V, 0)[:, None]
         F = bond.outputs(B)
-        norm = jnp.vdot(B, bond.gram(B))
+        norm = bond.inner(B, B)
         return B, F, value(F, norm, jnp.zeros_like(norm))[0]
 
     B0 = core.reshape(shape)
-    first = value(F, jnp.vdot(B0, bond.gram(B0)), jnp.zeros((), F.dtype))[0]
+    first = value(F, bond.inner(B0, B0), jnp.zeros((), F.dtype))[0]
     start = jnp.asarray(1e-3, F.dtype)
     _, (B, F_new, last) = lax.while_loop(
         lambda c: ~(c[1][2] <= first) & (c[0] < 1e3),

@@ -11,7 +11,6 @@ too: with the states of its children or of one of them below, and nothing but th
 other side.
 """
 
-from functools import partial
 from math import prod
 from typing import NamedTuple
 
@@ -35,7 +34,7 @@ class Settings(NamedTuple):
     the mean squared norm of the outputs at the start; shrinkage: of the second moments toward their
     mean, None for 1; steps, steps_after: of conjugate gradients before and after truncation;
     cutoff: share of |B~|^2 that may be discarded; max_bond: cap on the rank; forced: whether a bond
-    above that is cut even where the objective rises.
+    above that is cut even where the objective rises; expansion: what single cores add to a rank.
     """
 
     ridge: float
@@ -46,6 +45,7 @@ class Settings(NamedTuple):
     cutoff: float
     max_bond: int
     forced: bool
+    expansion: int = 0
 
 
 class Report(NamedTuple):
@@ -85,6 +85,8 @@ class Bond:
             self.gram_y = others if above is None else jnp.kron(others, above)
         if shrinkage is not None:
             self._whiten(fixed, shrinkage)
+        # Both, since products along the rows of two matrices are much faster.
+        self.xt = self.x.T
 
     def _whiten(self, fixed, shrinkage):
         # Samples come in random order.
@@ -120,7 +122,7 @@ class Bond:
         p, k, m = self.shape
         if self.env is not None:
             B = self.right(B, self.inverse_y)
-        z = self.x.T @ B.reshape(p, k * m)
+        z = self.xt @ B.reshape(p, k * m)
         if self.n_below == 1:
             # Many times faster than the same with an axis of size 1.
             z = jnp.einsum("nkm,kn->nm", z.reshape(self.batch, k, m), self.o)
@@ -142,10 +144,15 @@ class Bond:
         return B if self.env is None else self.right(B, self.inverse_y)
 
     def gram(self, B):
-        """G B with <B, G B> the squared norm of the whole network."""
+        """G B with <B, G B> the squared norm of the whole network, 0 where nobody asks for it."""
         if self.gram_x is None:
-            return jnp.zeros_like(B)
+            return 0.0
         return left(self.gram_x, self.right(B, self.gram_y))
+
+    def inner(self, A, B):
+        """<A, G B>."""
+        none = jnp.zeros((), A.dtype)
+        return none if self.gram_x is None else jnp.vdot(A, self.gram(B))
 
 
 def _moments_root(x, weight, shrinkage):
@@ -210,19 +217,18 @@ class LocalObjective:
         return self.objective.penalty(log) + (log if self.objective.loss.normalized else 0.0)
 
     def second_order(self, bond, B, F):
-        """The mean loss, its gradient and curvature in F; G B, and of_norm's gradient over it.
+        """The mean loss, its gradient and curvature in F, and of_norm's gradient in B over G B.
 
         The latter is a number, which gives a bound from above where of_norm is concave in the norm.
         """
         (loss, in_F), change = jax.linearize(jax.value_and_grad(self.mean_loss), F)
-        GB = bond.gram(B)
-        slope = 2 * jax.grad(self.of_norm)(jnp.vdot(B, GB))
-        return loss, in_F, lambda dF: change(dF)[1], GB, slope
+        slope = 2 * jax.grad(self.of_norm)(bond.inner(B, B))
+        return loss, in_F, lambda dF: change(dF)[1], slope
 
     def gradient(self, bond, B, F):
         """In B."""
-        _, in_F, _, GB, slope = self.second_order(bond, B, F)
-        return bond.adjoint(in_F) + slope * GB + self.ridge * B
+        _, in_F, _, slope = self.second_order(bond, B, F)
+        return bond.adjoint(in_F) + slope * bond.gram(B) + self.ridge * B
 
     def __call__(self, F, norm, square):
         """The objective, and the mean loss as histories have it."""
@@ -256,31 +262,30 @@ def solve(bond, objective, B, F, P, n_steps, damping):
     P: projector on the side of x that B stays in. Returns B, its outputs, and what the objective
     gave before and after.
     """
-    loss, in_F, curvature, GB, slope = objective.second_order(bond, B, F)
+    loss, in_F, curvature, slope = objective.second_order(bond, B, F)
     bend, shift = jnp.maximum(slope, 0), objective.ridge + damping
     tiny = jnp.finfo(F.dtype).tiny
 
     def body(_, carry):
-        s, dF, HdF, Gs, direction, rr = carry
+        s, dF, HdF, direction, rr = carry
         # The model's own gradient at s, so that there is one adjoint to compile.
-        rest = bond.adjoint(in_F + HdF) + slope * GB + bend * Gs + objective.ridge * B + shift * s
-        rest = -left(P, rest)
+        rest = bond.adjoint(in_F + HdF) + bond.gram(slope * B + bend * s)
+        rest = -left(P, rest + objective.ridge * B + shift * s)
         square = jnp.vdot(rest, rest)
         direction = rest + square / jnp.maximum(rr, tiny) * direction
-        F_d, G_d = bond.outputs(direction), bond.gram(direction)
+        F_d = bond.outputs(direction)
         H_d = curvature(F_d)
-        bent = jnp.vdot(F_d, H_d) + bend * jnp.vdot(direction, G_d)
+        bent = jnp.vdot(F_d, H_d) + bend * bond.inner(direction, direction)
         bent = bent + shift * jnp.vdot(direction, direction)
         # Directions of negative curvature are left to the next step.
         length = jnp.where(bent > 0, square / jnp.where(bent > 0, bent, 1), 0)
-        steps = direction, F_d, H_d, G_d
-        new = [old + length * step for old, step in zip((s, dF, HdF, Gs), steps)]
-        return *new, direction, square
+        steps = zip((s, dF, HdF), (direction, F_d, H_d))
+        return *(old + length * step for old, step in steps), direction, square
 
     zero, none = jnp.zeros_like(B), jnp.zeros_like(F)
-    start = zero, none, none, zero, zero, jnp.asarray(jnp.inf, F.dtype)
-    s, dF, _, Gs, *_ = lax.fori_loop(0, n_steps, body, start)
-    norms = jnp.vdot(B, GB), 2 * jnp.vdot(GB, s), jnp.vdot(s, Gs)
+    start = zero, none, none, zero, jnp.asarray(jnp.inf, F.dtype)
+    s, dF, *_ = lax.fori_loop(0, n_steps, body, start)
+    norms = bond.inner(B, B), 2 * bond.inner(B, s), bond.inner(s, s)
     squares = jnp.vdot(B, B), 2 * jnp.vdot(B, s), jnp.vdot(s, s)
     first = objective.total(loss, norms[0], squares[0])
 
@@ -300,7 +305,6 @@ def solve(bond, objective, B, F, P, n_steps, damping):
     return B + t * s, F + t * dF, first, jnp.where(better, values, first)
 
 
-@partial(jax.jit, static_argnames=("objective", "squared"))
 def local_step(objective, squared, below, above, F0, around, rank, settings, outward):
     """Improve the two cores at a bond and find its rank.
 
@@ -362,13 +366,12 @@ def local_step(objective, squared, below, above, F0, around, rank, settings, out
     return lower, upper, F, state.reshape(size, *fixed.children.shape[1:]), report
 
 
-@partial(jax.jit, static_argnames=("objective", "squared"))
-def expand(objective, squared, below, above, F, around, rank, max_added, settings):
+def expand(objective, squared, below, above, F, around, rank, settings):
     """Add directions above a bond, with nothing below them yet: the function stays as it is.
 
     The arguments are those of `local_step`. Directions are those in which the gradient in both
     cores is largest, in the samples' metric and orthogonal to what the bond has. Returns the core
-    above and the new rank, at most max_added larger and at most that of the settings.
+    above and the new rank, within what the settings allow.
     After Gleis, Li and von Delft 2023, Phys. Rev. Lett. 130, 246402.
     """
     fixed, size = surroundings(around), len(above)
@@ -382,7 +385,9 @@ def expand(objective, squared, below, above, F, around, rank, max_added, setting
     gradient = value.gradient(bond, B, F).reshape(p, k * m)
     U, _, _ = _leading(C.T, size, rank, -1.0)
     gradient = gradient - (gradient @ U) @ U.T
-    added = jnp.minimum(jnp.clip(settings.max_bond - rank, 0, max_added), min(p, k * m) - rank)
+    added = jnp.minimum(
+        jnp.clip(settings.max_bond - rank, 0, settings.expansion), min(p, k * m) - rank
+    )
     V, n_added, _ = _leading(gradient.T, size, added, 1e-12)
     n_added = jnp.where(added > 0, n_added, 0)
     V = V * (jnp.arange(size) < n_added) * jnp.sqrt(jnp.vdot(C, C) / rank)

@@ -80,7 +80,6 @@ def kron(grams):
     return reduce(jnp.kron, (gram for gram, _ in grams)), sum(exponent for _, exponent in grams)
 
 
-@jax.jit
 def above_child(above, around):
     """What the network makes of the bond of a child, (batch, outputs, D), and its Gram matrix.
 
@@ -109,7 +108,6 @@ def above_child(above, around):
     return found, (gram, exponent + beside + beyond)
 
 
-@jax.jit
 def state_above(core, mine):
     """State of a node scaled to order one, the core scaled alike, and the exponent.
 
@@ -122,7 +120,6 @@ def state_above(core, mine):
     return (state * scale).reshape(-1, *children.shape[1:]), core * scale, exponent
 
 
-@jax.jit
 def fewer_outputs(parts):
     """As many outputs as the bond is wide, with the same second moments a sample.
 
@@ -132,7 +129,6 @@ def fewer_outputs(parts):
     return jnp.linalg.qr(jnp.pad(parts, ((0, 0), (0, missing), (0, 0))), mode="r")
 
 
-@jax.jit
 def gram_above(core, mine):
     """Gram matrix (D, D) of a node's bond and its exponent, from those of its children."""
     flat, (children, below) = core.reshape(-1, core.shape[-1]), kron(mine)
@@ -143,3 +139,15 @@ def gram_above(core, mine):
 def _scaled(gram):
     exponent = exponent_of(jnp.max(jnp.abs(gram), axis=1))
     return gram * power_of_two(-exponent, gram.dtype), exponent
+
+
+def at_root(core, mine, exponent, squared):
+    """The root's core, the exponent of the network's scale, and the outputs (batch, outputs).
+
+    Squares, whose scale may be anything, keep an exponent; other outputs are what they are.
+    """
+    flat, children = core.reshape(-1, core.shape[-1]).T, together(mine)
+    outputs = (flat @ children.reshape(len(children), -1)).reshape(-1, *children.shape[1:])
+    up = -exponent_of(jnp.max(jnp.abs(outputs), axis=(1, 2))) if squared else exponent
+    outputs = jnp.ldexp(outputs.transpose(2, 1, 0).reshape(children.shape[2], -1), up)
+    return jnp.ldexp(core, up), exponent - up, outputs

@@ -91,13 +91,13 @@ class Sweep(Sweeping):
             cutoff=self.cutoff,
             max_bond=self.max_bond or member.size,
             forced=True,
+            expansion=self.expansion,
         )
-        reports = member.sweep(settings, self.n_sites, self.expansion)
+        reports = member.sweep(settings, self.n_sites)
         # The last visit of a bond counts, that on the way back.
-        last = dict(reports)
-        bonds = [last[node] for node in member.form.bonds]
+        last = member.plan(self.n_sites).last[list(member.form.bonds)]
         numbers = {
-            "bond_dims": [bond.rank for bond in bonds],
-            "truncation": [bond.truncation for bond in bonds],
+            "bond_dims": reports.rank[last],
+            "truncation": reports.truncation[last],
         }
-        return reports[-1][1].loss, numbers
+        return reports.loss[-1], numbers

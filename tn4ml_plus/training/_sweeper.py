@@ -1,15 +1,47 @@
-"""One network on its way through a sweep: cores, states and surroundings, bond by bond."""
+"""One network on its way through a sweep: where the visits go, and what they find in the stacks."""
 
+import itertools
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import exponent_of
 from ..contraction import END, OPEN, SHUT, SquaredNorm, from_nodes, rooted, to_nodes
-from ._local import expand, local_step
-from ._states import Around, above_child, fewer_outputs, gram_above, kron, state_above, together
+from ._local import Report
+from ._visits import (
+    ROOT,
+    Kind,
+    Seen,
+    Store,
+    Task,
+    Visit,
+    alike,
+    arrive_at_root,
+    climb,
+    descend,
+    lower_core,
+    order,
+    run,
+    two_cores,
+    upper_core,
+)
+
+#: Steps on the way down and on the way up, by the number of cores that are improved together.
+STEPS = {1: (upper_core, lower_core), 2: (two_cores, two_cores)}
+
+
+class Plan(NamedTuple):
+    """Visits in their order.
+
+    runs: (step, kind, start, stop) of those that follow each other in one program; visits: `Visit`
+    with a row for each; last: the row of the last report of each node's bond.
+    """
+
+    runs: list
+    visits: Visit
+    last: np.ndarray
 
 
 class Sweeper:
@@ -21,20 +53,24 @@ class Sweeper:
     """
 
     def __init__(self, structure, packed, objective, size, cache_bytes):
-        self.structure, self.objective = structure, objective
-        self.squared = isinstance(structure, SquaredNorm)
-        self.form = rooted(structure)
+        self.structure, self.cache_bytes = structure, cache_bytes
+        self.form = form = rooted(structure)
+        self.task = Task(objective, isinstance(structure, SquaredNorm), form.is_open)
         cores, ranks = to_nodes(structure, packed)
         self.size = max(size, *ranks) if ranks else 1
-        self.ranks = [jnp.asarray(rank, jnp.int32) for rank in ranks]
-        self.cores = [self._padded(i, core) for i, core in enumerate(cores)]
-        self.cache_bytes = cache_bytes
+        # The stack of each node's core and its place there.
+        self.stacks = [tuple(name for name, _ in self._states(i)) for i in range(len(ranks))]
+        self.stacks.append(ROOT)
+        counts = {name: itertools.count() for name in self.stacks}
+        self.places = [next(counts[name]) for name in self.stacks]
         self.depths = [0] * len(cores)
         for node in reversed(range(len(ranks))):
-            self.depths[node] = self.depths[self.form.parents[node][0]] + 1
-        self.exponent = jnp.zeros((), jnp.int32)
-        # Those by which the cores below the root were divided when samples came last.
-        self.exponents = [0] * len(ranks)
+            self.depths[node] = self.depths[form.parents[node][0]] + 1
+        self._plans, self.spacing = {}, 1
+        self.seen, self.exponent = None, jnp.zeros((), jnp.int32)
+        none = [None] * (len(Store._fields) - 2)
+        self.store = Store({}, jnp.asarray(ranks, jnp.int32), *none)
+        self.cores = [self._padded(i, np.asarray(core)) for i, core in enumerate(cores)]
 
     def _padded(self, node, core):
         children = self.form.nodes[node]
@@ -43,23 +79,43 @@ class Sweeper:
             for child, n in zip(children, core.shape)
         ]
         shape.append(core.shape[-1] if node == len(self.form.nodes) - 1 else self.size)
-        return jnp.pad(core, [(0, n - m) for n, m in zip(shape, core.shape, strict=True)])
+        return np.pad(core, [(0, n - m) for n, m in zip(shape, core.shape, strict=True)])
+
+    @property
+    def cores(self):
+        """Of all nodes, the root's last."""
+        stacks = {name: np.asarray(stack) for name, stack in self.store.cores.items()}
+        return [stacks[name][place] for name, place in zip(self.stacks, self.places)]
+
+    @cores.setter
+    def cores(self, cores):
+        stacks = {name: [] for name in self.stacks}
+        for name, core in zip(self.stacks, cores, strict=True):
+            stacks[name].append(core)
+        stacks = {name: jnp.asarray(np.stack(stack)) for name, stack in stacks.items()}
+        self.store = self.store._replace(cores=stacks)
+
+    @property
+    def ranks(self):
+        """Of the bonds above all nodes but the root."""
+        return self.store.ranks
 
     @property
     def state(self):
         """What training changes: cores, ranks and exponent."""
-        return list(self.cores), list(self.ranks), self.exponent
+        return self.store.cores, self.store.ranks, self.exponent
 
     @state.setter
     def state(self, state):
-        cores, ranks, self.exponent = state
-        self.cores, self.ranks = list(cores), list(ranks)
+        # Sweeps give the memory of what they start from to what they end with.
+        cores, ranks, self.exponent = jax.tree.map(jnp.copy, state)
+        self.store = self.store._replace(cores=cores, ranks=ranks)
 
     def packed(self):
         """``(packed, structure)``, the arrays padded and the structure with the present ranks."""
         # Spread over all cores, the scale of the whole network overflows none of them.
-        share, rest = divmod(int(self.exponent), len(self.cores))
-        cores = [jnp.ldexp(core, share + (i < rest)) for i, core in enumerate(self.cores)]
+        share, rest = divmod(int(self.exponent), len(self.stacks))
+        cores = [np.ldexp(core, share + (i < rest)) for i, core in enumerate(self.cores)]
         return from_nodes(self.structure, cores, tuple(map(int, self.ranks)))
 
     # Samples ------------------------------------------------------------------------------------
@@ -67,13 +123,16 @@ class Sweeper:
     @property
     def n_signs(self):
         """How many random signs a sample needs to stand for the outputs in the metric."""
-        last = len(self.cores) - 1
-        return self.size * self._channels if self.is_open else self.cores[last].shape[-1]
+        return self.size * self._channels if self.form.is_open else self._n_outputs
+
+    @property
+    def _n_outputs(self):
+        return self.store.cores[ROOT].shape[-1]
 
     @property
     def _channels(self):
         """Size of the outputs that are indices of their own."""
-        leaves = zip(self.form.nodes[-1], self.cores[-1].shape)
+        leaves = zip(self.form.nodes[-1], self.store.cores[ROOT].shape[1:])
         return next((n for leaf, n in leaves if leaf in (OPEN, SHUT)), 1)
 
     def see(self, phi, target, weight, signs=None):
@@ -81,102 +140,37 @@ class Sweeper:
 
         signs: (samples of the metric, n_signs) random ones, None where there is no metric.
         """
-        last, (nsites, phys, batch) = len(self.cores) - 1, phi.shape
-        self.target, self.weight = target, weight / jnp.sum(weight)
-        self.signs, channels = signs, self._channels
-        outputs = self.size if self.is_open else 1
-        first = jnp.zeros((channels, channels), phi.dtype).at[0, 0].set(1)
-        # Each leaf as (its size, its outputs, batch).
-        leaves = {
-            END: jnp.zeros((self.size, outputs), phi.dtype).at[0, 0].set(1),
-            OPEN: jnp.eye(channels, dtype=phi.dtype),
-            SHUT: first,
-        }
-        self.states = {
-            leaf: jnp.broadcast_to(state[..., None], (*state.shape, batch))
-            for leaf, state in leaves.items()
-        }
-        self.states |= {site: _pick(phi, site) for site in range(nsites)}
+        last, batch = len(self.stacks) - 1, phi.shape[2]
+        outputs = self.size if self.form.is_open else self._n_outputs
         # With every s-th kept, and the last s, the cache is smallest where s is the root of all.
-        bytes_each = phi.dtype.itemsize * batch * self.n_signs * self.size
-        fits = max(2, self.cache_bytes // bytes_each)
-        deepest = max(self.depths)
-        self.spacing = next((s for s in range(1, deepest) if s + deepest // s < fits), 0)
-        self.spacing = self.spacing or max(1, round(deepest**0.5))
-        self.above, self.grams, self.grams_above = {last: None}, None, {last: (None, 0)}
-        if self.objective.needs_norm:
-            end = jnp.zeros((self.size, self.size), phi.dtype).at[0, 0].set(1)
-            self.grams = {END: (end, 0), OPEN: (leaves[OPEN], 0), SHUT: (first, 0)}
-            self.grams |= dict.fromkeys(range(nsites), (jnp.eye(phys, dtype=phi.dtype), 0))
-        total = 0
-        for i in range(last):
-            mine = self._states(i)
-            state, self.cores[i], self.exponents[i] = state_above(self.cores[i], mine)
-            self._set_state(i, state)
-            total = total + self.exponents[i]
-        self.cores[last], self.exponent, self.outputs = _at_root(
-            self.cores[last], self._states(last), self.exponent + total, self.squared
+        bytes_each, deepest = (
+            phi.dtype.itemsize * batch * self.n_signs * self.size,
+            max(self.depths),
         )
-        if self.is_open:
-            self.outputs = None
+        fits = max(2, self.cache_bytes // bytes_each)
+        spacing = next((s for s in range(1, deepest) if s + deepest // s < fits), 0)
+        self.spacing = spacing or max(1, round(deepest**0.5))
+        shape = max(1, deepest // self.spacing + self.spacing - 1), batch, outputs, self.size
+        above, self.store = self.store.above, self.store._replace(above=None)
+        if above is None or above.shape != shape or above.dtype != phi.dtype:
+            above = jnp.zeros(shape, phi.dtype)
+        sizes = last + 1, self.size, self._channels, len(above) if self._needs_norm else 0
+        made, self.seen = _begun(self.form.is_open, sizes, phi, target, weight, signs)
+        self.store = self.store._replace(above=above, outputs=None, **made)
+        nodes = [(climb, *self._climbing(i)) for i in range(last)]
+        plan, exponents = self._planned("climb", nodes), jnp.zeros(last, jnp.int32)
+        self.exponents = self._run(plan, exponents, None)
+        names, numbers = zip(*self._states(last))
+        self.store, self.seen = arrive_at_root(
+            self.task, names, self.store, self.seen, numbers, self.exponent, self.exponents
+        )
+        self.exponent = self.seen.exponent
 
     @property
-    def is_open(self):
-        """Whether nodes have outputs of their own, whose basis changes from bond to bond."""
-        return self.form.is_open
+    def _needs_norm(self):
+        return self.task.objective.needs_norm
 
-    def _set_state(self, node, state):
-        if self.is_open:
-            state = fewer_outputs(state.transpose(2, 1, 0)).transpose(2, 1, 0)
-        self.states[self.form.nsites + node] = state
-        if self.grams is not None:
-            mine = tuple(self.grams[c] for c in self.form.nodes[node])
-            self.grams[self.form.nsites + node] = gram_above(self.cores[node], mine)
-
-    def _states(self, node):
-        return tuple(self.states[c] for c in self.form.nodes[node])
-
-    # Bonds --------------------------------------------------------------------------------------
-
-    def bond(self, node):
-        """The core above a node, the bond first, (D, *other children, up), and what is `Around`."""
-        siblings, (parent, slot) = self._siblings(node), self.form.parents[node]
-        states = tuple(self.states[c] for c in siblings)
-        core, above, grams = child_first(self.cores[parent], slot), self._above(parent), None
-        if self.grams is not None:
-            mine = tuple(self.grams[c] for c in self.form.nodes[node])
-            grams = mine, tuple(self.grams[c] for c in siblings), self.grams_above[parent]
-        if self.is_open:
-            # The siblings' outputs are those of all that is above.
-            states, above = (), _fold(states, above)
-            grams = grams and (mine, (), _kron_above(*grams[1:]))
-        return core, self._around(self._states(node), states, above, grams)
-
-    def single(self, node):
-        """What is `Around` a node as a bond with nothing between it and what is above it."""
-        grams = None
-        if self.grams is not None:
-            mine = tuple(self.grams[c] for c in self.form.nodes[node])
-            grams = mine, (), self.grams_above[node]
-        return self._around(self._states(node), (), self._above(node), grams)
-
-    def _around(self, mine, siblings, above, grams):
-        signs = None if above is None else self.signs
-        fixed = self.exponent, self.target, self.weight, signs
-        return Around(mine, siblings, above, grams, *fixed)
-
-    def _siblings(self, node):
-        """The other children of a node's parent, in the order of `child_first`."""
-        parent, slot = self.form.parents[node]
-        children = self.form.nodes[parent]
-        return [children[i] for i in _order(slot, len(children))[1:]]
-
-    def replace(self, node, above, below=None):
-        """Put back the cores above a bond, as from `bond`, and below it."""
-        parent, slot = self.form.parents[node]
-        self.cores[parent] = child_back(above, slot)
-        if below is not None:
-            self.cores[node] = below
+    # Visits -------------------------------------------------------------------------------------
 
     def route(self, with_ends):
         """Bonds in the order of a sweep, as (lower node, outward): down to the ends and back up.
@@ -195,150 +189,137 @@ class Sweeper:
             else:
                 yield node, False
 
-    def sweep(self, settings, n_sites=2, max_added=0):
-        """Visit every bond, outward and back; returns a list of (node, report).
+    def sweep(self, settings, n_sites=2):
+        """Visit every bond, outward and back; returns a `Report` of all visits.
 
-        n_sites: how many cores are optimised together, 1 or 2; max_added: to the rank of a bond at
-        a visit before it is cut, which single cores need in order to grow.
+        n_sites: how many cores are optimised together, 1 or 2.
         """
-        reports = []
-        for node, outward in self.route(with_ends=n_sites == 1):
-            step = self._step if n_sites == 2 else self._outward if outward else self._inward
-            reports.append((node, step(node, settings, outward, max_added)))
+        plan = self.plan(n_sites)
+        return self._run(plan, self.empty_report(len(plan.visits.node)), settings)
+
+    def empty_report(self, n):
+        """A `Report` with a row for each of n visits."""
+        numbers = jnp.zeros(n, self.seen.sites.dtype)
+        others = {"accepted": jnp.zeros(n, bool), "rank": jnp.zeros(n, jnp.int32)}
+        return Report(**dict.fromkeys(Report._fields, numbers) | others)
+
+    def plan(self, n_sites):
+        """The `Plan` of a sweep, which makes again what is above a node where it was not kept."""
+        key = n_sites, self.spacing
+        if key not in self._plans:
+            self._planned(key, self._route(*STEPS[n_sites]))
+        return self._plans[key]
+
+    def _route(self, outward_step, inward_step):
+        """(step, kind, numbers) of all visits of a sweep."""
+        rows, owners = [], {}
+        is_single = outward_step is not inward_step
+
+        def provide(node):
+            """Have what is above a node in its slot."""
+            if node < len(self.stacks) - 1 and owners.get(self._slot(node)) != node:
+                provide(self.form.parents[node][0])
+                rows.append((descend, *self._visit(node, True)))
+                owners[self._slot(node)] = node
+
+        for node, outward in self.route(with_ends=is_single):
+            provide(node if is_single and not outward else self.form.parents[node][0])
+            step = outward_step if outward else inward_step
+            rows.append((step, *self._visit(node, outward)))
+            if outward:
+                owners[self._slot(node)] = node
+        return rows
+
+    def _planned(self, key, rows):
+        if key not in self._plans:
+            steps, kinds, numbers = zip(*rows) if rows else ((), (), ())
+            runs = []
+            for (step, kind), part in itertools.groupby(
+                range(len(rows)), lambda i: (steps[i], kinds[i])
+            ):
+                part = list(part)
+                runs.append((step, kind, part[0], part[-1] + 1))
+            width = max((len(row.siblings) + len(row.mine) for row in numbers), default=0)
+
+            def column(name):
+                values = [getattr(row, name) for row in numbers]
+                if name in ("mine", "siblings"):
+                    values = [[*value, *[0] * (width - len(value))] for value in values]
+                return jnp.asarray(values, jnp.int32)
+
+            visits = Visit(*map(column, Visit._fields))
+            reported = {row.node: i for i, row in enumerate(numbers) if steps[i] is not descend}
+            last = np.asarray([reported[node] for node in sorted(reported)], int)
+            self._plans[key] = Plan(runs, visits, last)
+        return self._plans[key]
+
+    def _run(self, plan, reports, settings):
+        for step, kind, start, stop in plan.runs:
+            self.store, found = run(
+                step, self.task, kind, self.store, None if step is descend else reports, self.seen,
+                plan.visits, start, stop, settings,
+            )  # fmt: skip
+            reports = reports if step is descend else found
         return reports
 
-    def _step(self, node, settings, outward, _):
-        above, around = self.bond(node)
-        below, above, state, report = self._solved(
-            self.cores[node], above, around, node, settings, outward
-        )
-        self.replace(node, above, below)
-        if outward:
-            self._go_out(node, above, around)
-            self._forget(self.form.parents[node][0])
-        else:
-            self._go_in(node, state)
-        return report
+    def _states(self, node):
+        """Of each child the stack of its state and the place there."""
+        found = []
+        for child in self.form.nodes[node]:
+            if child in (OPEN, SHUT):
+                found.append(("leaves", int(child == SHUT)))
+            elif child == END:
+                found.append(("nodes", len(self.form.nodes) - 1))
+            elif child < self.form.nsites:
+                found.append(("sites", child))
+            else:
+                found.append(("nodes", child - self.form.nsites))
+        return found
 
-    def _outward(self, node, settings, outward, max_added):
-        """Optimise the core above a node alone, and let its bond grow."""
-        above, around = self.bond(node)
-        one = around._replace(mine=(self.states[self.form.nsites + node],))
-        if around.grams is not None:
-            own = self.grams[self.form.nsites + node]
-            one = one._replace(grams=((own,), *around.grams[1:]))
-        eye = jnp.eye(self.size, dtype=above.dtype)
-        turn, above, _, report = self._solved(eye, above, one, node, settings, outward)
-        below = self.cores[node] @ turn
-        if max_added:
-            above, self.ranks[node] = expand(
-                self.objective, self.squared, below, above, self.outputs, around, self.ranks[node],
-                max_added, settings,
-            )  # fmt: skip
-        self.replace(node, above, below)
-        self._go_out(node, above, around)
-        self._forget(self.form.parents[node][0])
-        return report
+    def _slot(self, node):
+        """Where what is above a node is kept: every s-th on the path for long, the others below."""
+        depth, s = self.depths[node], self.spacing
+        return depth // s - 1 if depth % s == 0 else max(self.depths) // s + depth % s - 1
 
-    def _inward(self, node, settings, outward, _):
-        """Optimise the core of a node alone."""
-        around = self.single(node)
-        eye = jnp.eye(self.size, dtype=self.cores[node].dtype)
-        below, turn, state, report = self._solved(
-            self.cores[node], eye, around, node, settings, outward
-        )
+    def _climbing(self, node):
+        names, mine = zip(*self._states(node))
+        kind = Kind(self.stacks[node], "", names, (), 0)
+        return kind, Visit(node, self.places[node], 0, 0, 0, mine, (), 0, 0)
+
+    def _visit(self, node, outward):
+        """The `Kind` of a visit and its numbers."""
         parent, slot = self.form.parents[node]
-        above = child_first(self.cores[parent], slot)
-        self.replace(node, jnp.tensordot(turn, above, 1), below)
-        self._go_in(node, state)
-        return report
-
-    def _solved(self, below, above, around, node, settings, outward):
-        below, above, outputs, state, report = local_step(
-            self.objective, self.squared, below, above, self.outputs, around, self.ranks[node],
-            settings, outward,
+        states = self._states(parent)
+        flip = slot == len(states) - 1 and alike(tuple(name for name, _ in states))
+        siblings = [states[i] for i in order(slot, len(states))[1:]]
+        names, others = zip(*siblings) if siblings else ((), ())
+        mine_names, mine = zip(*self._states(node))
+        kind = Kind(self.stacks[node], self.stacks[parent], mine_names, names, 0 if flip else slot)
+        upper_slot = 0 if self.stacks[parent] == ROOT else self._slot(parent)
+        return kind, Visit(
+            node, self.places[node], self.places[parent], self._slot(node), upper_slot, mine,
+            others, int(flip), int(outward),
         )  # fmt: skip
-        self.ranks[node] = report.rank
-        if not self.is_open:
-            self.outputs = outputs
-        return below, above, state, report
-
-    def _above(self, node):
-        """What is above a node, made again from the nearest node for which it was kept."""
-        missing = []
-        while node not in self.above:
-            missing.append(node)
-            node = self.form.parents[node][0]
-        for node in reversed(missing):
-            self._go_out(node, *self.bond(node))
-        return self.above[node]
-
-    def _forget(self, node):
-        """Drop what is above a node unless it is one of those to keep."""
-        if self.depths[node] % self.spacing:
-            self.above.pop(node, None)
-
-    def _go_out(self, node, above, around):
-        found, self.grams_above[node] = above_child(above, around)
-        self.above[node] = fewer_outputs(found) if self.is_open else found
-
-    def _go_in(self, node, state):
-        self._set_state(node, state)
-        self.above.pop(node, None)
 
 
-def _order(slot, n):
-    """Children of a node with one of them first, so that both ends of a core look alike."""
-    others = [i for i in range(n) if i != slot]
-    return [slot, *(others[::-1] if slot == n - 1 else others)]
-
-
-def child_first(core, slot):
-    """A core (*children, up) with the children in the order that begins with one of them."""
-    if slot == 0:
-        return core
-    n = core.ndim - 1
-    return core.transpose(*_order(slot, n), n)
-
-
-def child_back(core, slot):
-    """The core from which `child_first` made this one."""
-    if slot == 0:
-        return core
-    n = core.ndim - 1
-    return core.transpose(*np.argsort(_order(slot, n)), n)
-
-
-@jax.jit
-def _pick(array, i):
-    # A traced number: one compilation for all sites.
-    return array[i][:, None]
-
-
-@jax.jit
-def _fold(siblings, above):
-    """(batch, outputs, k m) of siblings (k, outputs, batch) and what is above their parent."""
-    others = together(siblings).transpose(2, 1, 0)
-    if above is None:
-        return others
-    both = others[:, :, None, :, None] * above[:, None, :, None]
-    return both.reshape(len(above), others.shape[1] * above.shape[1], -1)
-
-
-@jax.jit
-def _kron_above(siblings, top):
-    """The same for Gram matrices."""
-    return kron(siblings if top[0] is None else (*siblings, top))
-
-
-@partial(jax.jit, static_argnames="squared")
-def _at_root(core, mine, exponent, squared):
-    """The root's core, the exponent of the network's scale, and the outputs (batch, outputs).
-
-    Squares, whose scale may be anything, keep an exponent; other outputs are what they are.
-    """
-    flat, children = core.reshape(-1, core.shape[-1]).T, together(mine)
-    outputs = (flat @ children.reshape(len(children), -1)).reshape(-1, *children.shape[1:])
-    up = -exponent_of(jnp.max(jnp.abs(outputs), axis=(1, 2))) if squared else exponent
-    outputs = jnp.ldexp(outputs.transpose(2, 1, 0).reshape(children.shape[2], -1), up)
-    return jnp.ldexp(core, up), exponent - up, outputs
+@partial(jax.jit, static_argnames=("is_open", "sizes"))
+def _begun(is_open, sizes, phi, target, weight, signs):
+    """What of a `Store` samples begin with, and `Seen` without an exponent."""
+    n_nodes, size, channels, n_grams = sizes
+    batch, dtype = phi.shape[2], phi.dtype
+    end = jnp.zeros((size, size if is_open else 1), dtype).at[0, 0].set(1)
+    nodes = jnp.zeros((n_nodes, *end.shape, batch), dtype).at[-1].set(end[..., None])
+    # Outputs that are summed over, and one that is not there.
+    all_of_them = jnp.eye(channels, dtype=dtype)
+    leaves = jnp.stack([all_of_them, jnp.zeros_like(all_of_them).at[0, 0].set(1)])
+    leaves = jnp.broadcast_to(leaves[..., None], (*leaves.shape, batch))
+    grams = grams_above = None
+    if n_grams:
+        first = jnp.zeros((size, size), dtype).at[0, 0].set(1)
+        grams = jnp.zeros((n_nodes, size, size), dtype).at[-1].set(first)
+        grams = grams, jnp.zeros(n_nodes, jnp.int32)
+        grams_above = jnp.zeros((n_grams, size, size), dtype), jnp.zeros(n_grams, jnp.int32)
+    weight = weight / jnp.sum(weight)
+    exponent = jnp.zeros((), jnp.int32)
+    seen = Seen(phi[:, :, None], leaves, exponent, target, weight, signs)
+    return {"nodes": nodes, "grams": grams, "grams_above": grams_above}, seen

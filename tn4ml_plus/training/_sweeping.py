@@ -72,7 +72,9 @@ class Sweeping:
             if len(members) == 1:
                 history = {name: value[0] for name, value in history.items()}
             new = [member.state for member in members]
-            finite = all(jnp.isfinite(core).all() for cores, *_ in new for core in cores)
+            finite = all(
+                jnp.isfinite(core).all() for core in jax.tree.leaves([cores for cores, *_ in new])
+            )
             return new, (), float(np.mean(losses)) if finite else np.nan, history
 
         def packed(params):
