@@ -40,8 +40,8 @@ from tn4ml_plus.training._visits import (
     two_cores,
 )
 
-# Sites and bonds of one size, so that chains and trees share compiled steps.
-NSITES, PHYS, BATCH = 6, 3, 40
+# So many sites that a tree has few kinds of nodes, each of which compiles a program.
+NSITES, PHYS, BATCH = 8, 2, 40
 SETTINGS = Settings(
     ridge=1e-2, damping=0.1, shrinkage=0.1, steps=2, steps_after=1, cutoff=1e-9, max_bond=3,
     forced=False, expansion=1,
@@ -56,7 +56,7 @@ OBJECTIVES = [
     LogQuadratic() + 0.3 * ReluLogNorm(),
 ]
 # Leaves of different heights, among them some below the root.
-TERNARY = Tree(6, ((0, 1, 2), (6, 3), (7, 4, 5)))
+TERNARY = Tree(8, ((0, 1, 2), (8, 3), (9, 4, 5, 6, 7)))
 SIZES = {"bond_dim": 3, "phys_dim": PHYS}
 NETWORKS = {
     "chain": lambda n, key: MPS.random(NSITES, n_outputs=n, key=key, **SIZES),
@@ -69,12 +69,17 @@ every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 
 
 @pytest.fixture
-def x64():
-    # Compiling is what takes the time here.
+def quick():
+    """For tests in which compiling takes the time."""
     jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def x64(quick):
     with jax.enable_x64(True):
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def task(objective, seed=0, batch=BATCH):
@@ -91,9 +96,9 @@ def task(objective, seed=0, batch=BATCH):
     return jnp.asarray(phi), jnp.asarray(target), jnp.asarray(weight)
 
 
-def sweeper(kind, objective, size=3, seed=0, n_outputs=None, cache_bytes=2**31):
+def sweeper(kind, objective, size=3, seed=0, cache_bytes=2**31):
     is_density = objective.loss.task == "density"
-    network = NETWORKS[kind](n_outputs if is_density else 3, jax.random.key(seed))
+    network = NETWORKS[kind](None if is_density else 3, jax.random.key(seed))
     packed, structure = pack(network)
     packed = jax.tree.map(lambda a: a.astype(jnp.zeros(()).dtype), packed)
     structure = SquaredNorm(structure) if is_density else structure
@@ -231,16 +236,14 @@ def test_gradients_of_single_cores_are_the_dense_ones(kind, objective, x64):
 
 
 @pytest.mark.parametrize("n_sites", [1, 2])
-@pytest.mark.parametrize("kind", ["smpo", "chain"])
-def test_gradients_of_squared_norms_are_the_dense_ones(kind, n_sites, x64):
+def test_gradients_of_an_operator_are_the_dense_ones(n_sites, x64):
     objective = OBJECTIVES[6]
-    made = sweeper(kind, objective, n_outputs=3)
+    made = sweeper("smpo", objective)
     assert gaps(made, task(objective), n_sites).max() < 1e-8
 
 
-@pytest.mark.parametrize("kind", ["chain", "tree"])
-def test_local_gradients_in_float32(kind):
-    made = sweeper(kind, OBJECTIVES[2])
+def test_local_gradients_in_float32(quick):
+    made = sweeper("chain", OBJECTIVES[2])
     assert made.cores[0].dtype == jnp.float32
     assert gaps(made, task(OBJECTIVES[2])).max() < 1e-3
 
@@ -285,7 +288,7 @@ def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, seed
 
 @pytest.mark.parametrize("n_sites", [1, 2])
 @pytest.mark.parametrize("kind", ["end", "ternary"])
-def test_what_is_above_is_made_again_where_it_does_not_fit(kind, n_sites):
+def test_what_is_above_is_made_again_where_it_does_not_fit(kind, n_sites, quick):
     objective = OBJECTIVES[2]
     all_kept, few = sweeper(kind, objective), sweeper(kind, objective, cache_bytes=1)
     for _ in range(2):
@@ -294,7 +297,7 @@ def test_what_is_above_is_made_again_where_it_does_not_fit(kind, n_sites):
     for one, other in zip(all_kept.cores, few.cores, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     assert all_kept.spacing == 1 < few.spacing or kind == "ternary"
-    assert len(few.store.above) <= (3 if kind == "end" else 2)
+    assert len(few.store.above) <= (4 if kind == "end" else 2)
 
 
 @pytest.mark.parametrize("n_sites", [1, 2])
@@ -404,7 +407,7 @@ def test_a_density_learns_by_sweeps(digits):
 
 
 @pytest.mark.parametrize("n_sites", [1, 2])
-def test_an_operator_learns_by_sweeps(digits, n_sites):
+def test_an_operator_learns_by_sweeps(digits, n_sites, quick):
     X, X_test, y, y_test = digits
     start, model = (
         TNAnomalyDetector(

@@ -59,8 +59,8 @@ class Visit(NamedTuple):
     """Numbers of what a visit takes from the stacks: of one, or of all in a sweep, one a row.
 
     node: its state and rank; lower, upper: the cores; slot, upper_slot: what is above each of them;
-    mine, siblings: states; flip: whether the children of the upper node, alike from both sides, are
-    read from the other side; outward: whether the sweep goes down.
+    mine, siblings: states; flip: whether the lower node is the last child of the upper one, not the
+    first, where these are alike; outward: whether the sweep goes down.
     """
 
     node: jax.Array
@@ -288,9 +288,8 @@ def _fold(siblings, above):
 
 
 def order(slot, n):
-    """Children of a node with one of them first, so that both ends of a core look alike."""
-    others = [i for i in range(n) if i != slot]
-    return [slot, *(others[::-1] if slot == n - 1 else others)]
+    """Children of a node with one of them first, in exchange for that: what undoes it too."""
+    return [slot, *(0 if i == slot else i for i in range(1, n))] if slot else list(range(n))
 
 
 def _upper(kind, store, visit):
@@ -306,8 +305,8 @@ def _if_alike(kind, visit, found, flipped):
 
 
 def alike(names):
-    """Whether children of stacks of these names are alike from both sides."""
-    return names == names[::-1]
+    """Whether the first and the last child of a node have their states in one stack."""
+    return names[0] == names[-1]
 
 
 # Changes ------------------------------------------------------------------------------------------
@@ -320,12 +319,8 @@ def with_core(store, name, number, core):
 def _replaced(kind, store, visit, below, above):
     store = with_core(store, kind.lower, visit.lower, below)
     n = above.ndim - 1
-
-    def back(slot):
-        places = order(slot, n)
-        return above.transpose(*(places.index(i) for i in range(n)), n)
-
-    core = _if_alike(kind, visit, back(kind.slot), lambda: back(n - 1))
+    core = above.transpose(*order(kind.slot, n), n)
+    core = _if_alike(kind, visit, core, lambda: above.transpose(*order(n - 1, n), n))
     return with_core(store, kind.upper, visit.upper, core)
 
 
