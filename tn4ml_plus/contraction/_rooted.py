@@ -52,8 +52,12 @@ class Rooted:
 @singledispatch
 def rooted(structure):
     """The `Rooted` form of a packed network's structure; ValueError for other geometries."""
+    raise _refusal(structure)
+
+
+def _refusal(structure):
     name = type(structure).__name__.removesuffix("Structure").lower()
-    raise ValueError(
+    return ValueError(
         f"Sweeps need open chains or trees, this is a {name} network: train it by gradients."
     )
 
@@ -62,15 +66,15 @@ def rooted(structure):
 def to_nodes(structure, packed):
     """Cores of the nodes, (*children, up) each, and the sizes of the bonds above all but the root.
 
-    The root's last axis are its outputs, flattened.
+    The root's last axis are its outputs, flattened. All in NumPy, which compiles nothing.
     """
-    raise TypeError(f"Not the structure of a packed network: {type(structure).__name__}.")
+    raise _refusal(structure)
 
 
 @singledispatch
 def from_nodes(structure, cores, ranks):
     """``(packed, structure)`` of cores as from `to_nodes`, bonds above nodes cut to `ranks`."""
-    raise TypeError(f"Not the structure of a packed network: {type(structure).__name__}.")
+    raise _refusal(structure)
 
 
 # Chains -------------------------------------------------------------------------------------------
@@ -98,14 +102,12 @@ def _rooted_chain(structure: ChainStructure):
 
 @to_nodes.register
 def _chain_to_nodes(structure: ChainStructure, packed):
-    center = packed["center"]
+    left, center, right = (np.asarray(packed[name]) for name in ("left", "center", "right"))
     bond, phys = center.shape[:2]
-    center = jnp.moveaxis(center, -1, 2).reshape(bond, phys, bond, -1)
+    center = np.moveaxis(center, -1, 2).reshape(bond, phys, bond, -1)
     ranks = structure.bond_dims[1:-1]
     c = structure.center
-    # Through NumPy, which takes stacks apart without compiling anything.
-    arms = [*np.asarray(packed["left"]), *np.asarray(packed["right"])[::-1]]
-    return [*map(jnp.asarray, arms), center], (*ranks[:c], *ranks[c:][::-1])
+    return [*left, *right[::-1], center], (*ranks[:c], *ranks[c:][::-1])
 
 
 @from_nodes.register
@@ -116,11 +118,13 @@ def _chain_from_nodes(structure: ChainStructure, cores, ranks):
     center = cores[-1].reshape(*cores[-1].shape[:3], *structure.output_dims)
 
     def stack(part):
-        return jnp.stack(part) if part else jnp.zeros((0, bond, phys, bond), center.dtype)
+        return jnp.asarray(
+            np.stack(part) if part else np.zeros((0, bond, phys, bond), center.dtype)
+        )
 
     packed = {
         "left": stack(cores[:c]),
-        "center": jnp.moveaxis(center, 2, -1),
+        "center": jnp.asarray(np.moveaxis(center, 2, -1)),
         "right": stack(cores[c : n - 1][::-1]),
     }
     bond_dims = (1, *ranks[:c], *ranks[c:][::-1], 1)
@@ -155,7 +159,7 @@ def _operator_to_nodes(structure: OperatorStructure, packed):
     cores = np.concatenate([plain, output])[structure.order]
     found = [*cores[:c], *cores[:c:-1].swapaxes(1, -1), cores[c][..., None]]
     ranks = structure.bond_dims[1:-1]
-    return [*map(jnp.asarray, found)], (*ranks[:c], *ranks[c:][::-1])
+    return found, (*ranks[:c], *ranks[c:][::-1])
 
 
 @from_nodes.register
@@ -165,10 +169,10 @@ def _operator_from_nodes(structure: OperatorStructure, cores, ranks):
     inner = [core.swapaxes(0, -1) for core in cores[c : n - 1][::-1]]
     cores = [*cores[:c], cores[-1][:bond, ..., :bond, 0], *inner]
     plain = [core[:, :, 0] for i, core in enumerate(cores) if i not in structure.output_sites]
-    none = jnp.zeros((0, bond, structure.phys_dim, bond), cores[0].dtype)
+    none = np.zeros((0, bond, structure.phys_dim, bond), cores[0].dtype)
     packed = {
-        "plain": jnp.stack(plain) if plain else none,
-        "output": jnp.stack([cores[i] for i in structure.output_sites]),
+        "plain": jnp.asarray(np.stack(plain) if plain else none),
+        "output": jnp.asarray(np.stack([cores[i] for i in structure.output_sites])),
     }
     bond_dims = (1, *ranks[:c], *ranks[c:][::-1], 1)
     return packed, dataclasses.replace(structure, bond_dims=bond_dims)
@@ -188,7 +192,7 @@ def _tree_to_nodes(structure: TreeStructure, packed):
     cores = [None] * len(structure.tree.nodes)
     for layer, stacked in zip(_layers(structure.tree), packed, strict=True):
         for i, core in zip(layer, np.asarray(stacked), strict=True):
-            cores[i] = jnp.asarray(core)
+            cores[i] = core
     return cores, structure.bond_dims
 
 
@@ -198,9 +202,9 @@ def _tree_from_nodes(structure: TreeStructure, cores, ranks):
     for layer in _layers(structure.tree):
         shape = np.max([cores[i].shape for i in layer], axis=0)
         padded = [
-            jnp.pad(cores[i], [(0, n - m) for n, m in zip(shape, cores[i].shape)]) for i in layer
+            np.pad(cores[i], [(0, n - m) for n, m in zip(shape, cores[i].shape)]) for i in layer
         ]
-        packed.append(jnp.stack(padded))
+        packed.append(jnp.asarray(np.stack(padded)))
     return tuple(packed), dataclasses.replace(structure, bond_dims=tuple(ranks))
 
 

@@ -66,7 +66,7 @@ class IsometricSweep(Sweeping):
     def _sweepers(self, problem):
         return [
             _Isometric(*network, problem.objective, self.cache_bytes)
-            for network in members(problem.structures, problem.params)
+            for network in members(problem.structures, jax.device_get(problem.params))
         ]
 
     def _sweep(self, member, n_seen):
@@ -142,7 +142,8 @@ class _Isometric(Sweeper):
             cores[name] = jnp.ldexp(stack, own)
         self.store = self.store._replace(cores=cores)
         self.exponent = self.exponent - jnp.sum(self.exponents)
-        return loss, jnp.mean(changed[plan.last]) if len(plan.last) else 1.0
+        loss, changed = jax.device_get((loss, changed))
+        return loss, np.mean(changed[plan.last]) if len(plan.last) else 1.0
 
     def _improve_root(self, settings):
         names, numbers = zip(*self._states(len(self.stacks) - 1))

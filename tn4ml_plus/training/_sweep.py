@@ -2,8 +2,11 @@
 
 import dataclasses
 
+import jax
+
 from .._checks import check_int, check_number
 from .._registry import register
+from ..contraction import to_nodes
 from ._local import Settings
 from ._problem import members
 from ._stopping import EarlyStopping
@@ -72,14 +75,10 @@ class Sweep(Sweeping):
         check_number("cutoff", self.cutoff, at_least=0, below=1)
 
     def _sweepers(self, problem):
-        def made(size):
-            return [
-                Sweeper(*network, problem.objective, size, self.cache_bytes)
-                for network in members(problem.structures, problem.params)
-            ]
-
+        networks = list(members(problem.structures, jax.device_get(problem.params)))
         # All of one size, that of the largest bond of any.
-        return made(max(member.size for member in made(self.max_bond or 1)))
+        size = max([self.max_bond or 1, *(rank for net in networks for rank in to_nodes(*net)[1])])
+        return [Sweeper(*net, problem.objective, size, self.cache_bytes) for net in networks]
 
     def _sweep(self, member, n_seen):
         settings = Settings(
@@ -93,7 +92,7 @@ class Sweep(Sweeping):
             forced=True,
             expansion=self.expansion,
         )
-        reports = member.sweep(settings, self.n_sites)
+        reports = jax.device_get(member.sweep(settings, self.n_sites))
         # The last visit of a bond counts, that on the way back.
         last = member.plan(self.n_sites).last[list(member.form.bonds)]
         numbers = {

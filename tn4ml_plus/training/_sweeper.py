@@ -67,9 +67,8 @@ class Sweeper:
         for node in reversed(range(len(ranks))):
             self.depths[node] = self.depths[form.parents[node][0]] + 1
         self._plans, self.spacing = {}, 1
-        self.seen, self.exponent = None, jnp.zeros((), jnp.int32)
-        none = [None] * (len(Store._fields) - 2)
-        self.store = Store({}, jnp.asarray(ranks, jnp.int32), *none)
+        self.exponent = jnp.zeros((), jnp.int32)
+        self.store = Store({}, jnp.asarray(ranks, jnp.int32), *[None] * 5)
         self.cores = [self._padded(i, np.asarray(core)) for i, core in enumerate(cores)]
 
     def _padded(self, node, core):
@@ -143,10 +142,8 @@ class Sweeper:
         last, batch = len(self.stacks) - 1, phi.shape[2]
         outputs = self.size if self.form.is_open else self._n_outputs
         # With every s-th kept, and the last s, the cache is smallest where s is the root of all.
-        bytes_each, deepest = (
-            phi.dtype.itemsize * batch * self.n_signs * self.size,
-            max(self.depths),
-        )
+        deepest = max(self.depths)
+        bytes_each = phi.dtype.itemsize * batch * outputs * self.size
         fits = max(2, self.cache_bytes // bytes_each)
         spacing = next((s for s in range(1, deepest) if s + deepest // s < fits), 0)
         self.spacing = spacing or max(1, round(deepest**0.5))
@@ -154,7 +151,12 @@ class Sweeper:
         above, self.store = self.store.above, self.store._replace(above=None)
         if above is None or above.shape != shape or above.dtype != phi.dtype:
             above = jnp.zeros(shape, phi.dtype)
-        sizes = last + 1, self.size, self._channels, len(above) if self._needs_norm else 0
+        sizes = (
+            last + 1,
+            self.size,
+            self._channels,
+            len(above) if self.task.objective.needs_norm else 0,
+        )
         made, self.seen = _begun(self.form.is_open, sizes, phi, target, weight, signs)
         self.store = self.store._replace(above=above, outputs=None, **made)
         nodes = [(climb, *self._climbing(i)) for i in range(last)]
@@ -166,9 +168,10 @@ class Sweeper:
         )
         self.exponent = self.seen.exponent
 
-    @property
-    def _needs_norm(self):
-        return self.task.objective.needs_norm
+    def forget(self):
+        """Free the memory of what was made of the samples."""
+        self.store = Store(self.store.cores, self.store.ranks, *[None] * 5)
+        self.seen = None
 
     # Visits -------------------------------------------------------------------------------------
 

@@ -62,9 +62,9 @@ class Sweeping:
                     # One batch is all that there is: nothing to forget.
                     n_seen = epoch * n_batches + i if n_batches > 1 else 0
                     loss, found = self._sweep(member, n_seen)
+                member.forget()
                 losses.append(loss)
                 numbers.append(found)
-            losses, numbers = jax.device_get((losses, numbers))
             # One list a member, unless there is only one.
             history = {
                 name: [np.asarray(found[name]).tolist() for found in numbers] for name in numbers[0]
@@ -72,16 +72,17 @@ class Sweeping:
             if len(members) == 1:
                 history = {name: value[0] for name, value in history.items()}
             new = [member.state for member in members]
-            finite = all(
-                jnp.isfinite(core).all() for core in jax.tree.leaves([cores for cores, *_ in new])
-            )
+            cores = jax.tree.leaves([cores for cores, *_ in new])
+            finite = all(np.isfinite(core).all() for core in cores)
             return new, (), float(np.mean(losses)) if finite else np.nan, history
 
         def packed(params):
             found = []
             for member, member.state in zip(members, params, strict=True):
                 found.append(member.packed())
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p for p, _ in found))
+            stacked = jax.tree.map(
+                lambda *leaves: jnp.asarray(np.stack(leaves)), *(packed for packed, _ in found)
+            )
             return stacked, tuple(structure for _, structure in found)
 
         return run(
