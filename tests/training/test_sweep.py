@@ -96,7 +96,7 @@ def task(objective, seed=0, batch=BATCH):
     return jnp.asarray(phi), jnp.asarray(target), jnp.asarray(weight)
 
 
-def sweeper(kind, objective, size=3, seed=0, cache_bytes=2**31):
+def sweeper(kind, objective, size=3, seed=0, cache_bytes=2_000_000_000):
     is_density = objective.loss.task == "density"
     network = NETWORKS[kind](None if is_density else 3, jax.random.key(seed))
     packed, structure = pack(network)

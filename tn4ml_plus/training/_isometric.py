@@ -53,7 +53,7 @@ class IsometricSweep(Sweeping):
     shrinkage: float = 1.0
     steps: int = 4
     feature_dropout: float = 0.0
-    cache_bytes: int = 2**31
+    cache_bytes: int = 2_000_000_000
     early_stopping: EarlyStopping | None = None
     time_limit: float | None = None
     callbacks: tuple = ()
@@ -78,7 +78,7 @@ class IsometricSweep(Sweeping):
 class _Isometric(Sweeper):
     """A `Sweeper` whose cores below the root are isometries between its sweeps."""
 
-    def __init__(self, structure, packed, objective, cache_bytes=2**31):
+    def __init__(self, structure, packed, objective, cache_bytes=2_000_000_000):
         super().__init__(structure, packed, objective, 1, cache_bytes)
         if self.form.is_open:
             raise ValueError(

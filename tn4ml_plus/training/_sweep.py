@@ -20,17 +20,17 @@ class Sweep(Sweeping):
     """Sweeps over open chains and trees, with bonds that grow and shrink as the data need.
 
     At each bond the product of the two cores is improved by conjugate gradients on the Gauss-Newton
-    model of the objective, in the metric of the samples, cut to the rank that `cutoff` asks for,
-    and improved again within it; a step that ends above where it began, by more than a millionth or
-    what the cutoff allows, is rejected. There is no learning rate. The outputs stay at their core,
-    so that a bond needs no room for them. Of operators the squared norm can be trained, as losses
-    of densities read it.
+    model of the objective, cut to the rank that `cutoff` asks for, and improved again within it; a
+    step that ends above where it began, by more than a millionth or what the cutoff allows, is
+    rejected. There is no learning rate. The outputs stay at their core, so that a bond needs no
+    room for them. Of operators the squared norm can be trained, as losses of densities read it.
 
     n_sites: cores that are improved together, 2, or 1 for cheaper steps and slower growth;
-    max_bond: cap on the bonds, None for the network's largest; cutoff: share of the outputs' mean
-    square that a truncation may discard, in [0, 1); expansion: directions that single cores add to
-    a bond before it is cut; max_epochs: passes over the samples, None for 4; batch_size: samples
-    seen at a time, all bonds once for each batch; ridge: weight of half the outputs' mean square;
+    max_bond: cap on the bonds, None for the network's largest; cutoff: share of the square of two
+    cores' product that a truncation may discard, in [0, 1), in the metric that shrinkage names;
+    expansion: directions that single cores add to a bond before it is cut; max_epochs: passes over
+    the samples, None for 4; batch_size: samples seen at a time, all bonds once for each batch;
+    ridge: weight of half that square, in units in which it is the outputs' mean square at first;
     damping: of half the squared steps, grows in proportion to the batches seen; shrinkage: in [0,
     1], from the metric of the samples, where steps, ridge and cutoff count outputs, to one where
     all directions count alike, which fits slower and generalises better; steps, steps_after: of
@@ -59,7 +59,7 @@ class Sweep(Sweeping):
     steps_after: int = 1
     expansion: int = 4
     feature_dropout: float = 0.0
-    cache_bytes: int = 2**31
+    cache_bytes: int = 2_000_000_000
     early_stopping: EarlyStopping | None = None
     time_limit: float | None = None
     callbacks: tuple = ()
