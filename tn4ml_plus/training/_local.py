@@ -256,6 +256,13 @@ def left(matrix, B):
     return (matrix @ B.reshape(len(B), -1)).reshape(B.shape)
 
 
+def _products(a, b):
+    """<a, a>, <a, b> and <b, b>, as one product of matrices, which is one operation."""
+    both = jnp.stack([a.ravel(), b.ravel()])
+    (aa, ab), (_, bb) = jnp.matmul(both, both.T, precision=lax.Precision.HIGHEST)
+    return aa, ab, bb
+
+
 def solve(bond, objective, B, F, P, n_steps, damping):
     """Conjugate gradients on the Gauss-Newton model, then a search along the line: never rises.
 
@@ -271,12 +278,13 @@ def solve(bond, objective, B, F, P, n_steps, damping):
         # The model's own gradient at s, so that there is one adjoint to compile.
         rest = bond.adjoint(in_F + HdF) + bond.gram(slope * B + bend * s)
         rest = -left(P, rest + objective.ridge * B + shift * s)
-        square = jnp.vdot(rest, rest)
-        direction = rest + square / jnp.maximum(rr, tiny) * direction
+        square, cross, before = _products(rest, direction)
+        ratio = square / jnp.maximum(rr, tiny)
+        direction = rest + ratio * direction
         F_d = bond.outputs(direction)
         H_d = curvature(F_d)
         bent = jnp.vdot(F_d, H_d) + bend * bond.inner(direction, direction)
-        bent = bent + shift * jnp.vdot(direction, direction)
+        bent = bent + shift * (square + ratio * (2 * cross + ratio * before))
         # Directions of negative curvature are left to the next step.
         length = jnp.where(bent > 0, square / jnp.where(bent > 0, bent, 1), 0)
         steps = zip((s, dF, HdF), (direction, F_d, H_d))
@@ -286,7 +294,8 @@ def solve(bond, objective, B, F, P, n_steps, damping):
     start = zero, none, none, zero, jnp.asarray(jnp.inf, F.dtype)
     s, dF, *_ = lax.fori_loop(0, n_steps, body, start)
     norms = bond.inner(B, B), 2 * bond.inner(B, s), bond.inner(s, s)
-    squares = jnp.vdot(B, B), 2 * jnp.vdot(B, s), jnp.vdot(s, s)
+    square, cross, bent = _products(B, s)
+    squares = square, 2 * cross, bent
     first = objective.total(loss, norms[0], squares[0])
 
     def at(t):
