@@ -95,7 +95,7 @@ def test_updates_keep_isometries_and_never_rise(kind, objective, seed):
     def at(kind, visit):
         """The objective, from the core and from the outputs as they are kept."""
         store, seen = sweeper.store, sweeper.seen
-        fixed, core = surroundings(single(kind, store, seen, visit)), store.cores[kind.lower]
+        fixed, core = surroundings(single(kind, store, seen, visit)), store.cores[kind.mine]
         bond = Bond(fixed, (core[0].size // core.shape[-1], 1, core.shape[-1]))
         B, F = core[visit.lower].reshape(bond.shape), store.outputs
         np.testing.assert_allclose(bond.outputs(B), F, rtol=1e-3, atol=1e-4 * jnp.abs(F).max())
@@ -113,7 +113,7 @@ def test_updates_keep_isometries_and_never_rise(kind, objective, seed):
                 )  # fmt: skip
                 if step is not descend:
                     reports = found
-                    core = sweeper.store.cores[kind.lower][visit.lower]
+                    core = sweeper.store.cores[kind.mine][visit.lower]
                     core = jnp.ldexp(core, exponents[visit.node])
                     errors.append(isometry_error(core, sweeper.ranks[visit.node]))
                     falls.append(before - at(kind, visit))

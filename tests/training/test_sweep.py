@@ -28,7 +28,7 @@ from tn4ml_plus.networks import MPS, SMPO, TTN, MPSSpec, SMPOSpec, Tree
 from tn4ml_plus.training import Gradient, InTurn, Sweep
 from tn4ml_plus.training._local import Bond, LocalObjective, Settings
 from tn4ml_plus.training._states import surroundings
-from tn4ml_plus.training._sweeper import Sweeper
+from tn4ml_plus.training._sweeper import STEPS, Sweeper
 from tn4ml_plus.training._visits import (
     Visit,
     arrive_at_root,
@@ -196,7 +196,7 @@ def gaps(made, data, n_sites=2, stale=None):
 
     stale: a field of the store that the second sweep finds as the first has left it.
     """
-    found, plan = [], made.plan(n_sites)
+    found, plan = [], made.plan(STEPS[n_sites])
     rows = [(*row[:2], i) for row in plan.runs for i in range(*row[2:])]
     for is_second in (False, True):
         old = {stale: jnp.copy(getattr(made.store, stale))} if stale and is_second else {}

@@ -17,7 +17,7 @@ from ._local import Bond, LocalObjective, left, natural_scale, solve
 from ._problem import members
 from ._states import surroundings
 from ._stopping import EarlyStopping
-from ._sweeper import Sweeper
+from ._sweeper import Steps, Sweeper
 from ._sweeping import Sweeping
 from ._visits import ROOT, around_root, arrive, descend, single, with_core
 
@@ -131,7 +131,7 @@ class _Isometric(Sweeper):
     def sweep(self, settings):
         """Improve the root, every isometry, and the root again: the loss, the share changed."""
         self._improve_root(settings)
-        plan = self._planned(("isometric", self.spacing), self._route(descend, improve_isometry))
+        plan = self.plan(Steps(descend, improve_isometry, single=True))
         changed = self._run(plan, jnp.zeros(len(plan.visits.node), bool), self.exponents)
         loss = self._improve_root(settings)
         # Isometries again, with the exponents that the states lack at the root.
@@ -174,11 +174,11 @@ def root_step(task, mine, store, seen, numbers, settings):
 def improve_isometry(task, kind, store, seen, visit, exponents):
     """Follow the environment of a node, and go up; reports whether anything changed."""
     core, F, state, better = isometric_step(
-        task.objective, task.squared, store.cores[kind.lower][visit.lower],
+        task.objective, task.squared, store.cores[kind.mine][visit.lower],
         exponents[visit.node], store.outputs, single(kind, store, seen, visit),
         store.ranks[visit.node],
     )  # fmt: skip
-    store = with_core(store, kind.lower, visit.lower, core)._replace(outputs=F)
+    store = with_core(store, kind.mine, visit.lower, core)._replace(outputs=F)
     return arrive(task, kind, store, seen, visit, core, state), better
 
 

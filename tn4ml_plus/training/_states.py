@@ -91,9 +91,9 @@ def above_child(above, around):
     above = above.reshape(size, k, -1)
     m = above.shape[2]
     if env is not None and k <= env.shape[1]:
-        flat = env.reshape(-1, m)
-        parts = ((flat @ core.T).reshape(batch, -1, size) for core in above.swapaxes(0, 1))
-        found = sum(part * o[:, None, None] for part, o in zip(parts, others))
+        parts = env.reshape(-1, m) @ above.swapaxes(0, 1).reshape(-1, m).T
+        parts = parts.reshape(batch, -1, k, size)
+        found = sum(parts[:, :, i] * o[:, None, None] for i, o in enumerate(others))
     else:
         cores = others.T @ above.transpose(1, 2, 0).reshape(k, m * size)
         cores = cores.reshape(batch, m, size)

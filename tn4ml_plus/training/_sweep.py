@@ -10,7 +10,7 @@ from ..contraction import to_nodes
 from ._local import Settings
 from ._problem import members
 from ._stopping import EarlyStopping
-from ._sweeper import Sweeper
+from ._sweeper import STEPS, Sweeper
 from ._sweeping import Sweeping
 
 
@@ -94,7 +94,7 @@ class Sweep(Sweeping):
         )
         reports = jax.device_get(member.sweep(settings, self.n_sites))
         # The last visit of a bond counts, that on the way back.
-        last = member.plan(self.n_sites).last[list(member.form.bonds)]
+        last = member.plan(STEPS[self.n_sites]).last[list(member.form.bonds)]
         numbers = {
             "bond_dims": reports.rank[last],
             "truncation": reports.truncation[last],

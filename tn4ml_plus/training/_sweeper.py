@@ -1,6 +1,7 @@
 """One network on its way through a sweep: where the visits go, and what they find in the stacks."""
 
 import itertools
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -28,8 +29,21 @@ from ._visits import (
     upper_core,
 )
 
-#: Steps on the way down and on the way up, by the number of cores that are improved together.
-STEPS = {1: (upper_core, lower_core), 2: (two_cores, two_cores)}
+
+class Steps(NamedTuple):
+    """What is done at each bond.
+
+    outward, inward: on the way down and on the way up; single: whether to one core, of the upper
+    node on the way down and of the lower one on the way up, the nodes at the ends included.
+    """
+
+    outward: object
+    inward: object
+    single: bool
+
+
+#: By the number of cores that are improved together.
+STEPS = {1: Steps(upper_core, lower_core, True), 2: Steps(two_cores, two_cores, False)}
 
 
 class Plan(NamedTuple):
@@ -67,7 +81,7 @@ class Sweeper:
         for node in reversed(range(len(ranks))):
             self.depths[node] = self.depths[form.parents[node][0]] + 1
         self._plans, self.spacing = {}, 1
-        self.exponent = jnp.zeros((), jnp.int32)
+        self.seen, self.exponents, self.exponent = None, None, jnp.zeros((), jnp.int32)
         self.store = Store({}, jnp.asarray(ranks, jnp.int32), *[None] * 5)
         self.cores = [self._padded(i, np.asarray(core)) for i, core in enumerate(cores)]
 
@@ -115,7 +129,7 @@ class Sweeper:
         # Spread over all cores, the scale of the whole network overflows none of them.
         share, rest = divmod(int(self.exponent), len(self.stacks))
         cores = [np.ldexp(core, share + (i < rest)) for i, core in enumerate(self.cores)]
-        return from_nodes(self.structure, cores, tuple(map(int, self.ranks)))
+        return from_nodes(self.structure, cores, tuple(np.asarray(self.ranks).tolist()))
 
     # Samples ------------------------------------------------------------------------------------
 
@@ -139,34 +153,36 @@ class Sweeper:
 
         signs: (samples of the metric, n_signs) random ones, None where there is no metric.
         """
-        last, batch = len(self.stacks) - 1, phi.shape[2]
+        last = len(self.stacks) - 1
         outputs = self.size if self.form.is_open else self._n_outputs
-        # With every s-th kept, and the last s, the cache is smallest where s is the root of all.
-        deepest = max(self.depths)
-        bytes_each = phi.dtype.itemsize * batch * outputs * self.size
-        fits = max(2, self.cache_bytes // bytes_each)
-        spacing = next((s for s in range(1, deepest) if s + deepest // s < fits), 0)
-        self.spacing = spacing or max(1, round(deepest**0.5))
-        shape = max(1, deepest // self.spacing + self.spacing - 1), batch, outputs, self.size
-        above, self.store = self.store.above, self.store._replace(above=None)
-        if above is None or above.shape != shape or above.dtype != phi.dtype:
-            above = jnp.zeros(shape, phi.dtype)
-        sizes = (
-            last + 1,
-            self.size,
-            self._channels,
-            len(above) if self.task.objective.needs_norm else 0,
-        )
+        above = self._memory((phi.shape[2], outputs, self.size), phi.dtype)
+        n_grams = len(above) if self.task.objective.needs_norm else 0
+        sizes = last + 1, self.size, self._channels, n_grams
         made, self.seen = _begun(self.form.is_open, sizes, phi, target, weight, signs)
         self.store = self.store._replace(above=above, outputs=None, **made)
-        nodes = [(climb, *self._climbing(i)) for i in range(last)]
-        plan, exponents = self._planned("climb", nodes), jnp.zeros(last, jnp.int32)
-        self.exponents = self._run(plan, exponents, None)
+        plan = self._planned("climb", lambda: [(climb, *self._climbing(i)) for i in range(last)])
+        self.exponents = self._run(plan, jnp.asarray(np.zeros(last, np.int32)), None)
         names, numbers = zip(*self._states(last))
         self.store, self.seen = arrive_at_root(
             self.task, names, self.store, self.seen, numbers, self.exponent, self.exponents
         )
         self.exponent = self.seen.exponent
+
+    def _memory(self, shape, dtype):
+        """For what is above bonds, each of a shape: as many as `cache_bytes` holds and paths need.
+
+        Sets the spacing s: on the way down every s-th is kept for long, and the last s are kept.
+        """
+        deepest = max(self.depths)
+        fits = max(2, self.cache_bytes // (np.dtype(dtype).itemsize * math.prod(shape)))
+        spacing = next((s for s in range(1, deepest) if s + deepest // s < fits), 0)
+        # The fewest that will do, where s is the root of all.
+        self.spacing = spacing or max(1, round(deepest**0.5))
+        shape = max(1, deepest // self.spacing + self.spacing - 1), *shape
+        above, self.store = self.store.above, self.store._replace(above=None)
+        if above is None or above.shape != shape or above.dtype != dtype:
+            above = jnp.zeros(shape, dtype)
+        return above
 
     def forget(self):
         """Free the memory of what was made of the samples."""
@@ -197,26 +213,24 @@ class Sweeper:
 
         n_sites: how many cores are optimised together, 1 or 2.
         """
-        plan = self.plan(n_sites)
+        plan = self.plan(STEPS[n_sites])
         return self._run(plan, self.empty_report(len(plan.visits.node)), settings)
 
     def empty_report(self, n):
         """A `Report` with a row for each of n visits."""
-        numbers = jnp.zeros(n, self.seen.sites.dtype)
-        others = {"accepted": jnp.zeros(n, bool), "rank": jnp.zeros(n, jnp.int32)}
-        return Report(**dict.fromkeys(Report._fields, numbers) | others)
+        numbers = np.zeros(n, self.seen.sites.dtype)
+        others = {"accepted": np.zeros(n, bool), "rank": np.zeros(n, np.int32)}
+        # Made by NumPy, which compiles nothing.
+        rows = Report(**dict.fromkeys(Report._fields, numbers) | others)
+        return jax.tree.map(jnp.asarray, rows)
 
-    def plan(self, n_sites):
+    def plan(self, steps):
         """The `Plan` of a sweep, which makes again what is above a node where it was not kept."""
-        key = n_sites, self.spacing
-        if key not in self._plans:
-            self._planned(key, self._route(*STEPS[n_sites]))
-        return self._plans[key]
+        return self._planned((steps, self.spacing), lambda: self._route(steps))
 
-    def _route(self, outward_step, inward_step):
+    def _route(self, steps):
         """(step, kind, numbers) of all visits of a sweep."""
         rows, owners = [], {}
-        is_single = outward_step is not inward_step
 
         def provide(node):
             """Have what is above a node in its slot."""
@@ -225,23 +239,22 @@ class Sweeper:
                 rows.append((descend, *self._visit(node, True)))
                 owners[self._slot(node)] = node
 
-        for node, outward in self.route(with_ends=is_single):
-            provide(node if is_single and not outward else self.form.parents[node][0])
-            step = outward_step if outward else inward_step
+        for node, outward in self.route(with_ends=steps.single):
+            provide(node if steps.single and not outward else self.form.parents[node][0])
+            step = steps.outward if outward else steps.inward
             rows.append((step, *self._visit(node, outward)))
             if outward:
                 owners[self._slot(node)] = node
         return rows
 
-    def _planned(self, key, rows):
+    def _planned(self, key, route):
         if key not in self._plans:
+            rows = route()
             steps, kinds, numbers = zip(*rows) if rows else ((), (), ())
-            runs = []
-            for (step, kind), part in itertools.groupby(
-                range(len(rows)), lambda i: (steps[i], kinds[i])
-            ):
-                part = list(part)
-                runs.append((step, kind, part[0], part[-1] + 1))
+            runs, stop = [], 0
+            for step_and_kind, part in itertools.groupby(zip(steps, kinds)):
+                start, stop = stop, stop + len(list(part))
+                runs.append((*step_and_kind, start, stop))
             width = max((len(row.siblings) + len(row.mine) for row in numbers), default=0)
 
             def column(name):
@@ -286,7 +299,7 @@ class Sweeper:
 
     def _climbing(self, node):
         names, mine = zip(*self._states(node))
-        kind = Kind(self.stacks[node], "", names, (), 0)
+        kind = Kind(names, (), (), 0)
         return kind, Visit(node, self.places[node], 0, 0, 0, mine, (), 0, 0)
 
     def _visit(self, node, outward):
@@ -297,7 +310,7 @@ class Sweeper:
         siblings = [states[i] for i in order(slot, len(states))[1:]]
         names, others = zip(*siblings) if siblings else ((), ())
         mine_names, mine = zip(*self._states(node))
-        kind = Kind(self.stacks[node], self.stacks[parent], mine_names, names, 0 if flip else slot)
+        kind = Kind(mine_names, self.stacks[parent], names, 0 if flip else slot)
         upper_slot = 0 if self.stacks[parent] == ROOT else self._slot(parent)
         return kind, Visit(
             node, self.places[node], self.places[parent], self._slot(node), upper_slot, mine,

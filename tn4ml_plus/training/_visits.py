@@ -24,7 +24,7 @@ from ._states import (
     together,
 )
 
-#: The stack of a core: the root's, or what `Kind` has for other nodes.
+#: The stack of the root's core.
 ROOT = ("root",)
 
 
@@ -43,14 +43,14 @@ class Task(NamedTuple):
 class Kind(NamedTuple):
     """What visits must have in common to share a program, static.
 
-    lower, upper: stacks of the two cores, each named by those of the children's states, "nodes",
-    "sites" or "leaves", or `ROOT`; mine, siblings: the stacks of the states of the lower node's
-    children and of the upper node's other ones; slot: which child of the latter the former is.
+    mine: the stacks of the states of the lower node's children, "nodes", "sites" or "leaves", which
+    name the stack of its core too; upper: the stack of the upper node's core, `ROOT` or named like
+    that, () where the visit is of one node only; siblings: the stacks of the states of its other
+    children; slot: which of its children the lower node is.
     """
 
-    lower: tuple
-    upper: tuple
     mine: tuple
+    upper: tuple
     siblings: tuple
     slot: int
 
@@ -129,9 +129,9 @@ def run(step, task, kind, store, reports, seen, visits, start, stop, settings):
 
 def climb(task, kind, store, seen, visit, _):
     """Find the state of a node, and scale its core by a power of two; reports the exponent."""
-    core = store.cores[kind.lower][visit.lower]
+    core = store.cores[kind.mine][visit.lower]
     state, core, exponent = state_above(core, _states(kind.mine, store, seen, visit.mine))
-    store = with_core(store, kind.lower, visit.lower, core)
+    store = with_core(store, kind.mine, visit.lower, core)
     return arrive(task, kind, store, seen, visit, core, state), exponent
 
 
@@ -165,7 +165,7 @@ def upper_core(task, kind, store, seen, visit, settings):
     turn, above, _, store, report = _solved(
         upper_core, task, kind, store, seen, visit, settings, True
     )
-    below = store.cores[kind.lower][visit.lower] @ turn
+    below = store.cores[kind.mine][visit.lower] @ turn
     _, around = bond(task, kind, store, seen, visit)
     above, rank = expand(
         task.objective, task.squared, below, above, store.outputs, around,
@@ -188,7 +188,7 @@ def lower_core(task, kind, store, seen, visit, settings):
 
 def local_problem(step, task, kind, store, seen, visit):
     """What a step improves: the core below, that above, the bond first, and what is `Around`."""
-    core = store.cores[kind.lower][visit.lower]
+    core = store.cores[kind.mine][visit.lower]
     eye = jnp.eye(core.shape[-1], dtype=core.dtype)
     if step is lower_core:
         return core, eye, single(kind, store, seen, visit)
@@ -317,7 +317,7 @@ def with_core(store, name, number, core):
 
 
 def _replaced(kind, store, visit, below, above):
-    store = with_core(store, kind.lower, visit.lower, below)
+    store = with_core(store, kind.mine, visit.lower, below)
     n = above.ndim - 1
     core = above.transpose(*order(kind.slot, n), n)
     core = _if_alike(kind, visit, core, lambda: above.transpose(*order(n - 1, n), n))
