@@ -36,7 +36,7 @@ IMAGES = "Fashion-MNIST, 14 x 14"
 TRAINERS = {
     "gradients": {},
     "sweeps": {"trainer": Sweep()},
-    "sweeps, adaptive": {"trainer": Sweep(max_bond=20, cutoff=3e-3)},
+    "sweeps, adaptive": {"trainer": Sweep(max_bond=20, cutoff=3e-4)},
     "sweeps of one site": {"trainer": Sweep(n_sites=1)},
     "sweeps, then gradients": {
         "trainer": [Sweep(max_epochs=2), Gradient(max_epochs=5, learning_rate=1e-3)]

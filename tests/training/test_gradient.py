@@ -11,6 +11,7 @@ import optax
 import pytest
 from tqdm import tqdm
 
+from tn4ml_plus import TNClassifier
 from tn4ml_plus._errors import NotFiniteError
 from tn4ml_plus.contraction import contract, log_norm_squared, pack
 from tn4ml_plus.initializers import RandomNormal
@@ -389,6 +390,13 @@ def test_dropout_draws_anew_each_epoch_at_its_rate():
     dropped = trainer._dropped(np.random.RandomState(0), (50, 1, 12), (0, NSITES))
     assert dropped.shape == (50, 1, 12, NSITES)
     assert abs(dropped.mean() - 0.4) < 5 * np.sqrt(0.24 / dropped.size)
+
+
+@pytest.mark.parametrize(("n_features", "rate"), [(8, 5e-3), (256, 5e-3 / 4)])
+def test_default_rate_falls_with_the_number_of_sites(n_features, rate):
+    X = np.random.default_rng(0).uniform(size=(20, n_features))
+    model = TNClassifier(bond_dim=2, n_members=1).partial_fit(X, np.arange(20) % 2, [0, 1])
+    assert model.history_["learning_rate"] == [rate]
 
 
 def test_partial_training_carries_the_state():

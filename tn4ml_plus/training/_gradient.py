@@ -26,7 +26,8 @@ _ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)
 class Gradient:
     """Minibatch gradient descent with padded, weighted last batches.
 
-    learning_rate: peak rate of the default Adam(0.9, 0.99), None for 5e-3; max_epochs: taken
+    learning_rate: peak rate of the default Adam(0.9, 0.99), None for 5e-3 with up to 64 sites and
+    for less in proportion with more, since each step changes all cores at once; max_epochs: taken
     exactly, None for 40 epochs but at least `min_steps` and at most `max_steps` steps, rounded to
     whole epochs and never less than one; optimizer: any optax transformation, which then brings its
     own rate and schedule, and is given the value and the function of the minibatch too; clip_norm:
@@ -96,19 +97,23 @@ class Gradient:
         """Train the networks of a `Problem`; returns a `Result`."""
         n_epochs = self.epochs(problem.n_samples)
         steps = -(-problem.n_samples // self.batch_size)
-        rates = self._rates(n_epochs * steps).reshape(n_epochs, steps)
-        return self._run(problem, rates)
+        rates = self._peak(problem) * self._factors(n_epochs * steps)
+        return self._run(problem, rates.reshape(n_epochs, steps))
 
     def partial_train(self, problem):
         """One epoch at the peak learning rate, continuing from ``problem.state``."""
         steps = -(-problem.n_samples // self.batch_size)
-        peak = 1.0 if self.optimizer is not None else self.learning_rate or 5e-3
-        return self._run(problem, np.full((1, steps), peak))
+        return self._run(problem, np.full((1, steps), self._peak(problem)))
 
-    def _rates(self, total_steps):
+    def _peak(self, problem):
+        if self.optimizer is not None:
+            return 1.0
+        return self.learning_rate or 5e-3 * min(1.0, 64 / problem.samples.phi.shape[1])
+
+    def _factors(self, total_steps):
         if self.optimizer is not None:
             return np.ones(total_steps)
-        return (self.learning_rate or 5e-3) * self.schedule.factors(total_steps)
+        return self.schedule.factors(total_steps)
 
     def _run(self, problem, rates):
         program = Program(
