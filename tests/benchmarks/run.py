@@ -3,7 +3,7 @@
     python tests/benchmarks/run.py --peers-python PATH --keel FOLDER --out docs/tables
 
 Run it from an environment with this package and its ``bench`` extra, on a machine that does nothing
-else: about half an hour on two cores. Names after the options choose benchmarks; ``--quick`` keeps
+else: about three hours on two cores. Names after the options choose benchmarks; ``--quick`` keeps
 to the smallest settings.
 
 side_by_side.py compares with other libraries, whose pins exclude each other's; they get an

@@ -27,6 +27,7 @@ from tn4ml_plus.losses import (
 from tn4ml_plus.networks import MPS, SMPO, TTN, MPSSpec, SMPOSpec, Tree
 from tn4ml_plus.training import Gradient, InTurn, Sweep
 from tn4ml_plus.training._local import Bond, LocalObjective, Settings
+from tn4ml_plus.training._objective import mean_loss
 from tn4ml_plus.training._states import surroundings
 from tn4ml_plus.training._sweeper import STEPS, Sweeper
 from tn4ml_plus.training._visits import (
@@ -524,3 +525,12 @@ def test_other_settings_and_seeds_compile_nothing(digits):
     before = run._cache_size()
     TNClassifier(**SMALL | {"bond_dim": 5}, trainer="sweep").fit(X, y)
     assert run._cache_size() == before + 3
+
+
+def test_validation_compiles_once_while_ranks_change(digits):
+    X, _, y, _ = digits
+    trainer = Sweep(n_sites=1, expansion=1, max_bond=6, max_epochs=3)
+    before = mean_loss._cache_size()
+    model = TNClassifier(**SMALL | {"bond_dim": 2}, trainer=trainer, early_stopping=True).fit(X, y)
+    assert len({max(ranks) for ranks in model.history_["bond_dims"]}) > 1
+    assert mean_loss._cache_size() == before + 1

@@ -58,7 +58,7 @@ def run(
                 )
             numbers |= {"loss": loss, "seconds": time.perf_counter() - started}
             if problem.validation is not None:
-                numbers["validation_loss"] = _validation_loss(problem, *packed(new_params))
+                numbers["validation_loss"] = _validation_loss(problem, packed(new_params)[0])
             params, state = new_params, new_state
             for name, value in numbers.items():
                 history.setdefault(name, []).append(value)
@@ -88,8 +88,10 @@ def _networks(packed, params):
     return [unpack(network, structure) for structure, network in members(structures, params)]
 
 
-def _validation_loss(problem, params, structures):
-    samples, structure = problem.validation, structures[0].padded()
+def _validation_loss(problem, params):
+    samples = problem.validation
     block = min(1024, len(samples.weight))
-    losses = mean_loss(structure, problem.objective, params, samples, problem.orders, block)
+    # Arrays are contracted as large as they are; a structure that kept to the ranks of each epoch
+    # would compile anew.
+    losses = mean_loss(problem.structure, problem.objective, params, samples, problem.orders, block)
     return float(losses.mean())
