@@ -3,6 +3,7 @@
 from ._anomaly import TNAnomalyDetector
 from ._born import Marginal, TNBornMachine
 from ._classifier import TNClassifier
+from ._principal import PrincipalComponents, ProbabilisticPCA, Rotated
 from ._regressor import TNRegressor
 from ._scalers import (
     Bijection,
@@ -12,10 +13,7 @@ from ._scalers import (
     LogisticCDF,
     MinMax,
     Passthrough,
-    PrincipalComponents,
-    ProbabilisticPCA,
     QuantileSigmoid,
-    Rotated,
     Scaler,
 )
 from ._state import load
