@@ -15,6 +15,8 @@ import timeit
 import numpy as np
 
 LEARNING_RATE = 1e-3
+# In a call, of which the best counts: each call of tn4ml compiles anew, above all in its first.
+SWEEPS = 3
 NOISE = 1e-2
 # tn4ml and quimb leave the contraction's scale alone; tn4ml's float32 loss is NaN from here on.
 TN4ML_FLOAT32_SITES = 63
@@ -149,16 +151,13 @@ def tn4ml_sweeps(case):
         learning_rate=LEARNING_RATE,
     )
 
-    epochs = 3
-
     def run(k):
         del k
         options = {"batch_size": case.B, "embedding": TrigonometricEmbedding(), "dtype": x.dtype}
-        model.train(x, targets=y, epochs=epochs, **options)
+        model.train(x, targets=y, epochs=SWEEPS, **options)
         return float(model.history["loss"][-1])
 
-    # Each call of `train` compiles anew, in its first epoch above all: the best of its epochs.
-    run.seconds = lambda k: k * min(model.history["epoch_time"][-epochs:])
+    run.seconds = lambda k: k * min(model.history["epoch_time"][-SWEEPS:])
     return run
 
 
