@@ -21,7 +21,8 @@ from tn4ml_plus.losses import (
 from tn4ml_plus.networks import MPS, TTN, SMPOSpec
 from tn4ml_plus.training import IsometricSweep
 from tn4ml_plus.training import _isometric as module
-from tn4ml_plus.training._local import Bond, LocalObjective
+from tn4ml_plus.training._bond import Bond
+from tn4ml_plus.training._local import LocalObjective, Settings
 from tn4ml_plus.training._states import surroundings
 from tn4ml_plus.training._visits import Visit, descend, run, single
 
@@ -34,7 +35,10 @@ OBJECTIVES = [
 ]
 # Bonds larger than what is below some of them.
 NETWORKS = {"chain": (MPS, 5), "tree": (TTN, 10)}
-SETTINGS = (1e-3, 0.1, 0.1, 2)
+SETTINGS = Settings(
+    ridge=1e-3, damping=0.1, shrinkage=0.1, steps=2, steps_after=0, cutoff=0.0, max_bond=1,
+    forced=False,
+)  # fmt: skip
 every_network = pytest.mark.parametrize("kind", NETWORKS)
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 
@@ -61,7 +65,7 @@ def made(kind, objective, seed=0):
         )
     )  # fmt: skip
     structure = SquaredNorm(structure) if is_density else structure
-    return module._Isometric(structure, packed, objective), packed, structure
+    return module._Isometric(structure, packed, objective, 1, 2_000_000_000), packed, structure
 
 
 def isometry_error(core, rank):

@@ -1,5 +1,6 @@
 """Sweeps: local gradients against dense ones, steps that never rise, ranks, compilation."""
 
+import dataclasses
 import itertools
 from functools import partial
 
@@ -25,8 +26,9 @@ from tn4ml_plus.losses import (
     SquaredError,
 )
 from tn4ml_plus.networks import MPS, SMPO, TTN, MPSSpec, SMPOSpec, Tree
-from tn4ml_plus.training import Gradient, InTurn, Sweep
-from tn4ml_plus.training._local import Bond, LocalObjective, Settings
+from tn4ml_plus.training import Gradient, InTurn, Samples, Sweep
+from tn4ml_plus.training._bond import Bond
+from tn4ml_plus.training._local import LocalObjective, Settings
 from tn4ml_plus.training._objective import mean_loss
 from tn4ml_plus.training._states import surroundings
 from tn4ml_plus.training._sweeper import STEPS, Sweeper
@@ -264,7 +266,8 @@ def test_a_stale_environment_shows_in_the_gradients(stale, x64):
 )
 def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, seed, x64):
     made = sweeper(kind, objective, seed=seed)
-    phi, _, _ = task(objective, seed)
+    phi, target, weight = task(objective, seed)
+    samples = Samples(phi.transpose(2, 0, 1), target, weight)
 
     def outputs():
         packed, structure = made.packed()
@@ -277,18 +280,21 @@ def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, seed
         slack = 1e-6 * abs(reports.before) + cutoff * reports.square
         assert (reports.after <= reports.before + slack).all()
         assert np.isfinite(reports.after).all()
+        # What the last visit says is what the network does.
+        found, structure = made.packed()
+        params = jax.tree.map(lambda leaf: leaf[None], found)
+        loss = mean_loss(structure.padded(), objective, params, samples, None, BATCH)
+        np.testing.assert_allclose(reports.loss[-1], loss[0], rtol=1e-6)
     # Rank 1 spoils these networks, so that steps to it are rejected.
     before, ranks = outputs(), list(map(int, made.ranks))
     settings = SETTINGS._replace(max_bond=1, steps=0, steps_after=0)
     accepted = np.asarray(made.sweep(settings).accepted)
-    assert not accepted.all()
-    if not accepted.any():
-        np.testing.assert_allclose(outputs(), before, rtol=1e-7, atol=1e-10)
-        assert list(map(int, made.ranks)) == ranks
+    assert not accepted.any()
+    np.testing.assert_allclose(outputs(), before, rtol=1e-7, atol=1e-10)
+    assert list(map(int, made.ranks)) == ranks
 
 
-@pytest.mark.parametrize("n_sites", [1, 2])
-@pytest.mark.parametrize("kind", ["end", "ternary"])
+@pytest.mark.parametrize(("kind", "n_sites"), [("end", 1), ("end", 2), ("ternary", 2)])
 def test_what_is_above_is_made_again_where_it_does_not_fit(kind, n_sites, quick):
     objective = OBJECTIVES[2]
     all_kept, few = sweeper(kind, objective), sweeper(kind, objective, cache_bytes=1)
@@ -534,3 +540,31 @@ def test_validation_compiles_once_while_ranks_change(digits):
     model = TNClassifier(**SMALL | {"bond_dim": 2}, trainer=trainer, early_stopping=True).fit(X, y)
     assert len({max(ranks) for ranks in model.history_["bond_dims"]}) > 1
     assert mean_loss._cache_size() == before + 1
+
+
+@pytest.mark.parametrize("network", ["mps", "ttn"])
+def test_one_column_has_no_bond_to_sweep(network):
+    X = np.random.default_rng(0).uniform(size=(60, 1))
+    for n_sites in (1, 2):
+        model = TNClassifier(network=network, trainer=Sweep(n_sites), **SMALL).fit(X, X[:, 0] > 0.4)
+        assert model.score(X, X[:, 0] > 0.4) > 0.9
+        assert model.history_["bond_dims"][-1] == []
+
+
+@pytest.mark.parametrize("n_sites", [1, 2])
+def test_bonds_are_no_larger_than_the_space_between_them(n_sites):
+    X = np.random.default_rng(0).uniform(size=(80, 4))
+    trainer = Sweep(n_sites, max_bond=1000, cutoff=0)
+    model = TNRegressor(2, embedding=Legendre(2), trainer=trainer, n_members=1, random_state=0)
+    model.fit(X, X.prod(axis=1))
+    assert (np.array(model.history_["bond_dims"]) <= [3, 9, 3]).all()
+
+
+def test_losses_of_batches_are_averaged(digits):
+    X, _, y, _ = digits
+    trainer = Sweep(batch_size=120, max_epochs=2, damping=1e6, ridge=0)
+    options = SMALL | {"loss": "cross_entropy"}
+    model = TNClassifier(**options, trainer=trainer).fit(X, y)
+    whole = TNClassifier(**options, trainer=dataclasses.replace(trainer, batch_size=9999)).fit(X, y)
+    # Steps of no length: every sweep sees the start.
+    np.testing.assert_allclose(model.history_["loss"], whole.history_["loss"], rtol=1e-3)

@@ -14,7 +14,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._arrays import evenly_spaced
 from .._checks import check_int, function_tuple
-from .._errors import NotFiniteError
 from .._registry import names, resolve
 from ..contraction import calibrate, pack, unpack
 from ..initializers import Noiseless, least_squares_weights
@@ -22,6 +21,7 @@ from ..io import write
 from ..losses import CallableLoss, Loss, Objective, OptaxLoss
 from ..networks import NetworkSpec, from_quimb
 from ..training import EarlyStopping, Gradient, InTurn, Problem, Samples, outputs
+from ..training._problem import members, stacked, trimmed
 from ._columns import read_table
 from ._state import to_state
 from ._tables import BLOCK, TableEstimator, padded_length
@@ -153,7 +153,7 @@ class TensorNetworkEstimator(TableEstimator):
             validation = self._samples(U[validation], target[validation], weight[validation])
         packs = [pack(member) for member in self.networks_]
         structures = [self._structure(structure) for _, structure in packs]
-        params = _stacked(p for p, _ in packs)
+        params = stacked(p for p, _ in packs)
         if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, self._anchor):
             # The networks were changed by hand: the start is no longer theirs to be pulled toward.
             self._anchor = params
@@ -176,20 +176,21 @@ class TensorNetworkEstimator(TableEstimator):
         run = trainer.partial_train if partial_fit else trainer.train
         try:
             result = run(problem)
-        except (NotFiniteError, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt) as error:
             if hasattr(error, "result"):
                 self._keep(error.result, structures, partial_fit)
+            elif self.n_iter_ == 0:
+                # Nobody shall take the start for something that was trained.
+                del self.networks_
             raise
         self._keep(result, structures, partial_fit)
         return self
 
     def _keep(self, result, structures, partial_fit):
-        self.networks_ = [
-            unpack(jax.tree.map(lambda leaf, m=m: leaf[m], result.params), structure)
-            for m, structure in enumerate(result.structures or structures)
-        ]
-        if result.anchor is result.params:
-            self._anchor = _stacked(pack(network)[0] for network in self.networks_)
+        structures = result.structures or structures
+        self.networks_ = [unpack(*pair[::-1]) for pair in members(structures, result.params)]
+        if result.anchor is not None and result.anchor is not self._anchor:
+            self._anchor = trimmed(structures, result.anchor)
         if partial_fit:
             self._trainer_state = [np.asarray(leaf) for leaf in result.state]
         for name, values in result.history.items():
@@ -258,7 +259,7 @@ class TensorNetworkEstimator(TableEstimator):
                 )
             self.networks_ = [member] * len(orders)
             packed, _ = pack(member)
-            self._anchor = _stacked([packed] * len(orders))
+            self._anchor = stacked([packed] * len(orders))
             return
         # A power of two of rows, so that nearby sizes share compiled code.
         padding = (0, (1 << (len(phi) - 1).bit_length()) - len(phi))
@@ -291,7 +292,7 @@ class TensorNetworkEstimator(TableEstimator):
             members.append(unpack(packed, structure))
             anchors.append(anchor)
         self.networks_ = members
-        self._anchor = _stacked(anchors)
+        self._anchor = stacked(anchors)
 
     def _orders(self):
         """Site orders of the members on the device, None where one member has the given order."""
@@ -328,10 +329,10 @@ class TensorNetworkEstimator(TableEstimator):
         block = min(BLOCK, len(phi))
         packs = [(p, self._structure(s)) for p, s in map(pack, self.networks_)]
         if len({structure.padded() for _, structure in packs}) == 1:
-            groups = [(_stacked(p for p, _ in packs), packs[0][1].padded(), self._orders())]
+            groups = [(stacked(p for p, _ in packs), packs[0][1].padded(), self._orders())]
         else:
             groups = [
-                (_stacked([packed]), structure.padded(), jnp.asarray(order[None], jnp.int32))
+                (stacked([packed]), structure.padded(), jnp.asarray(order[None], jnp.int32))
                 for (packed, structure), order in zip(packs, self.orders_, strict=True)
             ]
         parts = []
@@ -346,19 +347,6 @@ class TensorNetworkEstimator(TableEstimator):
 @partial(jax.jit, static_argnums=(0, 1))
 def _by_member(function, arguments, amplitude):
     return jax.vmap(partial(function, *arguments))(amplitude)
-
-
-def _stacked(trees):
-    """Packed networks as one pytree with a leading member axis; smaller arrays are zero-padded."""
-
-    def stack(*leaves):
-        shape = np.max([leaf.shape for leaf in leaves], axis=0)
-        padded = [
-            np.pad(leaf, [(0, size) for size in shape - np.array(leaf.shape)]) for leaf in leaves
-        ]
-        return jnp.asarray(np.stack(padded))
-
-    return jax.tree.map(stack, *trees)
 
 
 def _checked(network, phys_dims, n_outputs):

@@ -36,8 +36,8 @@ class Gradient:
     least n_samples; feature_dropout: share of the features that each sample loses each step, in
     [0, 1); time_limit: seconds after which no new epoch starts; callbacks: functions of an `Epoch`,
     a true result stops training.
-    Raises NotFiniteError when the loss stops being finite; its `result`, and that of a
-    KeyboardInterrupt, has the weights of the last finished epoch.
+    Raises NotFiniteError when the loss stops being finite; the `result` of that and of any other
+    error that ends training, KeyboardInterrupt too, has the weights of the last finished epoch.
 
     >>> Gradient(max_epochs=5, learning_rate=1e-3).max_epochs
     5
@@ -189,7 +189,7 @@ def _start(optimizer, params):
 
 def _state(optimizer, params, leaves):
     """A fresh state of the optimizer, or the one whose leaves are given."""
-    if leaves is None:
+    if not leaves:
         return _start(optimizer, params)
     tree = jax.tree.structure(jax.eval_shape(partial(_start, optimizer), params))
     if tree.num_leaves != len(leaves):

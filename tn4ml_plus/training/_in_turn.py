@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from .._errors import NotFiniteError
 from .._registry import register
+from ._problem import trimmed
 
 
 @register("trainer")
@@ -12,8 +12,10 @@ from .._registry import register
 class InTurn:
     """Trainers that go on one after the other with the same networks, such as sweeps and gradients.
 
-    trainers: at least one. Their histories are joined, each part of those names that it has.
-    Raises what they raise; a `result` that comes with it has all that was trained before too.
+    trainers: at least one. Their histories are joined, each part of those names that it has;
+    callbacks see the epochs of each trainer by themselves, and one that is true stops them all.
+    Raises what they raise, before any of them has begun if one cannot train these networks; a
+    `result` that comes with it has all that was trained before too.
 
     >>> from tn4ml_plus.training import Gradient, Sweep
     >>> [type(trainer).__name__ for trainer in InTurn((Sweep(), Gradient())).trainers]
@@ -35,25 +37,40 @@ class InTurn:
 
     def train(self, problem):
         """Train the networks of a `Problem`; returns a `Result`."""
-        history, n_iter = {}, 0
+        for trainer in self.trainers:
+            if hasattr(trainer, "check"):
+                trainer.check(problem)
+        history, n_iter, result = {}, 0, None
 
         def joined(result):
-            for name, values in result.history.items():
+            new = dict(result.history)
+            if "seconds" in new:
+                new["seconds"] = [sum(history.get("seconds", [])[-1:]) + t for t in new["seconds"]]
+            for name, values in new.items():
                 history.setdefault(name, []).extend(values)
             return dataclasses.replace(result, history=history, n_iter=n_iter + result.n_iter)
 
         for trainer in self.trainers:
             try:
                 result = joined(trainer.train(problem))
-            except (NotFiniteError, KeyboardInterrupt) as error:
+            except (Exception, KeyboardInterrupt) as error:
                 if hasattr(error, "result"):
                     error.result = joined(error.result)
+                elif result is not None:
+                    error.result = result
                 raise
-            n_iter = result.n_iter
+            if result.stopped:
+                break
+            n_iter, structures = result.n_iter, result.structures or problem.structures
+            params, anchor = result.params, result.anchor
+            if result.structures is not None:
+                # The next one shall not train what only pads.
+                params = trimmed(structures, params)
+                anchor = params if anchor is result.params else anchor
             problem = dataclasses.replace(
                 problem,
-                params=result.params,
-                structures=result.structures or problem.structures,
-                anchor=problem.anchor if result.anchor is None else result.anchor,
+                params=params,
+                structures=structures,
+                anchor=problem.anchor if anchor is None else anchor,
             )
         return result

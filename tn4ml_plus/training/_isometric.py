@@ -2,7 +2,6 @@
 
 import dataclasses
 import warnings
-from functools import partial
 from math import prod
 
 import jax
@@ -12,14 +11,14 @@ from jax import lax
 
 from .._registry import register
 from .._typing import power_of_two
-from ..contraction import END, from_nodes
-from ._local import Bond, LocalObjective, left, natural_scale, solve
-from ._problem import members
+from ..contraction import END, from_nodes, rooted
+from ._bond import Bond
+from ._local import LocalObjective, Settings
 from ._states import surroundings
 from ._stopping import EarlyStopping
 from ._sweeper import Steps, Sweeper
 from ._sweeping import Sweeping
-from ._visits import ROOT, around_root, arrive, descend, single, with_core
+from ._visits import ROOT, arrive, descend, single, with_core
 
 
 @register("trainer")
@@ -63,14 +62,28 @@ class IsometricSweep(Sweeping):
     def __post_init__(self):
         self._check()
 
-    def _sweepers(self, problem):
-        return [
-            _Isometric(*network, problem.objective, self.cache_bytes)
-            for network in members(problem.structures, jax.device_get(problem.params))
-        ]
+    def check(self, problem):
+        """ValueError for networks that cannot be swept."""
+        for structure in problem.structures:
+            if rooted(structure).is_open:
+                raise ValueError(
+                    "Isometric sweeps need the outputs at one core: train operators by Sweep."
+                )
 
-    def _sweep(self, member, n_seen):
-        settings = self.ridge, self.damping * (1.0 + n_seen), self._shrinkage, self.steps
+    def _sweeper(self, network, objective, size):
+        return _Isometric(*network, objective, size, self.cache_bytes)
+
+    def _sweep(self, member, damping):
+        settings = Settings(
+            ridge=self.ridge,
+            damping=damping,
+            shrinkage=self._shrinkage,
+            steps=self.steps,
+            steps_after=0,
+            cutoff=0.0,
+            max_bond=member.size,
+            forced=False,
+        )
         loss, changed = member.sweep(settings)
         return loss, {"changed": changed}
 
@@ -78,12 +91,8 @@ class IsometricSweep(Sweeping):
 class _Isometric(Sweeper):
     """A `Sweeper` whose cores below the root are isometries between its sweeps."""
 
-    def __init__(self, structure, packed, objective, cache_bytes=2_000_000_000):
-        super().__init__(structure, packed, objective, 1, cache_bytes)
-        if self.form.is_open:
-            raise ValueError(
-                "Isometric sweeps need the outputs at one core: train operators by Sweep."
-            )
+    def __init__(self, structure, packed, objective, size, cache_bytes):
+        super().__init__(structure, packed, objective, size, cache_bytes)
         self._make_isometric()
 
     def _make_isometric(self):
@@ -130,10 +139,10 @@ class _Isometric(Sweeper):
 
     def sweep(self, settings):
         """Improve the root, every isometry, and the root again: the loss, the share changed."""
-        self._improve_root(settings)
+        self.improve_root(settings)
         plan = self.plan(Steps(descend, improve_isometry, single=True))
         changed = self._run(plan, jnp.zeros(len(plan.visits.node), bool), self.exponents)
-        loss = self._improve_root(settings)
+        loss = self.improve_root(settings)
         # Isometries again, with the exponents that the states lack at the root.
         exponents, cores = jnp.append(self.exponents, 0), {}
         for name, stack in self.store.cores.items():
@@ -144,31 +153,6 @@ class _Isometric(Sweeper):
         self.exponent = self.exponent - jnp.sum(self.exponents)
         loss, changed = jax.device_get((loss, changed))
         return loss, np.mean(changed[plan.last]) if len(plan.last) else 1.0
-
-    def _improve_root(self, settings):
-        names, numbers = zip(*self._states(len(self.stacks) - 1))
-        self.store, loss = root_step(self.task, names, self.store, self.seen, numbers, settings)
-        return loss
-
-
-@partial(jax.jit, static_argnames=("task", "mine"), donate_argnames="store")
-def root_step(task, mine, store, seen, numbers, settings):
-    """Improve the root's core; settings: ridge, damping, shrinkage, steps.
-
-    mine, numbers: of the states of the root's children. Returns the store and the mean loss.
-    """
-    ridge, damping, shrinkage, steps = settings
-    fixed = surroundings(around_root(mine, store, seen, numbers))
-    core, F = store.cores[ROOT][0], store.outputs
-    shape = prod(core.shape[:-1]), 1, core.shape[-1]
-    bond = Bond(fixed, shape, shrinkage)
-    B = bond.white(core.reshape(shape))
-    scale = natural_scale(fixed, B, F)
-    value = LocalObjective(task.objective, task.squared, fixed, scale * ridge)
-    # Nothing is cut: all of the space may be used.
-    B, F, _, last = solve(bond, value, B, F, jnp.eye(len(B), dtype=B.dtype), steps, scale * damping)
-    B = bond.right(left(bond.inverse_x, B), bond.inverse_y)
-    return with_core(store, ROOT, 0, B.reshape(core.shape))._replace(outputs=F), last[1]
 
 
 def improve_isometry(task, kind, store, seen, visit, exponents):

@@ -20,11 +20,8 @@ import numpy as np
 from jax import lax
 
 from .._typing import Amplitude, exponent_of, power_of_two
-from ..contraction import khatri_rao
+from ._bond import Bond, left
 from ._states import surroundings
-
-# Samples that the metric is made from; any metric is right, more of them make it no better.
-METRIC_ROWS = 4096
 
 
 class Settings(NamedTuple):
@@ -63,106 +60,6 @@ class Report(NamedTuple):
     accepted: jax.Array
     rank: jax.Array
     truncation: jax.Array
-
-
-class Bond:
-    """Outputs, their adjoint and the norm as functions of B, (p, k, m).
-
-    k: of the other children; m: of the upper node's own bond, of the outputs at the root. They are
-    functions of B~ with a shrinkage, as in `Settings`, of the samples' metric; None leaves B as it
-    is, which is the same as 1 up to a factor.
-    """
-
-    def __init__(self, fixed, shape, shrinkage=None):
-        self.shape = shape
-        x, self.o, self.env = fixed.children, fixed.others, fixed.above
-        self.n_below, self.batch = x.shape[1:]
-        self.x = x.reshape(len(x), -1)
-        self.gram_x = self.gram_y = None
-        self.root_x = self.inverse_x = self.root_y = self.inverse_y = None
-        if fixed.grams is not None:
-            self.gram_x, others, above = fixed.grams
-            self.gram_y = others if above is None else jnp.kron(others, above)
-        if shrinkage is not None:
-            self._whiten(fixed, shrinkage)
-
-    def _whiten(self, fixed, shrinkage):
-        # Samples come in random order.
-        n = METRIC_ROWS
-        y, weight = self.o[:, :n], fixed.weight[:n] / jnp.sum(fixed.weight[:n])
-        if self.env is not None:
-            signs = fixed.signs[:, : self.env.shape[1]]
-            # Random signs: an unbiased estimate of the sum over outputs, without their number.
-            y = khatri_rao(y, jnp.einsum("nc,ncd->nd", signs, self.env[:n]).T)
-        self.root_x, self.inverse_x = _moments_root(fixed.children[:, :, :n], weight, shrinkage)
-        self.root_y, self.inverse_y = _moments_root(y[:, None], weight, shrinkage)
-        self.x = self.inverse_x @ self.x
-        if self.env is None:
-            self.o = self.inverse_y @ self.o
-        if fixed.grams is not None:
-            self.gram_x = self.inverse_x @ self.gram_x @ self.inverse_x
-            self.gram_y = self.inverse_y @ self.gram_y @ self.inverse_y
-
-    def white(self, B):
-        """B~ of B."""
-        return self.right(left(self.root_x, B), self.root_y)
-
-    def right(self, B, matrix):
-        """B times a matrix on the side of y, None standing for one."""
-        if matrix is None:
-            return B
-        if self.env is None:
-            return jnp.einsum("pkm,kl->plm", B, matrix)
-        return (B.reshape(len(B), -1) @ matrix).reshape(B.shape)
-
-    def outputs(self, B):
-        """(batch, outputs below times outputs)."""
-        p, k, m = self.shape
-        if self.env is not None:
-            B = self.right(B, self.inverse_y)
-        z = self.x.T @ B.reshape(p, k * m)
-        if self.n_below == 1:
-            # Many times faster than the same with an axis of size 1.
-            z = jnp.einsum("nkm,kn->nm", z.reshape(self.batch, k, m), self.o)
-            return z if self.env is None else jnp.einsum("nd,ncd->nc", z, self.env)
-        z = jnp.einsum("ankm,kn->anm", z.reshape(self.n_below, self.batch, k, m), self.o)
-        if self.env is not None:
-            z = jnp.einsum("and,ncd->anc", z, self.env)
-        return z.swapaxes(0, 1).reshape(self.batch, -1)
-
-    def adjoint(self, r):
-        """Of `outputs`, of B's shape; r: as `outputs` gives them."""
-        if self.n_below == 1:
-            z = r if self.env is None else jnp.einsum("nc,ncd->nd", r, self.env)
-        else:
-            z = r.reshape(self.batch, self.n_below, -1).swapaxes(0, 1)
-            z = z if self.env is None else jnp.einsum("anc,ncd->and", z, self.env)
-        y = (self.o.T[:, :, None] * z[..., None, :]).reshape(self.x.shape[1], -1)
-        B = (self.x @ y).reshape(self.shape)
-        return B if self.env is None else self.right(B, self.inverse_y)
-
-    def gram(self, B):
-        """G B with <B, G B> the squared norm of the whole network, 0 where nobody asks for it."""
-        if self.gram_x is None:
-            return 0.0
-        return left(self.gram_x, self.right(B, self.gram_y))
-
-    def inner(self, A, B):
-        """<A, G B>."""
-        none = jnp.zeros((), A.dtype)
-        return none if self.gram_x is None else jnp.vdot(A, self.gram(B))
-
-
-def _moments_root(x, weight, shrinkage):
-    """S and S^-1, S^2 being second moments of x (p, ..., batch), weighted, shrunk to their mean."""
-    moments = (x * weight).reshape(len(x), -1) @ x.reshape(len(x), -1).T
-    # What pads a bond has no moments and takes no part in the mean.
-    present = jnp.maximum(jnp.sum(jnp.diagonal(moments) > 0), 1)
-    mean = jnp.maximum(jnp.trace(moments) / present, jnp.finfo(x.dtype).tiny)
-    moments = (1 - shrinkage) * moments + shrinkage * mean * jnp.eye(len(x), dtype=x.dtype)
-    values, vectors = jnp.linalg.eigh(moments)
-    root = jnp.sqrt(jnp.maximum(values, 1e-7 * values[-1]))
-    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
 
 
 def _leading(matrix, size, max_bond, cutoff):
@@ -245,13 +142,6 @@ def natural_scale(fixed, B, F):
     mean = jnp.vdot(fixed.weight, jnp.sum(F**2, axis=1))
     tiny = jnp.finfo(F.dtype).tiny
     return jnp.maximum(mean, tiny) / jnp.maximum(jnp.vdot(B, B), tiny)
-
-
-def left(matrix, B):
-    """A matrix times B on the side of x, None standing for one."""
-    if matrix is None:
-        return B
-    return (matrix @ B.reshape(len(B), -1)).reshape(B.shape)
 
 
 def _products(a, b):
@@ -340,7 +230,9 @@ def local_step(objective, squared, below, above, F0, around, rank, settings, out
         B, F, first, last = solve(bond, value, B, F, P, n_steps, scale * settings.damping)
 
         def cut():
-            U, rank, lost = _leading(B.reshape(p, -1), size, settings.max_bond, settings.cutoff)
+            # Smaller shares than that are rounding.
+            cutoff = jnp.maximum(settings.cutoff, 4 * jnp.finfo(B.dtype).eps)
+            U, rank, lost = _leading(B.reshape(p, -1), size, settings.max_bond, cutoff)
             P = U @ U.T
             short = left(P, B)
             return short, bond.outputs(short), P, U, rank, lost
@@ -388,18 +280,37 @@ def expand(objective, squared, below, above, F, around, rank, settings):
     p, k = prod(below.shape[:-1]), len(fixed.others)
     m = above.size // (size * k)
     bond = Bond(fixed, (p, k, m), settings.shrinkage)
-    value = LocalObjective(objective, squared, fixed, settings.ridge)
+    # A ridge would pull along what the bond has, which is left out below.
+    value = LocalObjective(objective, squared, fixed, 0.0)
     C = bond.right(above.reshape(size, k, m), bond.root_y).reshape(size, k * m)
     B = (left(bond.root_x, below.reshape(p, size)) @ C).reshape(p, k, m)
     F = bond.outputs(B) if F is None else F
     gradient = value.gradient(bond, B, F).reshape(p, k * m)
     U, _, _ = _leading(C.T, size, rank, -1.0)
+    # What pads a bond has no gradient.
+    rows, columns = (jnp.sum(jnp.any(gradient != 0, axis=axis)) for axis in (1, 0))
+    largest = jnp.minimum(settings.max_bond, jnp.minimum(rows, columns))
+    added = jnp.clip(largest - rank, 0, settings.expansion)
     gradient = gradient - (gradient @ U) @ U.T
-    added = jnp.minimum(
-        jnp.clip(settings.max_bond - rank, 0, settings.expansion), min(p, k * m) - rank
-    )
-    V, n_added, _ = _leading(gradient.T, size, added, 1e-12)
+    V, n_added, _ = _leading(gradient.T, size, added, 4 * jnp.finfo(B.dtype).eps)
     n_added = jnp.where(added > 0, n_added, 0)
     V = V * (jnp.arange(size) < n_added) * jnp.sqrt(jnp.vdot(C, C) / rank)
     new = bond.right(V.T.reshape(size, k, m), bond.inverse_y)
     return above + jnp.roll(new, rank, axis=0).reshape(above.shape), rank + n_added
+
+
+def single_step(objective, squared, core, F0, around, settings):
+    """Improve one core, and cut nothing; returns the core, the outputs and the mean loss.
+
+    core: (*children, up), nothing but the bond itself on the other side; F0: as in `local_step`.
+    """
+    fixed, shape = surroundings(around), (prod(core.shape[:-1]), 1, core.shape[-1])
+    bond = Bond(fixed, shape, settings.shrinkage)
+    B = bond.white(core.reshape(shape))
+    F = bond.outputs(B) if F0 is None else F0
+    scale = natural_scale(fixed, B, F)
+    value = LocalObjective(objective, squared, fixed, scale * settings.ridge)
+    whole, damping = jnp.eye(len(B), dtype=B.dtype), scale * settings.damping
+    B, F, _, (_, loss) = solve(bond, value, B, F, whole, settings.steps, damping)
+    B = bond.right(left(bond.inverse_x, B), bond.inverse_y)
+    return B.reshape(core.shape), F, loss

@@ -29,12 +29,13 @@ def run(
 
     A step returns params, state, the mean loss and a dict of further numbers for the history; a
     mean loss that is not finite stands for weights that are not to be kept, and raises
-    NotFiniteError with `advice`, a clause. Like KeyboardInterrupt, it has the `result` so far.
+    NotFiniteError with `advice`, a clause. Like any other error, it has the `result` so far.
     Trainers whose own params are others give their `start`, and a function `packed` from them to
     params and structures as in `Problem`. In their gauge the anchor means nothing: they leave their
     result in its place.
     """
     params, history = problem.params if start is None else start, {"loss": [], "seconds": []}
+    stopped = False
     anchor = problem.anchor if packed is None else None
     packed = packed or (lambda params: (params, problem.structures))
 
@@ -42,7 +43,7 @@ def run(
         found, structures = packed(params)
         return Result(
             found, jax.tree.leaves(state), history, len(history["loss"]), tuple(structures),
-            found if anchor is None else anchor,
+            found if anchor is None else anchor, stopped,
         )  # fmt: skip
 
     best, best_loss, best_epoch = params, np.inf, 0
@@ -71,9 +72,10 @@ def run(
                 stop |= epoch - best_epoch >= early_stopping.patience
             seen = Epoch(epoch + 1, history, partial(_networks, packed, params))
             stops = [bool(callback(seen)) for callback in (*callbacks, *problem.callbacks)]
-            if stop or any(stops):
+            stopped = any(stops)
+            if stop or stopped:
                 break
-    except (NotFiniteError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         error.result = result()
         raise
     finally:

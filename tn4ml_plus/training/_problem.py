@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..contraction import pack, unpack
+
 
 class Samples(NamedTuple):
     """Embedded samples on the device, padded to a bucketed length with samples of weight zero.
@@ -95,7 +97,8 @@ class Result:
     """What training returns.
 
     params, structures: as in `Problem`; state: leaves of the trainer's; history; n_iter: epochs
-    run; anchor: what decay pulls toward from now on. Structures and anchor are None if the same.
+    run; anchor: what decay pulls toward from now on; stopped: whether a callback ended training.
+    Structures and anchor are None if the same.
     """
 
     params: Any
@@ -104,6 +107,7 @@ class Result:
     n_iter: int
     structures: tuple | None = None
     anchor: Any = None
+    stopped: bool = False
 
 
 def members(structures, params):
@@ -112,6 +116,25 @@ def members(structures, params):
         (structure, jax.tree.map(lambda leaf, m=m: leaf[m], params))
         for m, structure in enumerate(structures)
     ]
+
+
+def stacked(trees):
+    """Packed networks as one pytree with a leading member axis; smaller arrays are zero-padded."""
+
+    def stack(*leaves):
+        shape = np.max([leaf.shape for leaf in leaves], axis=0)
+        padded = [
+            np.pad(leaf, [(0, size) for size in shape - np.array(leaf.shape)]) for leaf in leaves
+        ]
+        return jnp.asarray(np.stack(padded))
+
+    return jax.tree.map(stack, *trees)
+
+
+def trimmed(structures, params):
+    """Packed networks with arrays no larger than the largest of them needs."""
+    networks = [unpack(packed, structure) for structure, packed in members(structures, params)]
+    return stacked(pack(network)[0] for network in networks)
 
 
 def over_members(function, n_members, in_axes):

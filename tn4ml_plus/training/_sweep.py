@@ -6,11 +6,9 @@ import jax
 
 from .._checks import check_int, check_number
 from .._registry import register
-from ..contraction import to_nodes
 from ._local import Settings
-from ._problem import members
 from ._stopping import EarlyStopping
-from ._sweeper import STEPS, Sweeper
+from ._sweeper import STEPS, Sweeper, largest_rank
 from ._sweeping import Sweeping
 
 
@@ -22,8 +20,9 @@ class Sweep(Sweeping):
     At each bond the product of the two cores is improved by conjugate gradients on the Gauss-Newton
     model of the objective, cut to the rank that `cutoff` asks for, and improved again within it; a
     step that ends above where it began, by more than a millionth or what the cutoff allows, is
-    rejected. There is no learning rate. The outputs stay at their core, so that a bond needs no
-    room for them. Of operators the squared norm can be trained, as losses of densities read it.
+    rejected unless the bond is larger than max_bond. There is no learning rate. The outputs stay at
+    their core, so that a bond needs no room for them. Of operators the squared norm can be trained,
+    as losses of densities read it.
 
     n_sites: cores that are improved together, 2, or 1 for cheaper steps and slower growth;
     max_bond: cap on the bonds, None for the network's largest; cutoff: share of the square of two
@@ -38,8 +37,9 @@ class Sweep(Sweeping):
     each sample loses, in [0, 1), drawn anew for every batch; cache_bytes: memory for what the rest
     of the network makes of a batch at each bond, about that of batch_size times the outputs times
     the bond, beyond which it is made again instead of kept; early_stopping, time_limit, callbacks:
-    as in `Gradient`. The history has, after every epoch, "bond_dims" and the shares discarded
-    there, "truncation", both in the order of the sites, or of the tree's nodes.
+    as in `Gradient`. The history has the mean loss of all batches, each after its own sweep, and of
+    the last the "bond_dims" and the shares discarded there, "truncation", both in the order of the
+    sites, or of the tree's nodes.
     Raises ValueError for networks with other geometries, NotFiniteError as `Gradient` does.
     After White 1992, Phys. Rev. Lett. 69, 2863, and Stoudenmire and Schwab 2016, arXiv:1605.05775.
 
@@ -74,16 +74,14 @@ class Sweep(Sweeping):
             check_int(name, getattr(self, name), 0)
         check_number("cutoff", self.cutoff, at_least=0, below=1)
 
-    def _sweepers(self, problem):
-        networks = list(members(problem.structures, jax.device_get(problem.params)))
-        # All of one size, that of the largest bond of any.
-        size = max([self.max_bond or 1, *(rank for net in networks for rank in to_nodes(*net)[1])])
-        return [Sweeper(*net, problem.objective, size, self.cache_bytes) for net in networks]
+    def _sweeper(self, network, objective, size):
+        size = max(size, min(self.max_bond or 1, largest_rank(*network)))
+        return Sweeper(*network, objective, size, self.cache_bytes)
 
-    def _sweep(self, member, n_seen):
+    def _sweep(self, member, damping):
         settings = Settings(
             ridge=self.ridge,
-            damping=self.damping * (1.0 + n_seen),
+            damping=damping,
             shrinkage=self._shrinkage,
             steps=self.steps,
             steps_after=self.steps_after,
@@ -92,6 +90,8 @@ class Sweep(Sweeping):
             forced=True,
             expansion=self.expansion,
         )
+        if not member.form.bonds:
+            return member.improve_root(settings), {"bond_dims": [], "truncation": []}
         reports = jax.device_get(member.sweep(settings, self.n_sites))
         # The last visit of a bond counts, that on the way back.
         last = member.plan(STEPS[self.n_sites]).last[list(member.form.bonds)]

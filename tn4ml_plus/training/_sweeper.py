@@ -24,6 +24,7 @@ from ._visits import (
     descend,
     lower_core,
     order,
+    root_step,
     run,
     two_cores,
     upper_core,
@@ -56,6 +57,21 @@ class Plan(NamedTuple):
     runs: list
     visits: Visit
     last: np.ndarray
+
+
+def largest_rank(structure, packed):
+    """The largest rank that a bond can have between what is below it and what is above."""
+    form, (cores, _) = rooted(structure), to_nodes(structure, packed)
+    below = []
+    for core, children in zip(cores, form.nodes, strict=True):
+        sizes = [
+            below[child - form.nsites] if child >= form.nsites else 1 if child in (END, SHUT) else n
+            for child, n in zip(children, core.shape)
+        ]
+        below.append(math.prod(sizes))
+    # Whatever is not below a bond is above it.
+    whole = below[-1] * cores[-1].shape[-1]
+    return max((min(size, whole // size) for size in below[:-1]), default=1)
 
 
 class Sweeper:
@@ -92,6 +108,7 @@ class Sweeper:
             for child, n in zip(children, core.shape)
         ]
         shape.append(core.shape[-1] if node == len(self.form.nodes) - 1 else self.size)
+        core = core[tuple(map(slice, shape))]
         return np.pad(core, [(0, n - m) for n, m in zip(shape, core.shape, strict=True)])
 
     @property
@@ -215,6 +232,12 @@ class Sweeper:
         """
         plan = self.plan(STEPS[n_sites])
         return self._run(plan, self.empty_report(len(plan.visits.node)), settings)
+
+    def improve_root(self, settings):
+        """Improve the root's core alone; returns the mean loss."""
+        names, numbers = zip(*self._states(len(self.stacks) - 1))
+        self.store, loss = root_step(self.task, names, self.store, self.seen, numbers, settings)
+        return loss
 
     def empty_report(self, n):
         """A `Report` with a row for each of n visits."""

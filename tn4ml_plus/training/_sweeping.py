@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_instance, check_int, check_number, function_tuple
-from ._local import METRIC_ROWS
+from ..contraction import rooted, to_nodes
+from ._bond import METRIC_ROWS
 from ._loop import run
-from ._problem import bucket
+from ._problem import bucket, members, stacked
 from ._stopping import EarlyStopping
 
 
@@ -16,8 +17,8 @@ class Sweeping:
 
     A subclass is a frozen dataclass with the fields `max_epochs`, `batch_size`, `ridge`, `damping`,
     `shrinkage`, `steps`, `feature_dropout`, `cache_bytes`, `early_stopping`, `time_limit` and
-    `callbacks`. It defines `_sweepers`, a `Sweeper` for each network of a problem, and `_sweep`,
-    which sends one of them once through its network and returns the mean loss and numbers for the
+    `callbacks`. It defines `_sweeper`, a `Sweeper` for a network, and `_sweep`, which sends one of
+    them once through its network, with a damping, and returns the mean loss and numbers for the
     history.
     """
 
@@ -35,6 +36,11 @@ class Sweeping:
         check_number("time_limit", self.time_limit, above=0, optional=True)
         object.__setattr__(self, "callbacks", function_tuple("callbacks", self.callbacks))
 
+    def check(self, problem):
+        """ValueError for networks that cannot be swept."""
+        for structure in problem.structures:
+            rooted(structure)
+
     def train(self, problem):
         """Train the networks of a `Problem`; returns a `Result`."""
         n_epochs = self._default_epochs if self.max_epochs is None else self.max_epochs
@@ -50,45 +56,51 @@ class Sweeping:
         return None if self.shrinkage == 1 else self.shrinkage
 
     def _run(self, problem, n_epochs):
-        members = self._sweepers(problem)
+        self.check(problem)
+        networks = members(problem.structures, jax.device_get(problem.params))
+        # All of one size, that of the largest bond of any.
+        size = max((rank for net in networks for rank in to_nodes(*net)[1]), default=1)
+        sweepers = [self._sweeper(network, problem.objective, size) for network in networks]
         n_batches = -(-problem.n_samples // self.batch_size)
+        weight = np.asarray(problem.samples.weight, float)
 
         def step(epoch, params, _):
             losses, numbers = [], []
-            for m, (member, state) in enumerate(zip(members, params, strict=True)):
-                member.state = state
+            for m, (member, state) in enumerate(zip(sweepers, params, strict=True)):
+                member.state, of_batches, weights = state, [], []
                 for i, rows in enumerate(_batches(problem, n_batches)):
                     self._show(member, problem, m, rows)
                     # One batch is all that there is: nothing to forget.
                     n_seen = epoch * n_batches + i if n_batches > 1 else 0
-                    loss, found = self._sweep(member, n_seen)
+                    loss, found = self._sweep(member, self.damping * (1.0 + n_seen))
+                    of_batches.append(loss)
+                    weights.append(weight[rows[rows >= 0]].sum())
                 member.forget()
-                losses.append(loss)
+                losses.append(np.average(of_batches, weights=weights))
                 numbers.append(found)
             # One list a member, unless there is only one.
             history = {
                 name: [np.asarray(found[name]).tolist() for found in numbers] for name in numbers[0]
             }
-            if len(members) == 1:
+            if len(sweepers) == 1:
                 history = {name: value[0] for name, value in history.items()}
-            new = [member.state for member in members]
+            new = [member.state for member in sweepers]
             cores = jax.tree.leaves([cores for cores, *_ in new])
             finite = all(np.isfinite(core).all() for core in cores)
             return new, (), float(np.mean(losses)) if finite else np.nan, history
 
         def packed(params):
             found = []
-            for member, member.state in zip(members, params, strict=True):
+            for member, state in zip(sweepers, params, strict=True):
+                member.state = state
                 found.append(member.packed())
-            stacked = jax.tree.map(
-                lambda *leaves: jnp.asarray(np.stack(leaves)), *(packed for packed, _ in found)
-            )
-            return stacked, tuple(structure for _, structure in found)
+            structures = tuple(structure for _, structure in found)
+            return stacked(packed for packed, _ in found), structures
 
         return run(
             problem, step, (), n_epochs, "Raise ridge or damping", self.early_stopping,
             self.time_limit, self.callbacks,
-            start=[member.state for member in members], packed=packed,
+            start=[member.state for member in sweepers], packed=packed,
         )  # fmt: skip
 
     def _show(self, member, problem, m, rows):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._local import expand, local_step
+from ._local import expand, local_step, single_step
 from ._states import (
     Around,
     above_child,
@@ -361,3 +361,17 @@ def arrive_at_root(task, mine, store, seen, numbers, exponent, exponents):
     store = with_core(store, ROOT, 0, core)
     store = store._replace(outputs=None if task.is_open else outputs)
     return store, seen._replace(exponent=exponent)
+
+
+@partial(jax.jit, static_argnames=("task", "mine"), donate_argnames="store")
+def root_step(task, mine, store, seen, numbers, settings):
+    """Improve the root's core alone, and cut nothing; returns the store and the mean loss.
+
+    mine, numbers: of the states of the root's children.
+    """
+    around = around_root(mine, store, seen, numbers)
+    core, F, loss = single_step(
+        task.objective, task.squared, store.cores[ROOT][0], store.outputs, around, settings
+    )
+    store = with_core(store, ROOT, 0, core)
+    return store._replace(outputs=None if task.is_open else F), loss
