@@ -19,3 +19,11 @@ def share_compiled_code(tmp_path_factory):
     folder = folder.parent if folder.name.startswith("popen") else folder
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture
+def quick():
+    """For tests in which compiling takes the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

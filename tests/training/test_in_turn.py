@@ -9,6 +9,8 @@ from tn4ml_plus.contraction import pack
 from tn4ml_plus.networks import MPSSpec
 from tn4ml_plus.training import Gradient, IsometricSweep, Sweep
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 X, y = load_iris(return_X_y=True)
 NARROW = Sweep(max_bond=2, max_epochs=1)
 

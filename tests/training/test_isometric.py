@@ -80,7 +80,7 @@ def isometry_errors(sweeper):
 
 @every_network
 @pytest.mark.parametrize("objective", OBJECTIVES[::3], ids=str)
-def test_a_network_keeps_its_function_when_made_isometric(kind, objective):
+def test_a_network_keeps_its_function_when_made_isometric(kind, objective, quick):
     sweeper, packed, structure = made(kind, objective)
     phi = data(objective)[0].transpose(2, 0, 1)
     expected = contract(packed, structure, phi).dense()
@@ -91,9 +91,8 @@ def test_a_network_keeps_its_function_when_made_isometric(kind, objective):
 
 @every_network
 @every_objective
-@pytest.mark.parametrize("seed", range(2))
-def test_updates_keep_isometries_and_never_rise(kind, objective, seed):
-    sweeper, *_ = made(kind, objective, seed)
+def test_updates_keep_isometries_and_never_rise(kind, objective, quick):
+    sweeper, *_ = made(kind, objective)
     errors, falls = [], []
 
     def at(kind, visit):
@@ -123,7 +122,7 @@ def test_updates_keep_isometries_and_never_rise(kind, objective, seed):
                     falls.append(before - at(kind, visit))
         return reports
 
-    for _ in range(2):
+    for seed in range(2):
         sweeper.see(*data(objective, seed))
         sweeper._run = checked
         sweeper.sweep(SETTINGS)
@@ -163,7 +162,7 @@ def test_a_density_learns(digits):
     assert model.score(X_test) > start.score(X_test) + 3
 
 
-def test_many_sites():
+def test_many_sites(quick):
     rng = np.random.RandomState(0)
     X, y = rng.uniform(size=(40, 784)), rng.randint(2, size=40)
     options = {"network": "ttn", "bond_dim": 3, "n_members": 1, "random_state": 0}

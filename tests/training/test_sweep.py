@@ -68,15 +68,12 @@ NETWORKS = {
     "ternary": lambda n, key: TTN.random(NSITES, tree=TERNARY, n_outputs=n, key=key, **SIZES),
     "smpo": lambda n, key: SMPO.random(NSITES, spacing=2, key=key, **SIZES),
 }
-every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
-
-
-@pytest.fixture
-def quick():
-    """For tests in which compiling takes the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# Objectives of the same targets, the first of which moves the sweep and reads the norm.
+FAMILIES = {
+    "classification": [OBJECTIVES[2], *OBJECTIVES[:2]],
+    "regression": [SquaredError() + 0.1 * LogNorm(), *OBJECTIVES[3:5]],
+    "density": [OBJECTIVES[6], OBJECTIVES[5]],
+}
 
 
 @pytest.fixture
@@ -132,9 +129,9 @@ def dense_tensors(form, cores):
     return found[form.nsites + len(cores) - 1]
 
 
-def dense_gradient(made, node, data, step, outward):
-    """Gradient of mean loss plus penalty in what a visit optimises, from dense tensors."""
-    form, objective = made.form, made.task.objective
+def dense_gradients(made, objectives, node, data, step, outward):
+    """Gradients of objectives in what a visit optimises, from dense tensors."""
+    form = made.form
     phi, target, weight = map(np.asarray, data)
     cores = [core[None] for core in made.cores]
     parent, slot = form.parents[node]
@@ -167,38 +164,47 @@ def dense_gradient(made, node, data, step, outward):
     F_basis = np.einsum("bsc,son->bnoc", tensors, inputs)
     F_basis = F_basis.reshape(*F_basis.shape[:2], -1)
     tensor = np.tensordot(B.ravel(), tensors, 1)
+    norm = np.sum(tensor**2)
 
-    def value(F, norm):
+    def value(F, norm, objective):
         F = jnp.sum(F**2, axis=1) if made.task.squared else F
         losses = objective.loss(Amplitude(F, jnp.zeros(len(F), jnp.int32)), target)
         mean = jnp.sum(losses * weight) / weight.sum()
         mean = mean + (jnp.log(norm) if objective.loss.normalized else 0.0)
         return mean + (objective.penalty(jnp.log(norm)) if objective.needs_norm else 0.0)
 
-    r, slope = jax.grad(value, (0, 1))(np.tensordot(B.ravel(), F_basis, 1), np.sum(tensor**2))
-    found = np.einsum("bnc,nc->b", F_basis, r) + 2 * slope * np.einsum("bsc,sc->b", tensors, tensor)
-    return found.ravel()
+    def gradient(objective):
+        F = np.tensordot(B.ravel(), F_basis, 1)
+        r, slope = jax.grad(value, (0, 1))(F, norm, objective)
+        of_norm = 2 * slope * np.einsum("bsc,sc->b", tensors, tensor)
+        return np.einsum("bnc,nc->b", F_basis, r) + of_norm
+
+    return [gradient(objective) for objective in objectives]
 
 
-@partial(jax.jit, static_argnames=("step", "task", "kind"))
-def local_gradient(step, task, kind, store, seen, visit):
-    """Gradient in the product of two cores, as local steps have it, in plain coordinates."""
+@partial(jax.jit, static_argnames=("objectives", "step", "task", "kind"))
+def local_gradients(objectives, step, task, kind, store, seen, visit):
+    """Gradients in the product of two cores, as local steps have them, in plain coordinates."""
     below, above, around = local_problem(step, task, kind, store, seen, visit)
     fixed = surroundings(around)
     B = jnp.tensordot(below.reshape(-1, len(above)), above, 1)
     B = B.reshape(len(B), len(fixed.others), -1)
     bond = Bond(fixed, B.shape, 0.1)
-    value = LocalObjective(task.objective, task.squared, fixed, 0.0)
     whitened = bond.white(B)
     F = bond.outputs(whitened) if store.outputs is None else store.outputs
-    return bond.white(value.gradient(bond, whitened, F))
+    return [
+        bond.white(LocalObjective(objective, task.squared, fixed, 0.0).gradient(bond, whitened, F))
+        for objective in objectives
+    ]
 
 
-def gaps(made, data, n_sites=2, stale=None):
+def gaps(made, data, n_sites=2, stale=None, objectives=None):
     """Relative errors of the local gradients in two sweeps, visit by visit.
 
-    stale: a field of the store that the second sweep finds as the first has left it.
+    stale: a field of the store that the second sweep finds as the first has left it; objectives:
+    whose gradients to take, that of the sweep where there are none.
     """
+    objectives = tuple(objectives or [made.task.objective])
     found, plan = [], made.plan(STEPS[n_sites])
     rows = [(*row[:2], i) for row in plan.runs for i in range(*row[2:])]
     for is_second in (False, True):
@@ -207,28 +213,36 @@ def gaps(made, data, n_sites=2, stale=None):
             made.store = made.store._replace(**jax.tree.map(jnp.copy, old))
             visit, reports = Visit(*(column[i] for column in plan.visits)), None
             if step is not descend:
-                expected = dense_gradient(made, int(visit.node), data, step, visit.outward)
-                gradient = local_gradient(step, made.task, kind, made.store, made.seen, visit)
-                found.append(np.abs(gradient.ravel() - expected).max() / np.abs(expected).max())
+                pairs = zip(
+                    dense_gradients(made, objectives, int(visit.node), data, step, visit.outward),
+                    local_gradients(
+                        objectives, step, made.task, kind, made.store, made.seen, visit
+                    ),
+                    strict=True,
+                )  # fmt: skip
+                for dense, local in pairs:
+                    found.append(np.abs(local.ravel() - dense).max() / np.abs(dense).max())
                 reports = made.empty_report(len(rows))
             made.store, _ = run(
                 step, made.task, kind, made.store, reports, made.seen, plan.visits, i, i + 1,
                 SETTINGS,
             )  # fmt: skip
-    assert len(found) == 2 * len(list(made.route(with_ends=n_sites == 1)))
+    n_visits = len(list(made.route(with_ends=n_sites == 1)))
+    assert len(found) == 2 * len(objectives) * n_visits
     return np.array(found)
 
 
 @pytest.mark.parametrize(
-    ("kind", "objective"),
+    ("kind", "family"),
     [
-        *itertools.product(("chain", "tree"), OBJECTIVES),
-        *itertools.product(("end", "ternary"), OBJECTIVES[2:3]),
+        *itertools.product(("chain", "tree"), FAMILIES),
+        *itertools.product(("end", "ternary"), ["classification"]),
     ],
-    ids=str,
 )
-def test_local_gradients_are_the_dense_ones_in_two_sweeps(kind, objective, x64):
-    assert gaps(sweeper(kind, objective), task(objective)).max() < 1e-9
+def test_local_gradients_are_the_dense_ones_in_two_sweeps(kind, family, x64):
+    objectives = FAMILIES[family]
+    data = task(objectives[0])
+    assert gaps(sweeper(kind, objectives[0]), data, objectives=objectives).max() < 1e-9
 
 
 @pytest.mark.parametrize(
@@ -258,40 +272,37 @@ def test_a_stale_environment_shows_in_the_gradients(stale, x64):
     assert gaps(made, task(objective), stale=stale).max() > 1e-3
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     ("kind", "objective"),
     [*itertools.product(["chain"], OBJECTIVES[2:]), ("tree", OBJECTIVES[2])],
     ids=str,
 )
-def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, seed, x64):
-    made = sweeper(kind, objective, seed=seed)
-    phi, target, weight = task(objective, seed)
-    samples = Samples(phi.transpose(2, 0, 1), target, weight)
-
-    def outputs():
-        packed, structure = made.packed()
-        return np.asarray(contract(packed, structure, phi.transpose(2, 0, 1)).dense())
-
-    for cutoff, max_bond in ((1e-9, 3), (1e-3, 3), (1e-9, 1)):
-        settings = SETTINGS._replace(cutoff=cutoff, max_bond=max_bond)
-        reports = jax.tree.map(np.asarray, made.sweep(settings))
-        # The mean squared norm of the outputs is what the slack is a share of.
-        slack = 1e-6 * abs(reports.before) + cutoff * reports.square
-        assert (reports.after <= reports.before + slack).all()
-        assert np.isfinite(reports.after).all()
-        # What the last visit says is what the network does.
-        found, structure = made.packed()
-        params = jax.tree.map(lambda leaf: leaf[None], found)
-        loss = mean_loss(structure.padded(), objective, params, samples, None, BATCH)
-        np.testing.assert_allclose(reports.loss[-1], loss[0], rtol=1e-6)
-    # Rank 1 spoils these networks, so that steps to it are rejected.
-    before, ranks = outputs(), list(map(int, made.ranks))
-    settings = SETTINGS._replace(max_bond=1, steps=0, steps_after=0)
-    accepted = np.asarray(made.sweep(settings).accepted)
-    assert not accepted.any()
-    np.testing.assert_allclose(outputs(), before, rtol=1e-7, atol=1e-10)
-    assert list(map(int, made.ranks)) == ranks
+def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, x64):
+    for seed in range(3):
+        made = sweeper(kind, objective, seed=seed)
+        phi, target, weight = task(objective, seed)
+        phi = phi.transpose(2, 0, 1)
+        for cutoff, max_bond in ((1e-9, 3), (1e-3, 3), (1e-9, 1)):
+            settings = SETTINGS._replace(cutoff=cutoff, max_bond=max_bond)
+            reports = jax.tree.map(np.asarray, made.sweep(settings))
+            # The mean squared norm of the outputs is what the slack is a share of.
+            slack = 1e-6 * abs(reports.before) + cutoff * reports.square
+            assert (reports.after <= reports.before + slack).all()
+            assert np.isfinite(reports.after).all()
+            # What the last visit says is what the network does.
+            found, structure = made.packed()
+            params = jax.tree.map(lambda leaf: leaf[None], found)
+            samples = Samples(phi, target, weight)
+            loss = mean_loss(structure.padded(), objective, params, samples, None, BATCH)
+            np.testing.assert_allclose(reports.loss[-1], loss[0], rtol=1e-6)
+        # Rank 1 spoils these networks, so that steps to it are rejected.
+        before, ranks = contract(found, structure, phi).dense(), list(map(int, made.ranks))
+        settings = SETTINGS._replace(max_bond=1, steps=0, steps_after=0)
+        accepted = np.asarray(made.sweep(settings).accepted)
+        assert not accepted.any()
+        after = contract(*made.packed(), phi).dense()
+        np.testing.assert_allclose(after, before, rtol=1e-7, atol=1e-10)
+        assert list(map(int, made.ranks)) == ranks
 
 
 @pytest.mark.parametrize(("kind", "n_sites"), [("end", 1), ("end", 2), ("ternary", 2)])
@@ -491,6 +502,34 @@ def test_batches_are_swept_in_turn(digits):
     assert model.n_iter_ == 2
     model.partial_fit(X, y)
     assert model.n_iter_ == 3
+
+
+def test_streams_are_swept_in_steps_that_become_shorter(digits):
+    X, X_test, y, y_test = digits
+    trainer = Sweep(damping=0.5)
+    model, other = (TNClassifier(trainer=trainer, **SMALL) for _ in range(2))
+    for each in (model, other):
+        each.partial_fit(X[::2], y[::2], classes=range(4))
+    other._trainer_state = {}
+    other.set_params(trainer=dataclasses.replace(trainer, damping=1.0))
+    for each in (model, other):
+        each.partial_fit(X[1::2], y[1::2])
+    np.testing.assert_array_equal(model.predict_proba(X_test), other.predict_proba(X_test))
+    assert model.score(X_test, y_test) > 0.9
+    # A trainer begins anew where another was.
+    model.set_params(trainer="gradient").partial_fit(X, y).set_params(trainer=trainer)
+    assert model.partial_fit(X, y).score(X_test, y_test) > 0.9
+
+
+def test_a_sweep_cuts_a_trained_network_to_half():
+    X, y = load_digits(return_X_y=True)
+    X, X_test, y, y_test = train_test_split(X, y, stratify=y, random_state=0)
+    options = {"n_members": 1, "random_state": 0, "warm_start": True}
+    model = TNClassifier(20, trainer=Sweep(max_epochs=2), **options).fit(X, y)
+    before = model.score(X_test, y_test)
+    model.set_params(trainer=Sweep(max_bond=10, max_epochs=1)).fit(X, y)
+    assert max(model.network_.bond_sizes()) == 10
+    assert model.score(X_test, y_test) > before - 0.005
 
 
 @pytest.mark.parametrize("network", ["mera", MPSSpec(cyclic=True)], ids=str)

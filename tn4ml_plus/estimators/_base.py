@@ -138,8 +138,9 @@ class TensorNetworkEstimator(TableEstimator):
             self._check_unchanged()
             U = self._transform(table)
         else:
-            for name in ("networks_", "_trainer_state", "_divisors"):
+            for name in ("networks_", "_divisors"):
                 vars(self).pop(name, None)
+            self._trainer_state = {}
             self._fixed = self._present_fixed()
             U = self._fit_columns(table, weight, embedding, scaler)
             self.history_ = {}
@@ -157,7 +158,9 @@ class TensorNetworkEstimator(TableEstimator):
         if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, self._anchor):
             # The networks were changed by hand: the start is no longer theirs to be pulled toward.
             self._anchor = params
-            vars(self).pop("_trainer_state", None)
+            self._trainer_state = {}
+        # What another trainer has left means nothing to this one.
+        state = self._trainer_state.get(type(trainer).__name__)
         problem = Problem(
             structures=tuple(structures),
             objective=objective,
@@ -169,7 +172,7 @@ class TensorNetworkEstimator(TableEstimator):
             orders=self._orders(),
             validation=validation,
             random_state=rng,
-            state=getattr(self, "_trainer_state", None) if partial_fit else None,
+            state=state if partial_fit else None,
             callbacks=tuple(self.callbacks or ()),
             verbose=bool(self.verbose),
         )
@@ -178,21 +181,22 @@ class TensorNetworkEstimator(TableEstimator):
             result = run(problem)
         except (Exception, KeyboardInterrupt) as error:
             if hasattr(error, "result"):
-                self._keep(error.result, structures, partial_fit)
+                self._keep(error.result, structures, trainer, partial_fit)
             elif self.n_iter_ == 0:
                 # Nobody shall take the start for something that was trained.
                 del self.networks_
             raise
-        self._keep(result, structures, partial_fit)
+        self._keep(result, structures, trainer, partial_fit)
         return self
 
-    def _keep(self, result, structures, partial_fit):
+    def _keep(self, result, structures, trainer, partial_fit):
         structures = result.structures or structures
         self.networks_ = [unpack(*pair[::-1]) for pair in members(structures, result.params)]
         if result.anchor is not None and result.anchor is not self._anchor:
             self._anchor = trimmed(structures, result.anchor)
         if partial_fit:
-            self._trainer_state = [np.asarray(leaf) for leaf in result.state]
+            leaves = [np.asarray(leaf) for leaf in result.state]
+            self._trainer_state = {type(trainer).__name__: leaves}
         for name, values in result.history.items():
             self.history_.setdefault(name, []).extend(values)
         self.n_iter_ += result.n_iter

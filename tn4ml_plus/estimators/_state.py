@@ -66,8 +66,8 @@ def _put_training(estimator, arrays, metadata):
         structures.append(to_json(structure))
         _put(arrays, f"network.{m}", packed)
     _put(arrays, "anchor", estimator._anchor)
-    if hasattr(estimator, "_trainer_state"):
-        _put(arrays, "trainer", estimator._trainer_state)
+    for name, leaves in estimator._trainer_state.items():
+        _put(arrays, f"trainer.{name}", leaves)
     metadata |= {"structures": structures, "loss": to_json(estimator._stored_loss())}
 
 
@@ -119,8 +119,8 @@ def _from_state(arrays, metadata):
     estimator._loss = from_json(metadata["loss"])
     estimator._fixed = estimator._present_fixed()
     estimator._anchor = jax.tree.map(jnp.asarray, _get(arrays, "anchor"))
-    if any(name.startswith("trainer.") for name in arrays):
-        estimator._trainer_state = list(_get(arrays, "trainer"))
+    trainers = {name.split(".")[1] for name in arrays if name.startswith("trainer.")}
+    estimator._trainer_state = {name: list(_get(arrays, f"trainer.{name}")) for name in trainers}
     return estimator
 
 

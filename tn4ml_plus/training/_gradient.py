@@ -189,7 +189,7 @@ def _start(optimizer, params):
 
 def _state(optimizer, params, leaves):
     """A fresh state of the optimizer, or the one whose leaves are given."""
-    if not leaves:
+    if leaves is None:
         return _start(optimizer, params)
     tree = jax.tree.structure(jax.eval_shape(partial(_start, optimizer), params))
     if tree.num_leaves != len(leaves):
