@@ -2,11 +2,11 @@ r"""Sweeps over all training images of Fashion-MNIST and MNIST: test accuracy an
 
     python tests/benchmarks/sweeps_images.py --mnist FOLDER --out docs/tables
 
-Chains over 14 x 14 pooled pixels with bonds of 20: gradients alone, sweeps alone, and sweeps followed
-by gradients.
-Chains over 15 x 15 pooled pixels with bonds of 50, the size of the sweeps in a peer's notebook on
-MNIST, which reports 75.1 %. All settings are defaults of the library but for what the table names;
-they were chosen on 5000 of Fashion-MNIST's training images. Test images are scored once a seed.
+Chains over 14 x 14 pooled pixels with bonds of 20: gradients alone, sweeps alone, and sweeps
+followed by gradients. Chains over 15 x 15 pooled pixels with bonds of 50, the size of the sweeps in
+a peer's notebook on MNIST, which reports 75.1 %. All settings are defaults of the library but for
+what the table names; they were chosen on 5000 of Fashion-MNIST's training images. Test images are
+scored once a seed.
 """
 
 import argparse
