@@ -41,7 +41,7 @@ RECIPES = {
     "feature dropout 0.05": changed(feature_dropout=0.05),
     "feature dropout 0.2": changed(feature_dropout=0.2),
     "validation stopping": changed(early_stopping=EarlyStopping(patience=1)),
-    "ridge 0.01": changed(ridge=0.01),
+    "ridge 0.001": changed(ridge=0.001),
     "ridge 0.1": changed(ridge=0.1),
     "metric of the samples (shrinkage 0.1)": changed(shrinkage=0.1),
     "cutoff 0.0003": changed(cutoff=3e-4),

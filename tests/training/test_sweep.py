@@ -28,7 +28,7 @@ from tn4ml_plus.losses import (
 from tn4ml_plus.networks import MPS, SMPO, TTN, MPSSpec, SMPOSpec, Tree
 from tn4ml_plus.training import Gradient, InTurn, Samples, Sweep
 from tn4ml_plus.training._bond import Bond
-from tn4ml_plus.training._local import LocalObjective, Settings
+from tn4ml_plus.training._local import LocalObjective, Report, Settings
 from tn4ml_plus.training._objective import mean_loss
 from tn4ml_plus.training._states import surroundings
 from tn4ml_plus.training._sweeper import STEPS, Sweeper
@@ -303,6 +303,21 @@ def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, x64)
         after = contract(*made.packed(), phi).dense()
         np.testing.assert_allclose(after, before, rtol=1e-7, atol=1e-10)
         assert list(map(int, made.ranks)) == ranks
+
+
+@pytest.mark.parametrize(("kind", "n_sites"), [("chain", 1), ("chain", 2), ("ternary", 2)])
+def test_without_a_metric_one_objective_falls_from_bond_to_bond(kind, n_sites, x64):
+    made = sweeper(kind, OBJECTIVES[3], size=4)
+    settings = SETTINGS._replace(shrinkage=None, ridge=0.1, cutoff=0.0, max_bond=4)
+    found = [jax.tree.map(np.asarray, made.sweep(settings, n_sites)) for _ in range(4)]
+    before, after = (
+        np.concatenate([getattr(r, name) for r in found]) for name in Report._fields[:2]
+    )
+    # What one bond has paid for the ridge is not asked of the next one again.
+    n = len(found[0].before)
+    np.testing.assert_allclose(before[n:], after[n - 1 : -1], rtol=1e-6)
+    assert (np.diff(after[n:]) <= 1e-6 * abs(after[n:-1])).all()
+    assert after[-1] < after[n]
 
 
 @pytest.mark.parametrize(("kind", "n_sites"), [("end", 1), ("end", 2), ("ternary", 2)])

@@ -27,11 +27,12 @@ from ._states import surroundings
 class Settings(NamedTuple):
     """Numbers of a local step, all traced: changing them compiles nothing, but for shrinkage None.
 
-    ridge: weight of half |B~|^2; damping: of half the squared step, both in units that make |B~|^2
-    the mean squared norm of the outputs at the start; shrinkage: of the second moments toward their
-    mean, None for 1; steps, steps_after: of conjugate gradients before and after truncation;
-    cutoff: share of |B~|^2 that may be discarded; max_bond: cap on the rank; forced: whether a bond
-    above that is cut even where the objective rises; expansion: what single cores add to a rank.
+    ridge: weight of half |B~|^2, in units that make it the mean squared norm of the outputs when
+    training begins, in the samples' metric at every bond anew; damping: of half the squared step,
+    in the latter units; shrinkage: of the second moments toward their mean, None for 1; steps,
+    steps_after: of conjugate gradients before and after truncation; cutoff: share of |B~|^2 that
+    may be discarded; max_bond: cap on the rank; forced: whether a bond above that is cut even where
+    the objective rises; expansion: what single cores add to a rank.
     """
 
     ridge: float
@@ -144,6 +145,19 @@ def natural_scale(fixed, B, F):
     return jnp.maximum(mean, tiny) / jnp.maximum(jnp.vdot(B, B), tiny)
 
 
+def ridge_scale(B, square, natural, settings):
+    """What |B~|^2 is to be multiplied by for the ridge.
+
+    Without a metric of its own |B|^2 is that of the whole network at every bond, but for the unit:
+    `square` is what it was after the last visit, 0 before the first. A unit chosen anew at each
+    bond would let one bond undo what the ridge has made another one pay for, again and again.
+    """
+    if settings.shrinkage is not None:
+        return natural
+    whole = square / jnp.maximum(jnp.vdot(B, B), jnp.finfo(B.dtype).tiny)
+    return jnp.where(square > 0, whole, natural)
+
+
 def _products(a, b):
     """<a, a>, <a, b> and <b, b>, in one go."""
     zero = jnp.zeros((), a.dtype)
@@ -205,14 +219,15 @@ def solve(bond, objective, B, F, P, n_steps, damping):
     return B + t * s, F + t * dF, first, jnp.where(better, values, first)
 
 
-def local_step(objective, squared, below, above, F0, around, rank, settings, outward):
+def local_step(objective, squared, below, above, F0, around, rank, square, settings, outward):
     """Improve the two cores at a bond and find its rank.
 
     below: (*children, D); above: (D, *other children, up); F0: (batch, outputs) of the network as
     it is, None where they are not known; around: `Around`; rank: of the bond so far, the rest of it
-    being zeros; outward: whether the center moves to the lower node. Returns the two cores, the
-    outputs, the state of the lower node (D, outputs below, batch) and a `Report`. A step that
-    truncation would spoil is rejected: then nothing changes but the gauge.
+    being zeros; square: as in `ridge_scale`; outward: whether the center moves to the lower node.
+    Returns the two cores, the outputs, the state of the lower node (D, outputs below, batch), the
+    new square and a `Report`. A step that truncation would spoil is rejected: then nothing changes
+    but the gauge.
     """
     fixed, size = surroundings(around), below.shape[-1]
     p, k = prod(below.shape[:-1]), len(fixed.others)
@@ -222,7 +237,8 @@ def local_step(objective, squared, below, above, F0, around, rank, settings, out
     B0 = bond.right((lower @ above.reshape(size, k * m)).reshape(p, k, m), bond.root_y)
     F0 = bond.outputs(B0) if F0 is None else F0
     scale = natural_scale(fixed, B0, F0)
-    value = LocalObjective(objective, squared, fixed, scale * settings.ridge)
+    of_ridge = ridge_scale(B0, square, scale, settings)
+    value = LocalObjective(objective, squared, fixed, of_ridge * settings.ridge)
 
     def stage(carry, numbers):
         B, F, P, U, rank, lost = carry
@@ -245,14 +261,14 @@ def local_step(objective, squared, below, above, F0, around, rank, settings, out
     start = (B0, F0, jnp.eye(p, dtype=B0.dtype), eye, rank, jnp.zeros((), B0.dtype))
     (B, F, _, U, new_rank, lost), (firsts, lasts) = lax.scan(stage, start, stages)
     before, after = firsts[0], lasts[1]
-    square = scale * jnp.vdot(B0, B0)
-    slack = 1e-6 * jnp.abs(before[0]) + settings.cutoff * square
+    mean_square = scale * jnp.vdot(B0, B0)
+    slack = 1e-6 * jnp.abs(before[0]) + settings.cutoff * mean_square
     accepted = (after[0] <= before[0] + slack) | (settings.forced & (rank > settings.max_bond))
     B, F, rank, after, lost = (
         jnp.where(accepted, *pair)
         for pair in ((B, B0), (F, F0), (new_rank, rank), (after, before), (lost, 0))
     )
-    report = Report(before[0], *after, square, accepted, rank, lost)
+    report = Report(before[0], *after, mean_square, accepted, rank, lost)
 
     # The factors U and U^T B, orthonormal below, or above if their norms go to the other side. Any
     # positive scale leaves their product as it is; this one keeps states and what is above at one.
@@ -265,7 +281,8 @@ def local_step(objective, squared, below, above, F0, around, rank, settings, out
     upper = upper.reshape(above.shape)
     lower = left(bond.inverse_x, U * norms).reshape(below.shape)
     state = (U * norms).T @ bond.x
-    return lower, upper, F, state.reshape(size, *fixed.children.shape[1:]), report
+    state = state.reshape(size, *fixed.children.shape[1:])
+    return lower, upper, F, state, of_ridge * jnp.vdot(B, B), report
 
 
 def expand(objective, squared, below, above, F, around, rank, settings):
@@ -299,18 +316,21 @@ def expand(objective, squared, below, above, F, around, rank, settings):
     return above + jnp.roll(new, rank, axis=0).reshape(above.shape), rank + n_added
 
 
-def single_step(objective, squared, core, F0, around, settings):
-    """Improve one core, and cut nothing; returns the core, the outputs and the mean loss.
+def single_step(objective, squared, core, F0, around, square, settings):
+    """Improve one core, and cut nothing; returns it, the outputs, the new square, the mean loss.
 
-    core: (*children, up), nothing but the bond itself on the other side; F0: as in `local_step`.
+    core: (*children, up), nothing but the bond itself on the other side; all else: as in
+    `local_step`.
     """
     fixed, shape = surroundings(around), (prod(core.shape[:-1]), 1, core.shape[-1])
     bond = Bond(fixed, shape, settings.shrinkage)
     B = bond.white(core.reshape(shape))
     F = bond.outputs(B) if F0 is None else F0
     scale = natural_scale(fixed, B, F)
-    value = LocalObjective(objective, squared, fixed, scale * settings.ridge)
+    of_ridge = ridge_scale(B, square, scale, settings)
+    value = LocalObjective(objective, squared, fixed, of_ridge * settings.ridge)
     whole, damping = jnp.eye(len(B), dtype=B.dtype), scale * settings.damping
     B, F, _, (_, loss) = solve(bond, value, B, F, whole, settings.steps, damping)
+    square = of_ridge * jnp.vdot(B, B)
     B = bond.right(left(bond.inverse_x, B), bond.inverse_y)
-    return B.reshape(core.shape), F, loss
+    return B.reshape(core.shape), F, square, loss

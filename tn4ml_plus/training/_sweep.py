@@ -29,17 +29,18 @@ class Sweep(Sweeping):
     cores' product that a truncation may discard, in [0, 1), in the metric that shrinkage names;
     expansion: directions that single cores add to a bond before it is cut; max_epochs: passes over
     the samples, None for 4; batch_size: samples seen at a time, all bonds once for each batch;
-    ridge: weight of half that square, in units in which it is the outputs' mean square at first;
-    damping: of half the squared steps, grows in proportion to the batches seen; shrinkage: in [0,
-    1], from the metric of the samples, where steps, ridge and cutoff count outputs, to one where
-    all directions count alike, which fits slower and generalises better; steps, steps_after: of
-    conjugate gradients before and after the truncation; feature_dropout: share of the features that
-    each sample loses, in [0, 1), drawn anew for every batch; cache_bytes: memory for what the rest
-    of the network makes of a batch at each bond, about that of batch_size times the outputs times
-    the bond, beyond which it is made again instead of kept; early_stopping, time_limit, callbacks:
-    as in `Gradient`. The history has the mean loss of all batches, each after its own sweep, and of
-    the last the "bond_dims" and the shares discarded there, "truncation", both in the order of the
-    sites, or of the tree's nodes.
+    ridge: weight of half that square, in units in which it is the outputs' mean square when
+    training begins; damping: of half the squared steps, in units in which it is that before the
+    step, grows in proportion to the batches seen; shrinkage: in [0, 1], from the metric of the
+    samples, where steps, ridge and cutoff count outputs, to one where all directions count alike,
+    which fits slower and generalises better; steps, steps_after: of conjugate gradients before and
+    after the truncation; feature_dropout: share of the features that each sample loses, in [0, 1),
+    drawn anew for every batch; cache_bytes: memory for what the rest of the network makes of a
+    batch at each bond, about that of batch_size times the outputs times the bond, beyond which it
+    is made again instead of kept; early_stopping, time_limit, callbacks: as in `Gradient`. The
+    history has the mean loss of all batches, each after its own sweep, and of the last the
+    "bond_dims" and the shares discarded there, "truncation", both in the order of the sites, or of
+    the tree's nodes.
     Raises ValueError for networks with other geometries, NotFiniteError as `Gradient` does.
     After White 1992, Phys. Rev. Lett. 69, 2863, and Stoudenmire and Schwab 2016, arXiv:1605.05775.
 
@@ -52,7 +53,7 @@ class Sweep(Sweeping):
     cutoff: float = 1e-6
     max_epochs: int | None = None
     batch_size: int = 10_000
-    ridge: float = 1e-3
+    ridge: float = 1e-2
     damping: float = 0.1
     shrinkage: float = 1.0
     steps: int = 2

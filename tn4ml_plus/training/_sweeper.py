@@ -98,7 +98,8 @@ class Sweeper:
             self.depths[node] = self.depths[form.parents[node][0]] + 1
         self._plans, self.spacing = {}, 1
         self.seen, self.exponents, self.exponent = None, None, jnp.zeros((), jnp.int32)
-        self.store = Store({}, jnp.asarray(ranks, jnp.int32), *[None] * 5)
+        square = jnp.zeros((), cores[-1].dtype)
+        self.store = Store({}, jnp.asarray(ranks, jnp.int32), square, *[None] * 5)
         self.cores = [self._padded(i, np.asarray(core)) for i, core in enumerate(cores)]
 
     def _padded(self, node, core):
@@ -132,14 +133,14 @@ class Sweeper:
 
     @property
     def state(self):
-        """What training changes: cores, ranks and exponent."""
-        return self.store.cores, self.store.ranks, self.exponent
+        """What training changes: cores, ranks, what the ridge weighs, and the exponent."""
+        return *self.store[:3], self.exponent
 
     @state.setter
     def state(self, state):
         # Sweeps give the memory of what they start from to what they end with.
-        cores, ranks, self.exponent = jax.tree.map(jnp.copy, state)
-        self.store = self.store._replace(cores=cores, ranks=ranks)
+        cores, ranks, square, self.exponent = jax.tree.map(jnp.copy, state)
+        self.store = self.store._replace(cores=cores, ranks=ranks, square=square)
 
     def packed(self):
         """``(packed, structure)``, the arrays padded and the structure with the present ranks."""
@@ -203,7 +204,7 @@ class Sweeper:
 
     def forget(self):
         """Free the memory of what was made of the samples."""
-        self.store = Store(self.store.cores, self.store.ranks, *[None] * 5)
+        self.store = Store(*self.store[:3], *[None] * 5)
         self.seen = None
 
     # Visits -------------------------------------------------------------------------------------

@@ -77,15 +77,17 @@ class Visit(NamedTuple):
 class Store(NamedTuple):
     """What a sweep changes.
 
-    cores: by stack, (n, *children, up); ranks: (nodes,) of the bonds above; nodes: states of the
-    nodes' bonds, (nodes + 1, D, outputs below, batch), the last that of `END`; above: (slots,
-    batch, outputs, D) what the network makes of bonds; outputs: (batch, outputs), None where nodes
-    have their own; grams, grams_above: the same two without samples, as pairs of stacks of Gram
-    matrices and of their exponents, or None where the objective reads no norm.
+    cores: by stack, (n, *children, up); ranks: (nodes,) of the bonds above; square: what the ridge
+    weighs, as in `ridge_scale`; nodes: states of the nodes' bonds, (nodes + 1, D, outputs below,
+    batch), the last that of `END`; above: (slots, batch, outputs, D) what the network makes of
+    bonds; outputs: (batch, outputs), None where nodes have their own; grams, grams_above: the same
+    two without samples, as pairs of stacks of Gram matrices and of their exponents, or None where
+    the objective reads no norm.
     """
 
     cores: dict
     ranks: jax.Array
+    square: jax.Array
     nodes: jax.Array
     above: jax.Array
     outputs: jax.Array | None
@@ -204,11 +206,12 @@ def local_problem(step, task, kind, store, seen, visit):
 
 def _solved(step, task, kind, store, seen, visit, settings, outward):
     below, above, around = local_problem(step, task, kind, store, seen, visit)
-    below, above, outputs, state, report = local_step(
+    below, above, outputs, state, square, report = local_step(
         task.objective, task.squared, below, above, store.outputs, around,
-        store.ranks[visit.node], settings, outward,
+        store.ranks[visit.node], store.square, settings, outward,
     )  # fmt: skip
     store = store._replace(
+        square=square,
         ranks=store.ranks.at[visit.node].set(report.rank),
         outputs=None if task.is_open else outputs,
     )
@@ -370,8 +373,9 @@ def root_step(task, mine, store, seen, numbers, settings):
     mine, numbers: of the states of the root's children.
     """
     around = around_root(mine, store, seen, numbers)
-    core, F, loss = single_step(
-        task.objective, task.squared, store.cores[ROOT][0], store.outputs, around, settings
-    )
+    core, F, square, loss = single_step(
+        task.objective, task.squared, store.cores[ROOT][0], store.outputs, around, store.square,
+        settings,
+    )  # fmt: skip
     store = with_core(store, ROOT, 0, core)
-    return store._replace(outputs=None if task.is_open else F), loss
+    return store._replace(outputs=None if task.is_open else F, square=square), loss
