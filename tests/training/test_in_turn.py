@@ -7,7 +7,8 @@ from sklearn.datasets import load_iris
 from tn4ml_plus import TNClassifier
 from tn4ml_plus.contraction import pack
 from tn4ml_plus.networks import MPSSpec
-from tn4ml_plus.training import Gradient, IsometricSweep, Sweep
+from tn4ml_plus.training import Gradient, InTurn, IsometricSweep, Sweep
+from tn4ml_plus.training._loop import run
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -88,3 +89,39 @@ def test_an_error_before_an_epoch_keeps_the_trainers_before():
         model.fit(X, y)
     assert model.n_iter_ == 1
     assert model.score(X, y) > 0.9
+
+
+def test_an_optimizer_begins_anew_where_another_trainer_was():
+    model = classifier(Gradient(max_epochs=1), warm_start=True)
+    model.set_params(trainer="gradient").partial_fit(X, y, classes=[0, 1, 2])
+    model.set_params(trainer=NARROW).fit(X, y)
+    model.set_params(trainer="gradient").partial_fit(X, y)
+    model.set_params(trainer="sweep").partial_fit(X, y)
+    model.set_params(trainer="gradient").partial_fit(X, y)
+    assert model.n_iter_ == 5
+    assert model.score(X, y) > 0.9
+
+
+def test_an_object_takes_the_options_of_its_trainers():
+    trainer = InTurn((InTurn((NARROW,)), Gradient(learning_rate=1e-3)))
+    assert trainer.trainers == (NARROW, Gradient(learning_rate=1e-3))
+    model = TNClassifier(4, trainer=trainer, n_members=1, max_epochs=2, random_state=0).fit(X, y)
+    assert model.n_iter_ == 4
+    with pytest.raises(ValueError, match="one or more trainers, such as"):
+        InTurn("sweep")
+    with pytest.raises(ValueError, match="use one trainer that can"):
+        classifier(NARROW, NARROW).partial_fit(X, y, classes=[0, 1, 2])
+
+
+def test_what_fails_before_an_epoch_is_not_fitted():
+    class Interrupted(Gradient):
+        def train(self, problem):
+            def interrupt(*_):
+                raise KeyboardInterrupt
+
+            return run(problem, interrupt, (), 3, "")
+
+    model = classifier(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y)
+    assert not hasattr(model, "networks_")

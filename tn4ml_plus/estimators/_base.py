@@ -106,6 +106,9 @@ class TensorNetworkEstimator(TableEstimator):
             self._default_trainer if trainer == "gradient" else resolve("trainer", trainer)
             for trainer in (self.trainer if several else [self.trainer])
         ]
+        if several or isinstance(trainers[0], InTurn):
+            # In turn or one by one, each takes the options that it has.
+            several, trainers = True, InTurn(trainers).trainers
         flat = ("learning_rate", "max_epochs", "batch_size", "feature_dropout", "decay")
         changes = {name: getattr(self, name) for name in flat if getattr(self, name) is not None}
         stops = [getattr(trainer, "early_stopping", None) for trainer in trainers]
@@ -131,8 +134,8 @@ class TensorNetworkEstimator(TableEstimator):
         rng = check_random_state(self.random_state)
         if partial_fit and not hasattr(trainer, "partial_train"):
             raise ValueError(
-                f"{type(trainer).__name__} cannot train on part of the samples: use "
-                'trainer="gradient" for partial_fit.'
+                f"{type(trainer).__name__} cannot train on part of the samples: use one trainer "
+                'that can for partial_fit, such as "gradient" or "sweep".'
             )
         if going_on and hasattr(self, "networks_"):
             self._check_unchanged()
@@ -144,7 +147,7 @@ class TensorNetworkEstimator(TableEstimator):
             self._fixed = self._present_fixed()
             U = self._fit_columns(table, weight, embedding, scaler)
             self.history_ = {}
-            self.n_iter_ = 0
+            self.n_iter_ = self._n_seen = 0
         self._loss = objective.loss
         fitting, validation = self._split(trainer, target, rng)
         if not hasattr(self, "networks_"):
@@ -173,6 +176,7 @@ class TensorNetworkEstimator(TableEstimator):
             validation=validation,
             random_state=rng,
             state=state if partial_fit else None,
+            n_seen=self._n_seen,
             callbacks=tuple(self.callbacks or ()),
             verbose=bool(self.verbose),
         )
@@ -180,23 +184,24 @@ class TensorNetworkEstimator(TableEstimator):
         try:
             result = run(problem)
         except (Exception, KeyboardInterrupt) as error:
-            if hasattr(error, "result"):
-                self._keep(error.result, structures, trainer, partial_fit)
+            if hasattr(error, "result") and error.result.n_iter:
+                self._keep(error.result, problem, trainer, partial_fit)
             elif self.n_iter_ == 0:
                 # Nobody shall take the start for something that was trained.
                 del self.networks_
             raise
-        self._keep(result, structures, trainer, partial_fit)
+        self._keep(result, problem, trainer, partial_fit)
         return self
 
-    def _keep(self, result, structures, trainer, partial_fit):
-        structures = result.structures or structures
+    def _keep(self, result, problem, trainer, partial_fit):
+        structures = result.structures or problem.structures
         self.networks_ = [unpack(*pair[::-1]) for pair in members(structures, result.params)]
         if result.anchor is not None and result.anchor is not self._anchor:
             self._anchor = trimmed(structures, result.anchor)
-        if partial_fit:
-            leaves = [np.asarray(leaf) for leaf in result.state]
-            self._trainer_state = {type(trainer).__name__: leaves}
+        # Of networks that `fit` or another trainer has changed, a state says nothing.
+        leaves = [np.asarray(leaf) for leaf in result.state] if partial_fit else []
+        self._trainer_state = {type(trainer).__name__: leaves} if leaves else {}
+        self._n_seen += result.n_iter * problem.n_samples
         for name, values in result.history.items():
             self.history_.setdefault(name, []).extend(values)
         self.n_iter_ += result.n_iter

@@ -10,7 +10,7 @@ from ..io import labels_from_json, labels_to_json, read
 from ._columns import ColumnEncoder
 
 # What fit leaves behind besides attributes that end in an underscore.
-_PRIVATE = ("_neutral", "_divisors", "_one_column", "_y_mean", "_y_deviation")
+_PRIVATE = ("_neutral", "_divisors", "_one_column", "_y_mean", "_y_deviation", "_n_seen")
 
 
 def to_state(estimator):

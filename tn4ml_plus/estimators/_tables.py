@@ -27,6 +27,8 @@ class TableEstimator(NestedParameters):
     _divisors = None
     #: What stands for a missing feature, (nsites, phys_dim).
     _neutral = None
+    #: How many samples trainers have seen, an epoch after another.
+    _n_seen = 0
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -12,8 +12,9 @@ from ._problem import trimmed
 class InTurn:
     """Trainers that go on one after the other with the same networks, such as sweeps and gradients.
 
-    trainers: at least one. Their histories are joined, each part of those names that it has;
-    callbacks see the epochs of each trainer by themselves, and one that is true stops them all.
+    trainers: at least one, which may be others of this kind. Their histories are joined, each part
+    of those names that it has; callbacks see the epochs of each trainer by themselves, and one that
+    is true stops them all.
     Raises what they raise, before any of them has begun if one cannot train these networks; a
     `result` that comes with it has all that was trained before too.
 
@@ -25,9 +26,14 @@ class InTurn:
     trainers: tuple[Any, ...]
 
     def __post_init__(self):
-        object.__setattr__(self, "trainers", tuple(self.trainers))
+        given = self.trainers if isinstance(self.trainers, tuple | list) else (self.trainers,)
+        nested = (part.trainers if isinstance(part, InTurn) else (part,) for part in given)
+        object.__setattr__(self, "trainers", tuple(part for parts in nested for part in parts))
         if not self.trainers or not all(hasattr(trainer, "train") for trainer in self.trainers):
-            raise ValueError(f"trainers must be one or more trainers, got {self.trainers!r}.")
+            raise ValueError(
+                "trainers must be one or more trainers, such as (Sweep(), Gradient()), got "
+                f"{self.trainers!r}."
+            )
 
     @property
     def early_stopping(self):

@@ -53,9 +53,10 @@ def run(
         for epoch in range(n_epochs):
             new_params, new_state, loss, numbers = step(epoch, params, state)
             if not np.isfinite(loss):
+                kept = " The weights of the epoch before were kept." if epoch else ""
                 raise NotFiniteError(
                     f"The loss stopped being finite in epoch {epoch + 1}. {advice}; a custom "
-                    "loss may be at fault too. The weights of the last finite epoch were kept."
+                    f"loss may be at fault too.{kept}"
                 )
             numbers |= {"loss": loss, "seconds": time.perf_counter() - started}
             if problem.validation is not None:

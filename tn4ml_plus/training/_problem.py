@@ -54,7 +54,8 @@ class Problem:
     structures: one a network, from `pack`; params: packed networks, leaves (n_members, ...);
     anchor: the same pytree, what decay pulls toward; orders: (n_members, nsites) which site of phi
     each network's sites read, None for the given order; neutral: (nsites, phys_dim) the vector of
-    a dropped feature; n_samples: the real ones among `samples`; state: the leaves of a trainer's
+    a dropped feature; n_samples: the real ones among `samples`; n_seen: those that the networks
+    have been trained on before, an epoch after another; state: the leaves of a trainer's
     state to continue from, None to start.
     """
 
@@ -69,6 +70,7 @@ class Problem:
     validation: Samples | None = None
     random_state: np.random.RandomState = dataclasses.field(default_factory=np.random.RandomState)
     state: Any = None
+    n_seen: int = 0
     callbacks: tuple = ()
     verbose: bool = False
 

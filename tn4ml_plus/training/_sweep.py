@@ -25,22 +25,23 @@ class Sweep(Sweeping):
     as losses of densities read it.
 
     n_sites: cores that are improved together, 2, or 1 for cheaper steps and slower growth;
-    max_bond: cap on the bonds, None for the network's largest; cutoff: share of the square of two
-    cores' product that a truncation may discard, in [0, 1), in the metric that shrinkage names;
-    expansion: directions that single cores add to a bond before it is cut; max_epochs: passes over
-    the samples, None for 4; batch_size: samples seen at a time, all bonds once for each batch;
-    ridge: weight of half that square, in units in which it is the outputs' mean square when
-    training begins; damping: of half the squared steps, in units in which it is that before the
-    step, grows in proportion to the batches seen; shrinkage: in [0, 1], from the metric of the
-    samples, where steps, ridge and cutoff count outputs, to one where all directions count alike,
-    which fits slower and generalises better; steps, steps_after: of conjugate gradients before and
-    after the truncation; feature_dropout: share of the features that each sample loses, in [0, 1),
-    drawn anew for every batch; cache_bytes: memory for what the rest of the network makes of a
-    batch at each bond, about that of batch_size times the outputs times the bond, beyond which it
-    is made again instead of kept; early_stopping, time_limit, callbacks: as in `Gradient`. The
-    history has the mean loss of all batches, each after its own sweep, and of the last the
-    "bond_dims" and the shares discarded there, "truncation", both in the order of the sites, or of
-    the tree's nodes.
+    max_bond: cap on the bonds and size of all arrays, None for the largest that the network has
+    when training begins; cutoff: share of the square of two cores' product that a truncation may
+    discard, in [0, 1), in the metric that shrinkage names; expansion: directions that single cores
+    add to a bond before it is cut; max_epochs: passes over the samples, None for 4; batch_size:
+    samples seen at a time, all bonds once for each batch; ridge: weight of half that square, in
+    units in which it is the outputs' mean square when training begins, chosen once more after the
+    first sweep; damping: of half the squared steps, in units in which it is that before the step,
+    grows in proportion to the batches seen where there are several; shrinkage: in [0, 1], from the
+    metric of the samples, where steps, ridge and cutoff count outputs, to one where all directions
+    count alike, which fits slower and generalises better; steps, steps_after: of conjugate
+    gradients before and after the truncation; feature_dropout: share of the features that each
+    sample loses, in [0, 1), drawn anew for every batch; cache_bytes: memory for what the rest of
+    the network makes of a batch at each bond, about that of batch_size times the outputs times the
+    bond, beyond which it is made again instead of kept; early_stopping, time_limit, callbacks: as
+    in `Gradient`. The history has the mean loss of all batches, each after its own sweep, and of
+    the last the "bond_dims" and the shares discarded there, "truncation", both in the order of the
+    sites, or of the tree's nodes.
     Raises ValueError for networks with other geometries, NotFiniteError as `Gradient` does.
     After White 1992, Phys. Rev. Lett. 69, 2863, and Stoudenmire and Schwab 2016, arXiv:1605.05775.
 

@@ -142,6 +142,10 @@ class Sweeper:
         cores, ranks, square, self.exponent = jax.tree.map(jnp.copy, state)
         self.store = self.store._replace(cores=cores, ranks=ranks, square=square)
 
+    def choose_unit(self):
+        """Have the next visit choose the unit of the ridge anew, see `ridge_scale`."""
+        self.store = self.store._replace(square=jnp.zeros_like(self.store.square))
+
     def packed(self):
         """``(packed, structure)``, the arrays padded and the structure with the present ranks."""
         # Spread over all cores, the scale of the whole network overflows none of them.

@@ -44,19 +44,18 @@ class Sweeping:
     def train(self, problem):
         """Train the networks of a `Problem`; returns a `Result`."""
         n_epochs = self._default_epochs if self.max_epochs is None else self.max_epochs
-        # One batch is all that there is: nothing to forget.
-        return self._run(problem, n_epochs, 0, int(problem.n_samples > self.batch_size))
+        return self._run(problem, n_epochs, 0)
 
     def partial_train(self, problem):
-        """One pass over the samples, batches after those that ``problem.state`` has counted."""
-        return self._run(problem, 1, int(problem.state[0]) if problem.state else 0, 1)
+        """One pass over the samples, in steps that forget little of ``problem.n_seen`` others."""
+        return self._run(problem, 1, problem.n_seen)
 
     @property
     def _shrinkage(self):
         # No metric at all is cheaper than one in which all directions count alike.
         return None if self.shrinkage == 1 else self.shrinkage
 
-    def _run(self, problem, n_epochs, n_seen, growth):
+    def _run(self, problem, n_epochs, n_seen):
         self.check(problem)
         networks = members(problem.structures, jax.device_get(problem.params))
         # All of one size, that of the largest bond of any.
@@ -65,13 +64,19 @@ class Sweeping:
         n_batches = -(-problem.n_samples // self.batch_size)
         weight = np.asarray(problem.samples.weight, float)
 
-        def step(_, params, n_seen):
+        def step(epoch, params, _):
             losses, numbers = [], []
             for m, (member, state) in enumerate(zip(sweepers, params, strict=True)):
                 member.state, of_batches, weights = state, [], []
+                if epoch == 1:
+                    # What a start makes of the samples says little of the outputs' size.
+                    member.choose_unit()
                 for i, rows in enumerate(_batches(problem, n_batches)):
                     self._show(member, problem, m, rows)
-                    loss, found = self._sweep(member, self.damping * (1.0 + n_seen + growth * i))
+                    # One batch is all that there is: nothing to forget.
+                    before = epoch * n_batches + i if n_batches > 1 else 0
+                    before += n_seen / np.sum(rows >= 0)
+                    loss, found = self._sweep(member, self.damping * (1.0 + before))
                     of_batches.append(loss)
                     weights.append(weight[rows[rows >= 0]].sum())
                 member.forget()
@@ -86,8 +91,7 @@ class Sweeping:
             new = [member.state for member in sweepers]
             cores = jax.tree.leaves([cores for cores, *_ in new])
             finite = all(np.isfinite(core).all() for core in cores)
-            loss = float(np.mean(losses)) if finite else np.nan
-            return new, n_seen + growth * n_batches, loss, history
+            return new, (), float(np.mean(losses)) if finite else np.nan, history
 
         def packed(params):
             found = []
@@ -98,7 +102,7 @@ class Sweeping:
             return stacked(packed for packed, _ in found), structures
 
         return run(
-            problem, step, n_seen, n_epochs, "Raise ridge or damping", self.early_stopping,
+            problem, step, (), n_epochs, "Raise ridge or damping", self.early_stopping,
             self.time_limit, self.callbacks,
             start=[member.state for member in sweepers], packed=packed,
         )  # fmt: skip
