@@ -1,0 +1,144 @@
+"""A network as isometries below its root, in orthonormal bases of its sites."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ..contraction import END, SHUT, Rooted, SquaredNorm, pack, rooted, to_nodes
+from ..contraction._operator import OperatorStructure
+
+
+class Canonical(NamedTuple):
+    """Isometries, and the states of all outputs at the root.
+
+    form: which nodes there are; cores: of all but the root, (*children, up), orthonormal in `up`;
+    root: (*children, outputs), every output's state of norm 1; log_norms: (outputs,), natural
+    logarithms of what these norms were.
+    """
+
+    form: Rooted
+    cores: list
+    root: np.ndarray
+    log_norms: np.ndarray
+
+    @property
+    def n_outputs(self):
+        """How many states there are."""
+        return self.root.shape[-1]
+
+
+def nodes(network):
+    """The `Rooted` form of a network and its cores, (*children, up), float64 on the host.
+
+    An operator is a state of its sites and its outputs. Raises ValueError for networks other than
+    open chains and trees.
+    """
+    packed, structure = pack(network)
+    if isinstance(structure, OperatorStructure):
+        structure = SquaredNorm(structure)
+    try:
+        form = rooted(structure)
+    except ValueError:
+        raise ValueError(
+            f"States are found in open chains and trees only, not in {type(network).__name__}"
+            f"{' with joined ends' if getattr(network, 'cyclic', False) else ''}."
+        ) from None
+    cores, ranks = to_nodes(structure, packed)
+
+    def size(child, n):
+        if child in (END, SHUT):
+            return 1
+        return ranks[child - form.nsites] if child >= form.nsites else n
+
+    found = []
+    for i, (core, children) in enumerate(zip(cores, form.nodes, strict=True)):
+        # What pads bonds and outputs is left out.
+        used = [slice(size(child, n)) for child, n in zip(children, core.shape)]
+        used.append(slice(ranks[i] if i < len(ranks) else None))
+        found.append(np.asarray(core, float)[tuple(used)])
+    return form, found
+
+
+def canonical(network, grams=None):
+    """The `Canonical` form of a chain or a tree.
+
+    grams: (d, d) or (nsites, d, d) inner products of the functions that the sites' entries stand
+    for, None where they are orthonormal. Raises ValueError for other geometries, for Gram matrices
+    of another shape, and where an output is zero.
+    """
+    form, cores = nodes(network)
+    factors = _factors(form, cores, grams)
+    found, logs = [], 0.0
+    for i, (core, children) in enumerate(zip(cores, form.nodes, strict=True)):
+        for slot, child in enumerate(children):
+            if child in factors:
+                core = np.moveaxis(np.tensordot(factors[child], core, (1, slot)), 0, slot)
+        if i == len(cores) - 1:
+            break
+        Q, R = np.linalg.qr(core.reshape(-1, core.shape[-1]))
+        scale = np.abs(R).max()
+        if scale > 0:
+            logs += math.log(scale)
+            R = R / scale
+        factors[form.nsites + i] = R
+        found.append(Q.reshape(*core.shape[:-1], -1))
+    norms = np.linalg.norm(core.reshape(-1, core.shape[-1]), axis=0)
+    if not norms.all():
+        raise ValueError(f"Output {int(np.argmin(norms))} of the network is zero: it has no state.")
+    return Canonical(form, found, core / norms, logs + np.log(norms))
+
+
+def _factors(form, cores, grams):
+    """By site, a matrix whose square is the Gram matrix; none where that is one."""
+    if grams is None:
+        return {}
+    sizes = {
+        child: n
+        for core, children in zip(cores, form.nodes, strict=True)
+        for child, n in zip(children, core.shape)
+        if 0 <= child < form.nsites
+    }
+    grams = np.asarray(grams, float)
+    expected = (form.nsites, sizes[0], sizes[0])
+    if grams.shape not in (expected, expected[1:]):
+        raise ValueError(f"grams must have the shape {expected} or {expected[1:]}: {grams.shape}.")
+    values, vectors = np.linalg.eigh(np.broadcast_to(grams, expected))
+    roots = vectors * np.sqrt(np.maximum(values, 0))[:, None] @ vectors.swapaxes(1, 2)
+    return dict(enumerate(roots))
+
+
+class Reduced(NamedTuple):
+    """Reduced density matrices, of trace one.
+
+    bonds: (outputs, r, r) for every node but the root, of its bond; sites: (outputs, d, d).
+    """
+
+    bonds: list
+    sites: list
+
+
+def reduced(canon, weights=None):
+    """`Reduced` density matrices of every output's state.
+
+    weights: (outputs,), of sum one, of a mixture of the outputs in their place.
+    """
+    form, last = canon.form, len(canon.form.nodes) - 1
+    one = np.eye(canon.n_outputs)
+    above = one[:, :, None] * one[:, None] if weights is None else np.diag(weights)[None]
+    bonds, sites = [None] * last, [None] * form.nsites
+    for i in range(last, -1, -1):
+        core, rho = (canon.root, above) if i == last else (canon.cores[i], bonds[i])
+        for slot, child in enumerate(form.nodes[i]):
+            if child < 0:
+                continue
+            flat = np.moveaxis(core, slot, 0)
+            half = np.tensordot(rho, flat, (1, flat.ndim - 1))
+            # (outputs, up, child, others) against (child, others, up).
+            half = np.moveaxis(half, 1, -1).reshape(len(rho), len(flat), -1)
+            found = half @ flat.reshape(len(flat), -1).T
+            if child < form.nsites:
+                sites[child] = found
+            else:
+                bonds[child - form.nsites] = found
+    return Reduced(bonds, sites)
