@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from ..contraction import END, SHUT, Rooted, SquaredNorm, pack, rooted, to_nodes
@@ -34,7 +35,9 @@ def nodes(network):
     An operator is a state of its sites and its outputs. Raises ValueError for networks other than
     open chains and trees.
     """
-    packed, structure = pack(network)
+    # Arrays of 64 bits keep them.
+    with jax.enable_x64(True):
+        packed, structure = pack(network)
     if isinstance(structure, OperatorStructure):
         structure = SquaredNorm(structure)
     try:

@@ -11,8 +11,11 @@ def bond_entropies(network, grams=None, base=2):
     """Von Neumann entropy of the state across every bond, (n_outputs, n_bonds).
 
     In units of the logarithm to a base, bits by default; at most the logarithm of the bond's size.
-    Bonds are in the order of the sites, or of the tree's nodes. grams: as in `log_norms`.
-    Raises ValueError for networks other than open chains and trees, and for outputs that are zero.
+    Bonds are in the order of the sites, or of the tree's nodes. An operator is a state of its sites
+    and its outputs. grams: (d, d) or (nsites, d, d) inner products of the functions that an
+    embedding has, see `Embedding.site_grams`, None where they are orthonormal.
+    Raises ValueError for networks other than open chains and trees, for grams of another shape, and
+    for outputs that are zero.
 
     >>> import numpy as np
     >>> from tn4ml_plus.networks import MPS
