@@ -449,13 +449,23 @@ def test_early_stopping_and_callbacks(data):
 @pytest.mark.parametrize("estimator", [TNClassifier, TNRegressor])
 def test_divergence_keeps_finite_networks(data, estimator):
     X, y = data
-    trainer = Gradient(optimizer=optax.sgd(1e30))
-    model = estimator(**SINGLE | {"max_epochs": 9}, trainer=trainer)
-    with pytest.raises(NotFiniteError, match="Lower learning_rate"):
+    rates = optax.join_schedules([lambda _: 1e-6, lambda _: 1e30], [2])
+    options = SINGLE | {"max_epochs": 9, "batch_size": len(X)}
+    model = estimator(**options, trainer=Gradient(optimizer=optax.sgd(rates)))
+    with pytest.raises(NotFiniteError, match=r"Lower learning_rate.*epoch before were kept"):
         model.fit(X, y)
     assert all(np.isfinite(array).all() for array in weights_of(model))
     assert np.isfinite(model.predict(X)).all()
-    assert model.n_iter_ == len(model.history_.get("loss", ()))
+    assert model.n_iter_ == len(model.history_["loss"]) >= 2
+
+
+def test_what_diverges_at_once_is_not_fitted(data):
+    X, y = data
+    model = TNClassifier(**SINGLE, trainer=Gradient(optimizer=optax.sgd(1e30)))
+    with pytest.raises(NotFiniteError, match=r"fault too\.$"):
+        model.fit(X, y)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
 
 
 def test_default_precision_is_single_and_float64_on_request(data):
