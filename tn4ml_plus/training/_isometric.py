@@ -13,7 +13,7 @@ from .._registry import register
 from .._typing import power_of_two
 from ..contraction import END, from_nodes, rooted
 from ._bond import Bond
-from ._local import LocalObjective, Settings
+from ._local import LocalObjective
 from ._states import surroundings
 from ._stopping import EarlyStopping
 from ._sweeper import Steps, Sweeper
@@ -74,15 +74,8 @@ class IsometricSweep(Sweeping):
         return _Isometric(*network, objective, size, self.cache_bytes)
 
     def _sweep(self, member, damping):
-        settings = Settings(
-            ridge=self.ridge,
-            damping=damping,
-            shrinkage=self._shrinkage,
-            steps=self.steps,
-            steps_after=0,
-            cutoff=0.0,
-            max_bond=member.size,
-            forced=False,
+        settings = self._settings(
+            damping, steps_after=0, cutoff=0.0, max_bond=member.size, forced=False
         )
         loss, changed = member.sweep(settings)
         return loss, {"changed": changed}

@@ -6,7 +6,6 @@ import jax
 
 from .._checks import check_int, check_number
 from .._registry import register
-from ._local import Settings
 from ._stopping import EarlyStopping
 from ._sweeper import STEPS, Sweeper, largest_rank
 from ._sweeping import Sweeping
@@ -81,11 +80,8 @@ class Sweep(Sweeping):
         return Sweeper(*network, objective, size, self.cache_bytes)
 
     def _sweep(self, member, damping):
-        settings = Settings(
-            ridge=self.ridge,
-            damping=damping,
-            shrinkage=self._shrinkage,
-            steps=self.steps,
+        settings = self._settings(
+            damping,
             steps_after=self.steps_after,
             cutoff=self.cutoff,
             max_bond=self.max_bond or member.size,

@@ -7,6 +7,7 @@ import numpy as np
 from .._checks import check_instance, check_int, check_number, function_tuple
 from ..contraction import rooted, to_nodes
 from ._bond import METRIC_ROWS
+from ._local import Settings
 from ._loop import run
 from ._problem import bucket, members, stacked
 from ._stopping import EarlyStopping
@@ -50,10 +51,10 @@ class Sweeping:
         """One pass over the samples, in steps that forget little of ``problem.n_seen`` others."""
         return self._run(problem, 1, problem.n_seen)
 
-    @property
-    def _shrinkage(self):
+    def _settings(self, damping, **others):
         # No metric at all is cheaper than one in which all directions count alike.
-        return None if self.shrinkage == 1 else self.shrinkage
+        shrinkage = None if self.shrinkage == 1 else self.shrinkage
+        return Settings(self.ridge, damping, shrinkage, self.steps, **others)
 
     def _run(self, problem, n_epochs, n_seen):
         self.check(problem)
