@@ -6,7 +6,8 @@ Four tables with the splits of the learning-quality benchmark, seeds 0 to 2; and
 Fashion-MNIST, pooled to 14 x 14 pixels, tested on the test images. One network a model, so that
 trainers are compared and not averages; seconds are medians, which leave out that the first fit of a
 kind compiles. The settings of sweeps are the defaults, which were chosen on validation parts of
-digits and of Fashion-MNIST's training images.
+digits and of Fashion-MNIST's training images. Eight sweeps instead of four were better there on
+digits (97.7 against 97.4 %) and worse on images (86.0 against 86.3 %).
 """
 
 import argparse
@@ -36,6 +37,7 @@ IMAGES = "Fashion-MNIST, 14 x 14"
 TRAINERS = {
     "gradients": {},
     "sweeps": {"trainer": Sweep()},
+    "sweeps, eight": {"trainer": Sweep(max_epochs=8)},
     "sweeps, adaptive": {"trainer": Sweep(max_bond=20, cutoff=3e-4)},
     "sweeps of one site": {"trainer": Sweep(n_sites=1)},
     "sweeps, then gradients": {

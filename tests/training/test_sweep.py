@@ -320,6 +320,39 @@ def test_without_a_metric_one_objective_falls_from_bond_to_bond(kind, n_sites, x
     assert after[-1] < after[n]
 
 
+def test_the_ridge_is_told_in_the_mean_square_of_the_outputs(x64):
+    made, (phi, target, weight) = sweeper("chain", SquaredError(), size=4), task(SquaredError())
+    settings = SETTINGS._replace(shrinkage=None, ridge=0.1, cutoff=0.0, max_bond=4)
+
+    def in_units_of_now():
+        outputs = np.asarray(contract(*made.packed(), phi.transpose(2, 0, 1)).dense())
+        mean = partial(np.average, weights=weight)
+        square = mean((outputs**2).sum(axis=1))
+        return mean(((outputs - target) ** 2).mean(axis=1)) + 0.05 * square
+
+    at_start = in_units_of_now()
+    assert made.sweep(settings).before[0] == pytest.approx(at_start, rel=1e-6)
+    # The unit stays, until another is asked for.
+    last = in_units_of_now()
+    assert made.sweep(settings).before[0] != pytest.approx(last, rel=1e-3)
+    made.choose_unit()
+    last = in_units_of_now()
+    assert made.sweep(settings).before[0] == pytest.approx(last, rel=1e-6)
+
+
+def test_the_unit_of_the_ridge_is_chosen_once_more_after_the_first_sweep(digits, monkeypatch):
+    X, _, y, _ = digits
+    calls, original = [], Sweeper.choose_unit
+
+    def choose_unit(self):
+        calls.append(self)
+        original(self)
+
+    monkeypatch.setattr(Sweeper, "choose_unit", choose_unit)
+    TNClassifier(**SMALL | {"n_members": 2}, trainer=Sweep(max_epochs=3)).fit(X, y)
+    assert len(calls) == len(set(map(id, calls))) == 2
+
+
 @pytest.mark.parametrize(("kind", "n_sites"), [("end", 1), ("end", 2), ("ternary", 2)])
 def test_what_is_above_is_made_again_where_it_does_not_fit(kind, n_sites, quick):
     objective = OBJECTIVES[2]
