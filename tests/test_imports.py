@@ -24,10 +24,10 @@ LEVELS = {
     "contraction": 2,
     "generators": 3,
     "image": 3,
+    "inspection": 3,
     "io": 3,
     "training": 3,
     "estimators": 4,
-    "inspection": 4,
     "__init__": 5,
     "__main__": 5,
 }

@@ -137,17 +137,25 @@ class Embedding(abc.ABC):
         Composite Gauss-Legendre quadrature, a sum over the integers of a discrete domain.
         Raises ValueError for several features a site, unless the subclass knows the integral.
         """
+        phi, weights = self.quadrature()
+        return (phi.T * weights) @ phi
+
+    def quadrature(self):
+        """Float64 phi (points, phys_dim) and weights of an integral over the domain of a site.
+
+        Raises ValueError for several features a site.
+        """
         if self.site_features > 1:
             raise ValueError(
                 f"{type(self).__name__} has no Gram matrix: its integral over "
                 f"{self.site_features} features is not known. Use an embedding of single features."
             )
         if self.discrete:
-            points, weights = self._grid(), 1.0
+            points = self._grid()
+            weights = np.ones(len(points))
         else:
             points, weights = gauss_legendre(self._breakpoints)
-        phi = self._evaluate(points)
-        return (phi.T * weights) @ phi
+        return self._evaluate(points), weights
 
     def site_grams(self, n_features: int) -> np.ndarray:
         """Gram matrix of each site (nsites, phys_dim, phys_dim), zero where vectors are padded."""

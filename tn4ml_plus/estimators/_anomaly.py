@@ -1,5 +1,7 @@
 """Anomaly detection."""
 
+import copy
+
 import numpy as np
 import quimb.tensor as qtn
 from sklearn.base import OutlierMixin
@@ -198,6 +200,15 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
             raise ValueError("Components are no features: add a scaler that keeps columns apart.")
         return self._surprises(table) - self.baseline_
 
+    def compress(self, max_bond=None, cutoff=1e-6, X=None, y=None, sample_weight=None):
+        """A new detector with smaller bonds and the same threshold, as `TNClassifier.compress`."""
+        check_is_fitted(self, "views_")
+        smaller = copy.copy(self)
+        smaller.views_ = [
+            view.compress(max_bond, cutoff, X, y, sample_weight) for view in self.views_
+        ]
+        return smaller
+
     def save(self, path):
         """Write the fitted model to one safetensors file; as `TNClassifier.save`."""
         check_is_fitted(self, "views_")
@@ -264,7 +275,7 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         # A view of components has no sites that are features, so that none can be left out there.
         views = [v for v in self.views_ if not isinstance(v._encoder.scaler, PrincipalComponents)]
         table, changed = self._hold_constants(table)
-        surprises = np.mean([view.surprises(table) for view in views], axis=0)
+        surprises = np.mean([view._surprises(table) for view in views], axis=0)
         return surprises + _CONSTANT_CHANGED * changed
 
     def _hold_constants(self, table):

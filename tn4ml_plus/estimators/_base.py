@@ -1,5 +1,6 @@
 """What estimators with trained networks share: options, start, training, prediction."""
 
+import copy
 import dataclasses
 from functools import partial
 
@@ -15,12 +16,14 @@ from sklearn.utils.validation import check_is_fitted
 from .._arrays import evenly_spaced
 from .._checks import check_int, function_tuple
 from .._registry import names, resolve
+from .._typing import Amplitude
 from ..contraction import calibrate, pack, unpack
 from ..initializers import Noiseless, least_squares_weights
+from ..inspection import activations, attributions, compress
 from ..io import write
 from ..losses import CallableLoss, Loss, Objective, OptaxLoss
 from ..networks import NetworkSpec, from_quimb
-from ..training import EarlyStopping, Gradient, InTurn, Problem, Samples, outputs
+from ..training import EarlyStopping, Gradient, InTurn, Problem, Samples, Sweep, outputs
 from ..training._problem import members, stacked, trimmed
 from ._columns import read_table
 from ._state import to_state
@@ -31,6 +34,9 @@ _START_ROWS = 4096
 
 # Parameters that training on from earlier networks cannot change.
 _FIXED = ("bond_dim", "n_members", "embedding", "network", "scaler")
+
+# Fields of trainers that are parameters here, too.
+_FLAT = ("learning_rate", "max_epochs", "batch_size", "feature_dropout", "decay")
 
 
 class TensorNetworkEstimator(TableEstimator):
@@ -60,6 +66,73 @@ class TensorNetworkEstimator(TableEstimator):
         """
         check_is_fitted(self, "networks_")
         write(path, *to_state(self))
+
+    # Looking inside -----------------------------------------------------------------------------
+
+    def activations(self, X, *, member=0, shape=None):
+        """States of every layer of a network for the rows of X, a list of arrays.
+
+        As `tn4ml_plus.inspection.activations` gives them: for a tree the nodes' vectors, height by
+        height, with the shape (rows, columns) of an image (n_samples, rows, columns, chi); for a
+        chain the boundary vectors at each bond.
+        """
+        phi = self.embed(X)[:, self.orders_[member]]
+        return activations(self.networks_[member], phi, shape)
+
+    def compress(self, max_bond=None, cutoff=1e-6, X=None, y=None, sample_weight=None):
+        """A new estimator with smaller bonds, this one stays as it is.
+
+        Without samples networks are cut as `tn4ml_plus.inspection.compress` does it, next to no
+        time. With X, and y where `fit` takes it, two sweeps cut each bond and let the rest mend
+        what that did: slower, and much better where bonds become much smaller. max_bond, cutoff: as
+        there and in `Sweep`. ``fit`` with warm_start goes on from the smaller networks.
+        Raises ValueError for networks other than open chains and trees.
+
+        >>> from sklearn.datasets import load_iris
+        >>> from tn4ml_plus import TNClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> clf = TNClassifier(n_members=1, random_state=0).fit(X, y)
+        >>> smaller = clf.compress(max_bond=2)
+        >>> max(clf.network_.bond_sizes()), max(smaller.network_.bond_sizes())
+        (8, 2)
+        """
+        check_is_fitted(self, "networks_")
+        smaller = self._copied()
+        if X is None:
+            grams = self.grams()
+            smaller.networks_ = [
+                compress(network, max_bond, cutoff, grams[order])
+                for network, order in zip(self.networks_, self.orders_, strict=True)
+            ]
+            return smaller
+        given = smaller.get_params(deep=False)
+        flat = dict.fromkeys(name for name in _FLAT if name in given)
+        sweep = Sweep(max_bond=max_bond, cutoff=cutoff, max_epochs=2)
+        smaller.set_params(**flat, trainer=sweep, warm_start=True, early_stopping=False)
+        try:
+            smaller.fit(X, *([] if y is None else [y]), sample_weight=sample_weight)
+        finally:
+            smaller.set_params(**given)
+        return smaller
+
+    def _copied(self):
+        """A copy of which training and `compress` leave the original alone."""
+        twin = copy.copy(self)
+        twin.history_ = copy.deepcopy(self.history_)
+        twin._trainer_state = {}
+        return twin
+
+    def _without(self, X):
+        """Outputs of every member, and those with a site averaged out, (n_samples, nsites, ...).
+
+        Sites in the order of `embed`; all float64.
+        """
+        phi = self.embed(X)
+        found = zip(self._predict(X, Amplitude.dense), self.networks_, self.orders_, strict=True)
+        for values, network, order in found:
+            falls = np.empty((*phi.shape[:2], *values.shape[1:]))
+            falls[:, order] = attributions(network, phi[:, order], self._neutral[order])
+            yield values, values[:, None] - falls
 
     # Strings to objects -------------------------------------------------------------------------
 
@@ -109,8 +182,7 @@ class TensorNetworkEstimator(TableEstimator):
         if several or isinstance(trainers[0], InTurn):
             # In turn or one by one, each takes the options that it has.
             several, trainers = True, InTurn(trainers).trainers
-        flat = ("learning_rate", "max_epochs", "batch_size", "feature_dropout", "decay")
-        changes = {name: getattr(self, name) for name in flat if getattr(self, name) is not None}
+        changes = {name: getattr(self, name) for name in _FLAT if getattr(self, name) is not None}
         stops = [getattr(trainer, "early_stopping", None) for trainer in trainers]
         if self.early_stopping and not any(stops):
             changes["early_stopping"] = EarlyStopping()

@@ -159,6 +159,13 @@ class TNBornMachine(DensityMixin, DensityEstimator):
                 out[missing[:, j], j] = mass @ raw.astype(float) / mass.sum(axis=1)
         return self._keep_given(out, table)
 
+    def explain(self, X):
+        """Log-density of each column given all others, (n_samples, n_features), in nats.
+
+        The log-density falls by this much where the column is traced out; 0 where it is missing.
+        """
+        return -self._surprises(self._read(X))
+
     def marginal(self, features):
         """Density of some of the features, given by number or name, all others traced out.
 
@@ -213,6 +220,20 @@ class TNBornMachine(DensityMixin, DensityEstimator):
         log = logsumexp(_log_densities(members), axis=0) - np.log(len(members))
         log += unseen.sum(axis=1) * self.unseen_log_density_
         return log + self._encoder.log_derivatives(table[0]).sum(axis=1)
+
+    def _surprises(self, table):
+        """Log-density without a feature minus that with it, (n_samples, n_features)."""
+        U, unseen = self._encode(table)
+        without, logs = np.full((len(self.networks_), *U.shape), -np.inf), []
+        for m, (density, order, phi, missing) in enumerate(self._members(U)):
+            logs.append(density.log_density(phi, missing))
+            rho = density.conditionals(phi, missing)
+            conditional = np.einsum("bis,bist,bit->bi", phi, rho, phi, optimize=True)
+            conditional = np.where(missing, 1, np.maximum(conditional, np.finfo(float).tiny))
+            without[m][:, order] = logs[m][:, None] - np.log(conditional)
+        surprises = logsumexp(without, axis=0) - logsumexp(logs, axis=0)[:, None]
+        surprises -= unseen * self.unseen_log_density_
+        return surprises - self._encoder.log_derivatives(table[0])
 
     def _complete(self, table, rng):
         """Raw rows with everything missing drawn given the rest."""

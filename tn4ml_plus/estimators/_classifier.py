@@ -1,5 +1,7 @@
 """Classification."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_array, column_or_1d, compute_sample_weight
@@ -7,6 +9,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from .._registry import register
+from .._typing import Amplitude
 from ..losses import CrossEntropy
 from ..training import Gradient
 from ._base import TensorNetworkEstimator
@@ -200,6 +203,38 @@ class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
         """The most probable labels, (n_samples,)."""
         best = np.argmax(self.predict_proba(X), axis=1)
         return self.classes_[best]
+
+    def explain(self, X, y=None):
+        """What each site adds to the log-probability of a class, (n_samples, nsites), in nats.
+
+        The log-probability falls by this much where the site is averaged out: its vector replaced
+        by the mean over the training samples. y: labels (n_samples,), None for those predicted.
+        Sites are the columns, unless `site_names` says otherwise; what is missing adds nothing.
+        Raises ValueError for labels that are not among classes_.
+        """
+
+        def mean(parts):
+            return np.mean([_probabilities(self._loss, part) for part in parts], axis=0)
+
+        present, without = map(mean, zip(*self._without(X), strict=True))
+        labels = self.classes_[np.argmax(present, axis=1)] if y is None else column_or_1d(y)
+        check_consistent_length(present, labels)
+        unknown = np.setdiff1d(labels, self.classes_)
+        if len(unknown):
+            raise ValueError(f"y has labels {unknown} that are not among {self.classes_}.")
+        chosen = np.searchsorted(self.classes_, labels)
+        rows = np.arange(len(labels))
+        tiny = np.finfo(float).tiny
+        log_p = np.log(np.maximum(present[rows, chosen], tiny))
+        return log_p[:, None] - np.log(np.maximum(without[rows, :, chosen], tiny))
+
+
+def _probabilities(loss, outputs):
+    """Probabilities of the classes of plain outputs (..., n_classes), float64."""
+    flat = outputs.reshape(-1, outputs.shape[-1])
+    with jax.enable_x64(True):
+        amplitude = Amplitude(jnp.asarray(flat), jnp.zeros(len(flat), jnp.int32))
+        return np.asarray(loss.probabilities(amplitude)).reshape(outputs.shape)
 
 
 def _labels(estimator, y):

@@ -127,6 +127,12 @@ class ColumnEncoder:
         numeric = np.array([level is None for level in self.levels])
         return numeric & ~_discrete(self.embedding, len(numeric))
 
+    @property
+    def width(self):
+        """How many columns `transform` makes."""
+        n_columns = len(self.levels)
+        return self.scaler.n_outputs(n_columns) if self.scaled.any() else n_columns
+
     @classmethod
     def fit(cls, floats, raw, weight, embedding, scaler):
         """Learn from the output of `read_table`."""

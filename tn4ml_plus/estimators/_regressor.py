@@ -122,3 +122,14 @@ class TNRegressor(RegressorMixin, TensorNetworkEstimator):
         """Predicted targets, (n_samples,) or (n_samples, n_targets) as y was."""
         mean = np.mean(self._predict(X, Amplitude.dense), axis=0) * self._y_deviation + self._y_mean
         return mean[:, 0] if self._one_column else mean
+
+    def explain(self, X):
+        """What each site adds to the prediction, (n_samples, nsites[, n_targets]), in units of y.
+
+        The prediction falls by this much where the site is averaged out: its vector replaced by the
+        mean over the training samples. Sites are the columns, unless `site_names` says otherwise;
+        what is missing adds nothing.
+        """
+        falls = [values[:, None] - without for values, without in self._without(X)]
+        found = np.mean(falls, axis=0) * self._y_deviation
+        return found[..., 0] if self._one_column else found

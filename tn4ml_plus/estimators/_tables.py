@@ -5,17 +5,20 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from .._registry import resolve
 from ..embeddings import Legendre
 from ..training import bucket
-from ._columns import ColumnEncoder
+from ._columns import ColumnEncoder, read_table
 from ._parameters import NestedParameters
+from ._principal import PrincipalComponents
 from ._scalers import Passthrough
 
 # Rows that are evaluated at a time.
 BLOCK = 1024
+# The floor of w . phi, by which vectors are divided.
+LEAST_DIVISOR = 0.1
 
 
 class TableEstimator(NestedParameters):
@@ -99,6 +102,55 @@ class TableEstimator(NestedParameters):
         learned = [array.astype(dtype) for array in learned]
         return _embed(embedding, learned, padded, middle.astype(dtype), *arrays)
 
+    # What inspection reads -----------------------------------------------------------------------
+
+    def embed(self, X):
+        """The vectors that the networks read, (n_samples, nsites, phys_dim), sites as columns.
+
+        Member m has site orders_[m, i] of them as its own site i.
+        """
+        check_is_fitted(self, "_encoder")
+        U = self._transform(read_table(self, X, reset=False))
+        return np.asarray(self._embed(U))[: len(U)]
+
+    def site_names(self):
+        """What each site of `embed` reads: a column by its name, or "site 0", "component 0", ..."""
+        check_is_fitted(self, "_encoder")
+        width = self._encoder.width
+        nsites = self.embedding_.nsites(width)
+        if isinstance(self._encoder.scaler, PrincipalComponents):
+            return [f"component {i}" for i in range(nsites)]
+        if nsites != self.n_features_in_ or not self.embedding_.columnwise:
+            return [f"site {i}" for i in range(nsites)]
+        return list(map(str, getattr(self, "feature_names_in_", map("x{}".format, range(nsites)))))
+
+    def grams(self, X=None):
+        """Inner products of the functions that a site's entries are, (nsites, d, d) float64.
+
+        Integrals over the domain of the embedding, or, with X, means over its rows. Raises
+        ValueError where the former are not known.
+        """
+        check_is_fitted(self, "_encoder")
+        if X is not None:
+            phi = np.asarray(self.embed(X), float).transpose(1, 2, 0)
+            return phi @ phi.swapaxes(1, 2) / phi.shape[2]
+        width = self._encoder.width
+        if not np.isfinite(self.embedding_.domains(width)).all():
+            raise ValueError(
+                f"{type(self.embedding_).__name__} has no finite domain to integrate over: give X, "
+                "whose rows take its place."
+            )
+        if self._divisors is None:
+            return self.embedding_.site_grams(width)
+        embeddings = getattr(self.embedding_, "embeddings", (self.embedding_,) * width)
+        grams = np.zeros((len(self._divisors), *(self._divisors.shape[1:] * 2)))
+        for gram, embedding, divisor in zip(grams, embeddings, self._divisors):
+            phi, weights = embedding.quadrature()
+            size = phi.shape[1]
+            phi = phi / np.maximum(phi @ divisor[:size], LEAST_DIVISOR)[:, None]
+            gram[:size, :size] = (phi.T * weights) @ phi
+        return grams
+
 
 def read_weight(sample_weight, X):
     """Validated sample weights, (n_samples,); ValueError if negative or all zero."""
@@ -120,7 +172,7 @@ def _embed(embedding, learned, U, middle, divisors, neutral):
     phi = embedding.join(learned).embed(jnp.where(missing, middle, U))
     if divisors is not None:
         # A positive scalar a sample and site; the floor keeps it so where w . phi would vanish.
-        phi = phi / jnp.maximum(jnp.einsum("bis,is->bi", phi, divisors), 0.1)[..., None]
+        phi = phi / jnp.maximum(jnp.einsum("bis,is->bi", phi, divisors), LEAST_DIVISOR)[..., None]
     if neutral is not None and embedding.site_features == 1:
         phi = jnp.where(missing[..., None], neutral, phi)
     return phi

@@ -42,20 +42,6 @@ class BornView(_View, TNBornMachine):
         del y
         return super().fit(X, sample_weight=sample_weight)
 
-    def surprises(self, table):
-        """Log-density without a feature minus that with it, (n_samples, n_features)."""
-        U, unseen = self._encode(table)
-        without, logs = np.full((len(self.networks_), *U.shape), -np.inf), []
-        for m, (density, order, phi, missing) in enumerate(self._members(U)):
-            logs.append(density.log_density(phi, missing))
-            rho = density.conditionals(phi, missing)
-            conditional = np.einsum("bis,bist,bit->bi", phi, rho, phi, optimize=True)
-            conditional = np.where(missing, 1, np.maximum(conditional, np.finfo(float).tiny))
-            without[m][:, order] = logs[m][:, None] - np.log(conditional)
-        surprises = logsumexp(without, axis=0) - logsumexp(logs, axis=0)[:, None]
-        surprises -= unseen * self.unseen_log_density_
-        return surprises - self._encoder.log_derivatives(table[0])
-
 
 @register("estimator")
 class NormView(_View, DensityEstimator):
@@ -105,7 +91,7 @@ class NormView(_View, DensityEstimator):
         losses += np.array([_log_norm(*pack(network)) for network in self.networks_])[:, None]
         return self._encoder.log_derivatives(table[0]).sum(axis=1) - losses.mean(axis=0)
 
-    def surprises(self, table):
+    def _surprises(self, table):
         """Score without a feature minus that with it, (n_samples, n_features).
 
         From a density the feature is integrated out, else averaged over its values in fitting.

@@ -29,12 +29,21 @@ class Canonical(NamedTuple):
         return self.root.shape[-1]
 
 
-def nodes(network):
-    """The `Rooted` form of a network and its cores, (*children, up), float64 on the host.
+class Parts(NamedTuple):
+    """A network as nodes: how they are joined, their cores, float64, and the shapes these have.
 
-    An operator is a state of its sites and its outputs. Raises ValueError for networks other than
-    open chains and trees.
+    structure: of the packed network, that of the squared norm for an operator, which is a state of
+    its sites and its outputs; shapes: with what pads bonds and outputs, which cores are without.
     """
+
+    structure: object
+    form: Rooted
+    cores: list
+    shapes: list
+
+
+def parts(network):
+    """The `Parts` of a network. ValueError for networks other than open chains and trees."""
     # Arrays of 64 bits keep them.
     with jax.enable_x64(True):
         packed, structure = pack(network)
@@ -56,11 +65,10 @@ def nodes(network):
 
     found = []
     for i, (core, children) in enumerate(zip(cores, form.nodes, strict=True)):
-        # What pads bonds and outputs is left out.
         used = [slice(size(child, n)) for child, n in zip(children, core.shape)]
         used.append(slice(ranks[i] if i < len(ranks) else None))
         found.append(np.asarray(core, float)[tuple(used)])
-    return form, found
+    return Parts(structure, form, found, [core.shape for core in cores])
 
 
 def canonical(network, grams=None):
@@ -70,8 +78,8 @@ def canonical(network, grams=None):
     for, None where they are orthonormal. Raises ValueError for other geometries, for Gram matrices
     of another shape, and where an output is zero.
     """
-    form, cores = nodes(network)
-    factors = _factors(form, cores, grams)
+    _, form, cores, _ = parts(network)
+    factors = factors_of(form, cores, grams)
     found, logs = [], 0.0
     for i, (core, children) in enumerate(zip(cores, form.nodes, strict=True)):
         for slot, child in enumerate(children):
@@ -92,7 +100,7 @@ def canonical(network, grams=None):
     return Canonical(form, found, core / norms, logs + np.log(norms))
 
 
-def _factors(form, cores, grams):
+def factors_of(form, cores, grams):
     """By site, a matrix whose square is the Gram matrix; none where that is one."""
     if grams is None:
         return {}

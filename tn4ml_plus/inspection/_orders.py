@@ -4,7 +4,7 @@ import numpy as np
 
 from .._checks import check_int
 from ..contraction import END
-from ._canonical import nodes
+from ._canonical import parts
 
 
 def interaction_orders(network, means, covariances, max_order=4):
@@ -30,7 +30,7 @@ def interaction_orders(network, means, covariances, max_order=4):
     array([[0., 0., 0., 1., 0.]])
     """
     check_int("max_order", max_order, 1)
-    form, cores = nodes(network)
+    _, form, cores, _ = parts(network)
     if form.is_open:
         raise ValueError(
             "Orders are told of functions, one an output: an operator has as many as its outputs "

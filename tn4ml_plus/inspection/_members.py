@@ -1,0 +1,59 @@
+"""From estimators as users have them to the networks inside."""
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from .._checks import check_int
+
+
+def unwrapped(estimator, X=None):
+    """The fitted estimator inside searches and pipelines, and X as that one reads it."""
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if not isinstance(estimator, Pipeline):
+        check_is_fitted(estimator)
+        return estimator, X
+    if X is not None and len(estimator.steps) > 1:
+        X = estimator[:-1].transform(X)
+    return unwrapped(estimator[-1], X)
+
+
+def members(estimator):
+    """All networks of an estimator that `unwrapped` gives, as pairs (estimator, number).
+
+    The members of a detector's committee come one after the other.
+    """
+    views = getattr(estimator, "views_", [estimator])
+    found = [
+        (view, m) for view in views for m in range(len(getattr(view, "networks_", ())))
+    ]  # fmt: skip
+    if not found:
+        raise ValueError(f"A {type(estimator).__name__} has no trained networks to look into.")
+    return found
+
+
+def member_of(estimator, member):
+    """One of `members`; ValueError for numbers that there are not."""
+    found = members(estimator)
+    check_int("member", member, 0)
+    if member >= len(found):
+        raise ValueError(f"There are {len(found)} networks, 0 and on: member={member}.")
+    return found[member]
+
+
+def grams_of(estimator, member, X):
+    """Gram matrices of a network's sites, in its own order."""
+    return estimator.grams(X)[estimator.orders_[member]]
+
+
+def labels_of(estimator, n_outputs):
+    """Names of the outputs: classes, or numbers; a single one has none."""
+    names = getattr(estimator, "classes_", range(n_outputs))
+    return list(map(str, names)) if n_outputs > 1 else [""]
+
+
+def to_columns(values, order):
+    """Values of a network's sites (nsites, ...) in the order of the columns."""
+    found = np.empty_like(values)
+    found[order] = values
+    return found

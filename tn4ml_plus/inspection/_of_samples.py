@@ -1,0 +1,398 @@
+"""Pictures of what models make of samples, and of samples that they make."""
+
+import dataclasses
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from .._checks import check_int
+from ._drawing import (
+    DIVERGING,
+    as_image,
+    axes_of,
+    check_shape,
+    colours,
+    legend_beside,
+    pyplot,
+    row_of_axes,
+)
+from ._layers import Separability, separability_by_layer
+from ._members import labels_of, member_of, members, unwrapped
+from ._orders import interaction_orders
+
+
+@dataclasses.dataclass
+class AttributionDisplay:
+    """Which features made a prediction, or an anomaly, what it is.
+
+    values: (n_samples, nsites), what leaving each site out would take away, from the estimator's
+    `explain`; names: of the sites; shape: (rows, columns) where they are pixels; quantity: what is
+    taken from.
+
+    >>> from sklearn.datasets import load_iris
+    >>> from tn4ml_plus import TNClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = TNClassifier(random_state=0).fit(X, y)
+    >>> AttributionDisplay.from_estimator(clf, X).values.shape
+    (150, 4)
+    """
+
+    values: np.ndarray
+    names: list
+    shape: tuple | None = None
+    quantity: str = ""
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y=None, *, target=0, shape=None):
+        """What `explain` of a fitted estimator says of the rows of X.
+
+        y: labels to explain, None for the predicted ones; target: number of the target, where a
+        regressor has several; shape: (rows, columns) of the sites as pixels.
+        """
+        estimator, X = unwrapped(estimator, X)
+        values = estimator.explain(X) if y is None else estimator.explain(X, y)
+        if values.ndim == 3:
+            check_int("target", target, 0)
+            if target >= values.shape[2]:
+                raise ValueError(f"There are {values.shape[2]} targets: target={target}.")
+            values = values[..., target]
+        if hasattr(estimator, "classes_"):
+            quantity = "log-probability (nats)"
+        elif hasattr(estimator, "offset_"):
+            quantity = "anomaly score"
+        elif hasattr(estimator, "sample"):
+            quantity = "log-density (nats)"
+        else:
+            quantity = "prediction"
+        # A detector's committee reads columns; other networks may read more than one at a site.
+        views = hasattr(estimator, "views_")
+        names = _column_names(estimator) if views else estimator.site_names()
+        return cls(values, names, check_shape(shape, len(names), "sites"), quantity)
+
+    def plot(self, ax=None, *, sample=None, n_names=15):
+        """Draw one sample's values, or with sample=None the mean of their size over all samples.
+
+        Pixels are drawn as an image, others as bars, the n_names largest.
+        """
+        self.ax_ = ax = axes_of(ax, figsize=(5, 4))
+        if sample is None:
+            values, label = (
+                np.abs(self.values).mean(axis=0),
+                f"mean size of share in {self.quantity}",
+            )
+        else:
+            values, label = self.values[sample], f"share in {self.quantity}"
+        if self.shape is not None:
+            most = np.abs(values).max() or 1.0
+            as_image(ax, values, self.shape, label, cmap=DIVERGING, vmin=-most, vmax=most)
+        else:
+            chosen = np.argsort(-np.abs(values), kind="stable")[:n_names][::-1]
+            blue, orange = colours(2)
+            ax.barh(
+                range(len(chosen)), values[chosen], color=np.where(values[chosen] < 0, orange, blue)
+            )
+            ax.set_yticks(range(len(chosen)), [self.names[i] for i in chosen])
+            ax.axvline(0, color="0.3", lw=0.8)
+            ax.set(xlabel=label)
+        self.figure_ = ax.figure
+        return self
+
+
+def _column_names(estimator):
+    n = estimator.n_features_in_
+    return list(map(str, getattr(estimator, "feature_names_in_", map("x{}".format, range(n)))))
+
+
+@dataclasses.dataclass
+class InteractionDisplay:
+    """How much of a model's outputs each order of interaction carries.
+
+    shares: (n_outputs, max_order + 2) as from `interaction_orders`; labels: names of the outputs.
+
+    >>> from sklearn.datasets import load_iris
+    >>> from tn4ml_plus import TNClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = TNClassifier(random_state=0).fit(X, y)
+    >>> InteractionDisplay.from_estimator(clf, X, max_order=2).shares.shape
+    (3, 4)
+    """
+
+    shares: np.ndarray
+    labels: list
+
+    @classmethod
+    def from_estimator(cls, estimator, X, *, max_order=4):
+        """Mean over the networks of a fitted estimator, for columns as in the rows of X.
+
+        Columns count as independent of each other, see `interaction_orders`.
+        """
+        estimator, X = unwrapped(estimator, X)
+        parts, moments = [], {}
+        for each, m in members(estimator):
+            if id(each) not in moments:
+                phi = np.asarray(each.embed(X), float)
+                means = phi.mean(axis=0)
+                moments[id(each)] = means, each.grams(X) - means[:, :, None] * means[:, None]
+            means, covariances = (values[each.orders_[m]] for values in moments[id(each)])
+            network = each.networks_[m]
+            parts.append(interaction_orders(network, means, covariances, max_order))
+        shares = np.mean(parts, axis=0)
+        return cls(shares, labels_of(estimator, len(shares)))
+
+    @property
+    def variance_shares(self):
+        """Shares of each output's variance, (n_outputs, max_order + 1), without the constant."""
+        varying = self.shares[:, 1:]
+        total = varying.sum(axis=1, keepdims=True)
+        return varying / np.where(total > 0, total, 1)
+
+    def plot(self, ax=None, *, constant=False):
+        """Draw shares of the variance, or with constant those of the mean square."""
+        self.ax_ = ax = axes_of(ax, figsize=(6, 0.9 + 0.35 * len(self.labels)))
+        shares = self.shares if constant else self.variance_shares
+        n_orders = self.shares.shape[1] - 2
+        names = ["constant"] if constant else []
+        names += [f"order {k}" for k in range(1, n_orders + 1)] + ["higher"]
+        left = np.zeros(len(shares))
+        for share, name, colour in zip(shares.T, names, colours(len(names)), strict=True):
+            ax.barh(range(len(shares)), share, left=left, color=colour, label=name)
+            left += share
+        ax.set_yticks(range(len(self.labels)), self.labels)
+        ax.invert_yaxis()
+        ax.set(xlim=(0, 1), xlabel="share of the " + ("mean square" if constant else "variance"))
+        legend_beside(ax)
+        self.figure_ = ax.figure
+        return self
+
+
+@dataclasses.dataclass
+class LayerDisplay:
+    """Classes in each layer of a model: in the plane by t-SNE, and how well they are told apart.
+
+    points: list of (n_samples, 2); y: (n_samples,) labels; separability: a `Separability`; names:
+    of the layers.
+    """
+
+    points: list
+    y: np.ndarray
+    separability: Separability
+    names: list
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y, *, member=0, shape=None, **options):
+        """Of one of a fitted estimator's networks, on samples X with labels y.
+
+        shape: as in `activations`; options: as in `from_layers`.
+        """
+        estimator, X = unwrapped(estimator, X)
+        estimator, member = member_of(estimator, member)
+        layers = estimator.activations(X, member=member, shape=shape)
+        return cls.from_layers(layers, y, **options)
+
+    @classmethod
+    def from_layers(cls, layers, y, *, names=None, n_neighbors=10, perplexity=30.0, random_state=0):
+        """Of any arrays (n_samples, ...), such as the layers of another model.
+
+        n_neighbors: of the neighbours' accuracy; perplexity: of t-SNE, below the number of samples;
+        random_state: of t-SNE and of folds.
+        """
+        layers = [np.asarray(layer).reshape(len(layer), -1) for layer in layers]
+        names = [f"layer {k}" for k in range(len(layers))] if names is None else list(names)
+        if len(names) != len(layers):
+            raise ValueError(f"names must be {len(layers)}, one for each layer: {names}.")
+        found = separability_by_layer(layers, y, n_neighbors, random_state=random_state)
+        tsne = TSNE(perplexity=perplexity, init="pca", random_state=random_state)
+        # Components beyond these are noise, which costs time.
+        points = [
+            tsne.fit_transform(
+                _padded(PCA(min(50, *layer.shape), random_state=random_state).fit_transform(layer))
+            )
+            for layer in layers
+        ]
+        return cls(points, np.asarray(y), found, names)
+
+    def plot(self, axes=None):
+        """Draw the layers in a row."""
+        self.axes_ = axes = row_of_axes(axes, len(self.points), 2.4, 2.9)
+        classes = np.unique(self.y)
+        for k, (ax, points) in enumerate(zip(axes, self.points, strict=True)):
+            for label, colour in zip(classes, colours(len(classes)), strict=True):
+                x, y = points[self.y == label].T
+                ax.scatter(x, y, s=5, color=colour, label=str(label), linewidths=0, alpha=0.7)
+            near, probe, silhouette = (values[k] for values in self.separability)
+            text = f"neighbours {near:.1%}\nlinear probe {probe:.1%}\nsilhouette {silhouette:.2f}"
+            ax.set(xticks=[], yticks=[], title=self.names[k])
+            ax.set_xlabel(text, fontsize="small")
+        legend_beside(axes[-1], markerscale=2)
+        self.figure_ = axes[0].figure
+        return self
+
+
+def _padded(points):
+    """At least two columns, which t-SNE starts from."""
+    return np.pad(points, [(0, 0), (0, max(0, 2 - points.shape[1]))])
+
+
+@dataclasses.dataclass
+class CoarseGrainDisplay:
+    """Images at each scale of a tree: the leading principal component of the nodes' vectors.
+
+    images: list of (n_samples, rows, columns), from pixels to the outputs' node.
+    """
+
+    images: list
+
+    @classmethod
+    def from_estimator(cls, estimator, X, shape, *, member=0):
+        """Of the rows of X, images of the shape (rows, columns), in one of a tree's networks."""
+        estimator, X = unwrapped(estimator, X)
+        estimator, member = member_of(estimator, member)
+        return cls.from_layers(estimator.activations(X, member=member, shape=shape))
+
+    @classmethod
+    def from_layers(cls, layers):
+        """Of arrays (n_samples, rows, columns, chi), such as `activations` gives with a shape."""
+        images = []
+        for layer in layers:
+            layer = np.asarray(layer)
+            if layer.ndim != 4:
+                raise ValueError(
+                    "Layers must be (n_samples, rows, columns, chi): give the shape of the images, "
+                    f"got {layer.shape}."
+                )
+            flat = layer.reshape(-1, layer.shape[-1])
+            flat = flat - flat.mean(axis=0)
+            axis = np.linalg.eigh(flat.T @ flat)[1][:, -1]
+            picture = (flat @ axis).reshape(layer.shape[:3])
+            if images:
+                # Signs are free: bright stays bright from scale to scale where it can.
+                before = images[-1].mean(axis=(1, 2))
+                sign = np.vdot(before - before.mean(), picture.mean(axis=(1, 2)))
+                picture = -picture if sign < 0 else picture
+            images.append(picture)
+        return cls(images)
+
+    def plot(self, axes=None, *, samples=(0, 1, 2, 3)):
+        """Draw the samples of these numbers, a row each, a column for each scale."""
+        samples, n_scales = list(samples), len(self.images)
+        if axes is None:
+            size = (1.5 * n_scales, 1.6 * len(samples))
+            _, axes = pyplot().subplots(
+                len(samples), n_scales, layout="constrained", figsize=size, squeeze=False
+            )
+        self.axes_ = axes = np.reshape(axes, (len(samples), n_scales))
+        for k, images in enumerate(self.images):
+            limits = {"vmin": images.min(), "vmax": images.max(), "cmap": "gray"}
+            for row, i in enumerate(samples):
+                as_image(axes[row, k], images[i], images.shape[1:], None, **limits)
+            rows, columns = images.shape[1:]
+            axes[0, k].set_title(f"{rows} x {columns}", fontsize="medium")
+        self.figure_ = axes[0, 0].figure
+        return self
+
+
+@dataclasses.dataclass
+class SampleDisplay:
+    """What a Born machine dreams: samples, as images or beside the data.
+
+    samples: (n_samples, n_features) raw columns; names: of the columns; shape: (rows, columns)
+    where they are pixels; data: rows to draw behind the samples, or None.
+
+    >>> from sklearn.datasets import load_iris
+    >>> from tn4ml_plus import TNBornMachine
+    >>> machine = TNBornMachine(random_state=0).fit(load_iris().data)
+    >>> SampleDisplay.from_estimator(machine, 50, random_state=0).samples.shape
+    (50, 4)
+    """
+
+    samples: np.ndarray
+    names: list
+    shape: tuple | None = None
+    data: np.ndarray | None = None
+
+    @classmethod
+    def from_estimator(cls, machine, n_samples=16, *, shape=None, X=None, random_state=None):
+        """Exact samples of a fitted `TNBornMachine`; X: data to compare them with."""
+        machine, X = unwrapped(machine, X)
+        if not hasattr(machine, "sample"):
+            raise ValueError(f"A {type(machine).__name__} draws no samples: use a TNBornMachine.")
+        names = _column_names(machine)
+        samples = np.asarray(machine.sample(n_samples, random_state=random_state))
+        return cls(
+            samples,
+            names,
+            check_shape(shape, len(names), "columns"),
+            None if X is None else np.asarray(X),
+        )
+
+    def plot(self, axes=None, *, features=None):
+        """Draw images in a grid, or pairs of columns: those of these numbers, the first four."""
+        grid = self._images if self.shape is not None else self._pairs
+        self.axes_ = axes = grid(axes, features)
+        self.figure_ = np.ravel(axes)[0].figure
+        return self
+
+    def _images(self, axes, features):
+        if features is not None:
+            raise ValueError("features are for tables: images are drawn whole.")
+        n = len(self.samples)
+        columns = int(np.ceil(np.sqrt(n)))
+        if axes is None:
+            rows = -(-n // columns)
+            size = (1.1 * columns, 1.1 * rows)
+            _, axes = pyplot().subplots(
+                rows, columns, layout="constrained", figsize=size, squeeze=False
+            )
+        limits = {"vmin": self.samples.min(), "vmax": self.samples.max(), "cmap": "gray"}
+        for i, ax in enumerate(np.ravel(axes)):
+            if i < n:
+                as_image(ax, self.samples[i], self.shape, None, **limits)
+            else:
+                ax.set_axis_off()
+        return axes
+
+    def _pairs(self, axes, features):
+        features = range(min(4, len(self.names))) if features is None else list(features)
+        n = len(features)
+        if axes is None:
+            size = (1.6 * n + 0.6, 1.6 * n + 0.4)
+            _, axes = pyplot().subplots(n, n, layout="constrained", figsize=size, squeeze=False)
+        axes = np.reshape(axes, (n, n))
+        blue, orange = colours(2)
+        sets = [(self.samples, orange, "samples")]
+        if self.data is not None:
+            sets.insert(0, (self.data, blue, "data"))
+        for row, i in enumerate(features):
+            for column, j in enumerate(features):
+                ax = axes[row, column]
+                if i == j:
+                    values = [part[:, i].astype(float) for part, *_ in sets]
+                    _, edges = np.histogram(np.concatenate(values), bins=20)
+                for part, colour, label in sets:
+                    if i == j:
+                        ax.hist(
+                            part[:, i].astype(float),
+                            edges,
+                            density=True,
+                            color=colour,
+                            alpha=0.5,
+                            label=label,
+                        )
+                        ax.set_yticks([])
+                    else:
+                        ax.scatter(
+                            part[:, j], part[:, i], s=4, color=colour, alpha=0.5, linewidths=0
+                        )
+                if row == n - 1:
+                    ax.set_xlabel(self.names[j])
+                else:
+                    ax.set_xticklabels([])
+                if column == 0:
+                    ax.set_ylabel(self.names[i])
+                elif i != j:
+                    ax.set_yticklabels([])
+        axes[0, -1].legend(
+            *axes[0, 0].get_legend_handles_labels(), fontsize="small", loc="upper right"
+        )
+        return axes
