@@ -37,7 +37,7 @@ IMAGES = "Fashion-MNIST, 14 x 14"
 TRAINERS = {
     "gradients": {},
     "sweeps": {"trainer": Sweep()},
-    "sweeps, eight": {"trainer": Sweep(max_epochs=8)},
+    "eight sweeps": {"trainer": Sweep(max_epochs=8)},
     "sweeps, adaptive": {"trainer": Sweep(max_bond=20, cutoff=3e-4)},
     "sweeps of one site": {"trainer": Sweep(n_sites=1)},
     "sweeps, then gradients": {

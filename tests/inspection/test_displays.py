@@ -4,6 +4,7 @@ import sys
 
 import jax
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_iris
@@ -40,7 +41,7 @@ mpl.use("Agg")
 @pytest.fixture(autouse=True)
 def close_figures():
     yield
-    mpl.pyplot.close("all")
+    plt.close("all")
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +212,7 @@ def test_training(images, detector):
     of_detector = TrainingDisplay.from_estimator(detector, member=2).plot()
     assert "learning rate" in texts(of_detector.figure_)
     with pytest.raises(ValueError, match="axes must be 3"):
-        display.plot(axes=mpl.pyplot.subplots(1, 2)[1])
+        display.plot(axes=plt.subplots(1, 2)[1])
 
 
 def test_layers_and_scales(tree, images):
