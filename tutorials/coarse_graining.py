@@ -32,7 +32,7 @@ from sklearn.svm import SVC
 from tn4ml_plus import TNClassifier
 from tn4ml_plus.datasets import load_cifar10
 from tn4ml_plus.embeddings import SpinCoherent
-from tn4ml_plus.inspection import CoarseGrainDisplay, LayerDisplay
+from tn4ml_plus.inspection import CoarseGrainDisplay, LayerDisplay, separability_by_layer
 from tn4ml_plus.networks import Tree, TTNSpec
 from tn4ml_plus.training import Gradient, IsometricSweep
 
@@ -90,7 +90,7 @@ class Convolutions(eqx.Module):
 class ConvolutionalClassifier:
     """`Convolutions` with the methods of a classifier that this script calls."""
 
-    def __init__(self, seed, widths=(16, 16, 32, 32, 32), n_epochs=20, learning_rate=2e-3):
+    def __init__(self, seed, widths=(16, 16, 32, 32, 32), n_epochs=15, learning_rate=2e-3):
         self.seed, self.widths = seed, widths
         self.n_epochs, self.learning_rate = n_epochs, learning_rate
 
@@ -135,8 +135,8 @@ def _as_images(X):
 
 
 MODELS = {
-    "tree, isometric sweeps": tree(IsometricSweep(max_epochs=10), 6),
-    "tree, gradients": tree(Gradient(max_epochs=30), 6),
+    "tree, isometric sweeps": tree(IsometricSweep(max_epochs=8), 4),
+    "tree, gradients": tree(Gradient(max_epochs=20), 4),
     "convolutional network": ConvolutionalClassifier,
 }
 BASELINES = {
@@ -158,10 +158,11 @@ def measured(name, build, data, n_seeds, figures):
         logger.info("%s, seed %d: %.1f after %.0f s", name, seed, scores[-1], seconds[-1])
         if name in BASELINES:
             continue
-        display = LayerDisplay.from_layers(model.activations(X_test), y_test, random_state=seed)
-        found.append(display.separability)
+        layers = model.activations(X_test)
+        found.append(separability_by_layer(layers, y_test, random_state=seed))
         logger.info("%s", np.round(found[-1], 3))
         if seed == 0 and figures is not None:
+            display = LayerDisplay.from_layers(layers, y_test)
             stem = "coarse_graining_" + name.replace(",", "").replace(" ", "_")
             _save(display.plot(), figures / f"{stem}.png")
             if isinstance(model, TNClassifier):
