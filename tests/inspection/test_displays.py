@@ -226,10 +226,22 @@ def test_layers_and_scales(tree, images):
     scales = CoarseGrainDisplay.from_estimator(tree, X, (4, 4)).plot(samples=(0, 7))
     assert [images.shape[1:] for images in scales.images] == [(4, 4), (2, 2), (1, 1)]
     assert scales.axes_.shape == (2, 3)
-    # The principal component has the variance that no other direction exceeds.
-    layer = tree.activations(X, shape=(4, 4))[1].reshape(-1, 4)
-    variance = np.linalg.eigvalsh(np.cov(layer.T, bias=True))[-1]
-    assert scales.images[1].var() == pytest.approx(variance)
+    np.testing.assert_array_equal(scales.images[0], X.reshape(-1, 4, 4))
+    # A principal component has the variance that no other direction exceeds, node by node.
+    layer, brightness = tree.activations(X, shape=(4, 4))[1], X.reshape(-1, 2, 2, 2, 2)
+    for row, column in np.ndindex(2, 2):
+        found = scales.images[1][:, row, column]
+        variance = np.linalg.eigvalsh(np.cov(layer[:, row, column].T, bias=True))[-1]
+        assert found.var() == pytest.approx(variance)
+        assert np.corrcoef(found, brightness.mean(axis=(2, 4))[:, row, column])[0, 1] > 0
+    layers = tree.activations(X, shape=(4, 4))
+    assert (
+        np.abs(
+            np.corrcoef(CoarseGrainDisplay.from_layers(layers).images[0].ravel(), X.ravel())[0, 1]
+        )
+        > 0.5
+    )
+    layers = tree.activations(X)
     with pytest.raises(ValueError, match="give the shape of the images"):
         CoarseGrainDisplay.from_layers(layers)
     with pytest.raises(ValueError, match="names must be 3"):

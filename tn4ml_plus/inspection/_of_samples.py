@@ -236,7 +236,7 @@ def _padded(points):
 
 @dataclasses.dataclass
 class CoarseGrainDisplay:
-    """Images at each scale of a tree: the leading principal component of the nodes' vectors.
+    """Images at each scale of a tree: the leading principal component of each node's vectors.
 
     images: list of (n_samples, rows, columns), from pixels to the outputs' node.
     """
@@ -248,29 +248,35 @@ class CoarseGrainDisplay:
         """Of the rows of X, images of the shape (rows, columns), in one of a tree's networks."""
         estimator, X = unwrapped(estimator, X)
         estimator, member = member_of(estimator, member)
-        return cls.from_layers(estimator.activations(X, member=member, shape=shape))
+        layers = estimator.activations(X, member=member, shape=shape)
+        pixels = np.asarray(X)
+        return cls.from_layers(layers, pixels if pixels[0].size == np.prod(shape) else None)
 
     @classmethod
-    def from_layers(cls, layers):
-        """Of arrays (n_samples, rows, columns, chi), such as `activations` gives with a shape."""
-        images = []
+    def from_layers(cls, layers, pixels=None):
+        """Of arrays (n_samples, rows, columns, chi), such as `activations` gives with a shape.
+
+        pixels: what to draw for the first of them, of n_samples x rows x columns numbers.
+        """
+        layers = [np.asarray(layer, float) for layer in layers]
         for layer in layers:
-            layer = np.asarray(layer)
             if layer.ndim != 4:
                 raise ValueError(
                     "Layers must be (n_samples, rows, columns, chi): give the shape of the images, "
                     f"got {layer.shape}."
                 )
-            flat = layer.reshape(-1, layer.shape[-1])
-            flat = flat - flat.mean(axis=0)
-            axis = np.linalg.eigh(flat.T @ flat)[1][:, -1]
-            picture = (flat @ axis).reshape(layer.shape[:3])
-            if images:
-                # Signs are free: bright stays bright from scale to scale where it can.
-                before = images[-1].mean(axis=(1, 2))
-                sign = np.vdot(before - before.mean(), picture.mean(axis=(1, 2)))
-                picture = -picture if sign < 0 else picture
-            images.append(picture)
+        if pixels is None:
+            images = [_leading(layers[0].reshape(-1, 1, layers[0].shape[-1]))]
+        else:
+            images = [np.asarray(pixels, float)]
+        images = [images[0].reshape(layers[0].shape[:3])]
+        for layer in layers[1:]:
+            n, rows, columns, _ = layer.shape
+            # Every node has a basis of its own. Signs are free: what was bright stays bright.
+            found = _leading(layer.reshape(n, rows * columns, -1)).reshape(n, rows, columns)
+            below = _blocks(_blocks(images[-1], rows, 1), columns, 2)
+            signs = np.sum(found * (below - below.mean(axis=0)), axis=0)
+            images.append(np.where(signs < 0, -found, found))
         return cls(images)
 
     def plot(self, axes=None, *, samples=(0, 1, 2, 3)):
@@ -290,6 +296,18 @@ class CoarseGrainDisplay:
             axes[0, k].set_title(f"{rows} x {columns}", fontsize="medium")
         self.figure_ = axes[0, 0].figure
         return self
+
+
+def _leading(vectors):
+    """Leading principal component (n, nodes) of each node's vectors (n, nodes, chi)."""
+    centred = (vectors - vectors.mean(axis=0)).swapaxes(0, 1)
+    axes = np.linalg.eigh(centred.swapaxes(1, 2) @ centred)[1][..., -1:]
+    return (centred @ axes)[..., 0].T
+
+
+def _blocks(images, n, axis):
+    """Means over n blocks of one axis."""
+    return np.stack([part.mean(axis=axis) for part in np.array_split(images, n, axis)], axis)
 
 
 @dataclasses.dataclass
