@@ -36,6 +36,23 @@ def check_number(
     _check(name, value, valid, " ".join(["a finite number", " and ".join(words)]).strip(), optional)
 
 
+def check_index(name, value, n, what):
+    """ValueError unless `value` is an integer in [0, n); what: of which there are n."""
+    valid = _is(numbers.Integral, value) and 0 <= value < n
+    _check(name, value, valid, f"the number of {what}, from 0 to {n - 1}")
+
+
+def check_shape(shape, n, what):
+    """A tuple (rows, columns), or None; ValueError unless these are n."""
+    if shape is None:
+        return None
+    sizes = tuple(shape) if isinstance(shape, list | tuple | np.ndarray) else ()
+    whole = len(sizes) == 2 and all(_is(numbers.Integral, size) and size > 0 for size in sizes)
+    valid = whole and sizes[0] * sizes[1] == n
+    _check("shape", shape, valid, f"(rows, columns) of the {n} {what}")
+    return tuple(map(int, sizes))
+
+
 def check_instance(name, value, cls, optional=False):
     """ValueError unless `value` is an instance of `cls`, or None where that is allowed."""
     _check(name, value, isinstance(value, cls), f"an instance of {cls.__name__}", optional)

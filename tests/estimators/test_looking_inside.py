@@ -207,6 +207,42 @@ def test_samples_mend_what_is_cut():
     assert mended.get_params() == clf.get_params()
 
 
+def test_what_samples_do_not_show_is_not_cut():
+    rng = np.random.default_rng(0)
+    Z = rng.uniform(-1, 1, size=(600, 4))
+    Z[::2, 3] = 0
+    y = (Z[:, 0] * Z[:, 1] + Z[:, 3] > 0).astype(int)
+    clf = TNClassifier(8, n_members=1, embedding=Legendre(4), random_state=0).fit(Z, y)
+    part = Z[::2], y[::2]
+    same = clf.compress(8, 0.0, X=part[0], y=part[1])
+    assert same.score(Z, y) > clf.score(Z, y) - 0.1
+    # Nor do bonds grow.
+    small = clf.compress(2).compress(30, X=Z, y=y)
+    assert max(small.network_.bond_sizes()) == 2
+
+
+def test_compression_says_what_it_needs(iris):
+    X, y = iris
+    clf = TNClassifier(4, **QUICK).fit(X, y)
+    for options, message in (
+        ({"y": y}, "give X, too"),
+        ({"X": X}, "need y: give it beside X"),
+        ({"max_bond": 0}, "max_bond must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            clf.compress(**options)
+    with pytest.raises(ValueError, match="member must be the number of a network"):
+        clf.activations(X, member=4)
+
+
+def test_explanations_do_not_depend_on_a_scale_that_cancels(iris):
+    X, y = iris
+    clf = TNClassifier(4, n_members=1, loss=BornCrossEntropy(), **QUICK).fit(X, y)
+    before = clf.explain(X)
+    clf.network_.apply_to_arrays(lambda a: 1e-12 * a)
+    np.testing.assert_allclose(clf.explain(X), before, rtol=1e-3, atol=1e-4)
+
+
 def test_half_the_bond_is_enough():
     X, y = load_digits(return_X_y=True)
     X, X_test, y, y_test = train_test_split(X, y, stratify=y, random_state=0)
@@ -240,6 +276,11 @@ def test_densities_and_detectors_are_compressed(iris):
     small = detector.compress(max_bond=2)
     assert {max(view.network_.bond_sizes()) for view in small.views_} == {2}
     assert small.offset_ == detector.offset_
+    mended = detector.compress(max_bond=2, X=X)
+    scores = mended.score_samples(X)
+    low, high = np.percentile(scores, (25, 75))
+    assert mended.offset_ == pytest.approx(low - 1.5 * (high - low))
+    np.testing.assert_allclose(mended.explain(X).mean(axis=0), 0, atol=1e-6)
     assert {max(view.network_.bond_sizes()) for view in detector.views_} == {4}
     found = small.compress(max_bond=1, X=X).score_samples(X)
     assert np.isfinite(found).all()

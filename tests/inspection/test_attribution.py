@@ -61,5 +61,17 @@ def test_bad_input():
         attributions(network, phi, baseline[0])
     with pytest.raises(ValueError, match="embedded samples of shape"):
         attributions(network, phi[:, 1:], baseline[1:])
+    with pytest.raises(ValueError, match="at least one sample"):
+        attributions(network, phi[:0], baseline)
+    network.apply_to_arrays(lambda a: 1e20 * a)
     with pytest.raises(ValueError, match="range of floats"):
-        attributions(network, phi * 1e30, baseline)
+        attributions(network, 1e30 * phi, 1e30 * baseline)
+
+
+def test_scales_beyond_single_precision():
+    network = NETWORKS["chain"](NSITES, jax.random.key(0))
+    phi, baseline = samples()
+    expected = attributions(network, phi, baseline)
+    for scale in (2.0**40, 2.0**-40):
+        found = attributions(network, scale * phi, scale * baseline)
+        np.testing.assert_allclose(found / scale**NSITES, expected, rtol=1e-4, atol=1e-6)

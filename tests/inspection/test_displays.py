@@ -29,11 +29,12 @@ from tn4ml_plus.inspection import (
     SampleDisplay,
     TrainingDisplay,
     bond_entropies,
+    interaction_orders,
     mutual_information,
     separability_by_layer,
 )
 from tn4ml_plus.networks import MERA, MPS, SMPO, TTN, Tree, TTNSpec
-from tn4ml_plus.training import Sweep
+from tn4ml_plus.training import Gradient, Sweep
 
 mpl.use("Agg")
 
@@ -101,7 +102,9 @@ def test_entanglement(classifier, tree, detector):
         EntanglementDisplay.from_estimator(detector, member=m).entropies.shape for m in range(3)
     ]
     assert names == [(1, 3)] * 3
-    with pytest.raises(ValueError, match="There are 3 networks, 0 and on: member=3"):
+    with pytest.raises(
+        ValueError, match="member must be the number of a network, from 0 to 2, got 3"
+    ):
         EntanglementDisplay.from_estimator(detector, member=3)
 
 
@@ -126,10 +129,11 @@ def test_mutual_information_is_in_the_order_of_the_columns(classifier, detector)
     assert "with petal length" in texts(display.plot(site=2).figure_)
     # The rotated member of the committee reads no columns.
     assert MutualInformationDisplay.from_estimator(detector).names == display.names
-    with pytest.raises(ValueError, match="There are 4 sites"):
+    with pytest.raises(ValueError, match="site must be the number of a site, from 0 to 3"):
         display.plot(site=4)
-    with pytest.raises(ValueError, match=r"shape must be \(rows, columns\) of the 4 sites"):
-        MutualInformationDisplay.from_estimator(classifier, shape=(3, 3))
+    for shape in ((3, 3), (-2, -2), 4, (2, 2, 1), (2.0, 2.0)):
+        with pytest.raises(ValueError, match=r"shape must be \(rows, columns\) of the 4 sites"):
+            MutualInformationDisplay.from_estimator(classifier, shape=shape)
 
 
 def test_mutual_information_of_pixels(tree):
@@ -182,7 +186,9 @@ def test_attributions_of_all_estimators(classifier, machine, detector, iris, ima
     several = AttributionDisplay.from_estimator(regressor, images[0], target=1, shape=(4, 4))
     np.testing.assert_array_equal(several.values, regressor.explain(images[0])[..., 1])
     assert several.plot(sample=3).ax_.images[0].get_array().shape == (4, 4)
-    with pytest.raises(ValueError, match="There are 2 targets: target=2"):
+    with pytest.raises(
+        ValueError, match="target must be the number of a target, from 0 to 1, got 2"
+    ):
         AttributionDisplay.from_estimator(regressor, images[0], target=2)
 
 
@@ -213,6 +219,21 @@ def test_training(images, detector):
     assert "learning rate" in texts(of_detector.figure_)
     with pytest.raises(ValueError, match="axes must be 3"):
         display.plot(axes=plt.subplots(1, 2)[1])
+
+
+def test_what_trainers_tell_stands_at_its_epochs(images):
+    trainer = [Gradient(max_epochs=3), Sweep(max_epochs=2)]
+    model = TNClassifier(4, n_members=1, trainer=trainer, warm_start=True, random_state=0)
+    model.fit(*images)
+    assert model.history_["bond_dims"][:3] == [None] * 3
+    assert model.history_["learning_rate"][3:] == [None] * 2
+    model.set_params(trainer=Gradient(max_epochs=1)).fit(*images)
+    assert {len(values) for values in model.history_.values()} == {6}
+    axes = TrainingDisplay.from_estimator(model).plot().axes_
+    drawn = {ax.get_ylabel(): ax.lines[0].get_xdata() for ax in axes}
+    assert list(drawn["sizes of bonds"]) == [4, 5]
+    assert list(drawn["learning rate"]) == [1, 2, 3, 6]
+    assert list(drawn["loss"]) == [1, 2, 3, 4, 5, 6]
 
 
 def test_layers_and_scales(tree, images):
@@ -259,8 +280,23 @@ def test_samples(machine, tree, iris, images):
     assert display.axes_.shape == (2, 3)
     with pytest.raises(ValueError, match="features are for tables"):
         display.plot(features=(0, 1))
+    with pytest.raises(ValueError, match="X must have 4 columns"):
+        SampleDisplay.from_estimator(machine, X=X.iloc[:, :2])
     with pytest.raises(ValueError, match="draws no samples"):
         SampleDisplay.from_estimator(tree)
+
+
+def test_samples_of_tables_with_categories(iris):
+    X = iris[0].iloc[:, :2].set_axis(["width", "length"], axis=1).assign(kind=iris[1])
+    X.loc[::7, "length"] = np.nan
+    machine = TNBornMachine(3, max_epochs=3, random_state=0).fit(X)
+    display = SampleDisplay.from_estimator(machine, 20, X=X, random_state=0).plot()
+    assert display.axes_.shape == (2, 2)
+    assert display.plot(features=["length"]).axes_.shape == (1, 1)
+    with pytest.raises(ValueError, match="The column kind has categories"):
+        display.plot(features=["kind"])
+    with pytest.raises(ValueError, match="each of features must be the number of a column"):
+        display.plot(features=[3])
 
 
 def test_compression(classifier, iris):
@@ -276,6 +312,21 @@ def test_compression(classifier, iris):
     assert "as trained" in texts(display.plot().figure_)
 
 
+def test_layers_that_say_nothing_are_points(iris):
+    X, y = iris
+    display = LayerDisplay.from_layers([X, np.ones((150, 3))], y)
+    assert not display.points[1].any()
+    display.plot()
+    for options, message in (
+        ({"n_folds": 60}, "fewer than the 60 folds"),
+        ({"n_neighbors": 120}, "120 neighbours are more than 5 folds of 150"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LayerDisplay.from_layers([X], y, **options)
+    with pytest.raises(ValueError, match="samples of two classes or more"):
+        separability_by_layer([X[:50]], y[:50])
+
+
 def test_pipelines_and_searches(iris):
     X, y = iris
     model = TNClassifier(3, n_members=1, max_epochs=3, random_state=0)
@@ -284,6 +335,11 @@ def test_pipelines_and_searches(iris):
     found = AttributionDisplay.from_estimator(pipeline, X)
     expected = inside.explain(StandardScaler().fit_transform(X))
     np.testing.assert_allclose(found.values, expected)
+    mended = CompressionDisplay.from_estimator(
+        pipeline, X, y, bond_dims=(2,), training=(X, y), scoring="accuracy"
+    )
+    scaled = StandardScaler().fit_transform(X)
+    assert mended.scores[0] == inside.compress(2, 0.0, X=scaled, y=y).score(scaled, y)
     search = GridSearchCV(pipeline, {"tnclassifier__bond_dim": [2]}, cv=2).fit(X, y)
     assert EntanglementDisplay.from_estimator(search).bond_dims.max() == 2
 
@@ -293,6 +349,25 @@ def test_what_has_no_networks_is_refused(iris):
         EntanglementDisplay.from_estimator(TNClassifier())
     with pytest.raises(ValueError, match="A LogisticRegression has no trained networks"):
         EntanglementDisplay.from_estimator(LogisticRegression(max_iter=1000).fit(*iris))
+    with pytest.raises(ValueError, match="use from_network"):
+        EntanglementDisplay.from_estimator(MPS.random(3, bond_dim=2, key=jax.random.key(0)))
+    with pytest.raises(ValueError, match="does not explain"):
+        AttributionDisplay.from_estimator(LogisticRegression(max_iter=1000).fit(*iris), iris[0])
+
+
+def test_labels_are_for_classifiers(machine, iris):
+    with pytest.raises(ValueError, match="which classifiers have"):
+        AttributionDisplay.from_estimator(machine, *iris)
+
+
+def test_interactions_of_a_committee_are_those_of_columns(detector, iris):
+    found = InteractionDisplay.from_estimator(detector, iris[0][:50])
+    parts = []
+    for view in detector.views_[:2]:
+        means = view.embed(iris[0][:50]).mean(axis=0, dtype=float)
+        covariances = view.grams(iris[0][:50]) - means[:, :, None] * means[:, None]
+        parts.append(interaction_orders(view.network_, means, covariances))
+    np.testing.assert_allclose(found.shares, np.mean(parts, axis=0), atol=1e-6)
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "networkx"])

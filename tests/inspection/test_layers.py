@@ -89,7 +89,7 @@ def test_bad_input():
         activations(tree, samples(7))
     with pytest.raises(ValueError, match="another embedding"):
         activations(tree, samples(8, phys_dim=3))
-    with pytest.raises(ValueError, match="8 pixels"):
+    with pytest.raises(ValueError, match="8 sites"):
         activations(tree, samples(8), shape=(3, 3))
     crossed = Tree(4, ((0, 3), (1, 2), (4, 5)))
     crossed = TTN.random(4, tree=crossed, bond_dim=2, n_outputs=2, key=jax.random.key(0))

@@ -158,21 +158,7 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
         scalers = self._view_scalers()
         views = [self._view(scaler, rng.randint(2**31 - 1), *shape) for scaler in scalers]
         self.views_ = [view.fit(X, y, weight) for view in views]
-        floats, _ = table = rows(table, weight > 0)
-        low, high = np.fmin.reduce(floats), np.fmax.reduce(floats)
-        self.constants_ = np.where(low == high, low, np.nan)
-        scores = self._score(table)
-        if self.contamination == "auto":
-            low, high = np.percentile(scores, (25, 75))
-            self.offset_ = float(low - 1.5 * (high - low))
-        else:
-            self.offset_ = float(np.percentile(scores, 100 * self.contamination))
-        few = evenly_spaced(len(floats), _BASELINE_ROWS)
-        kept = np.zeros(len(floats), bool)
-        kept[few] = True
-        self.baseline_ = np.zeros(floats.shape[1])
-        if not all(isinstance(view._encoder.scaler, PrincipalComponents) for view in self.views_):
-            self.baseline_ = self._surprises(rows(table, kept)).mean(axis=0)
+        self._judge(rows(table, weight > 0))
         return self
 
     def score_samples(self, X):
@@ -200,13 +186,23 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
             raise ValueError("Components are no features: add a scaler that keeps columns apart.")
         return self._surprises(table) - self.baseline_
 
-    def compress(self, max_bond=None, cutoff=1e-6, X=None, y=None, sample_weight=None):
-        """A new detector with smaller bonds and the same threshold, as `TNClassifier.compress`."""
+    def compress(self, max_bond=None, cutoff=1e-6, *, X=None, y=None, sample_weight=None):
+        """A new detector with smaller bonds, as `TNClassifier.compress`.
+
+        With X, which should be what `fit` was given, networks are mended and the threshold is found
+        anew; without, it stays.
+        """
         check_is_fitted(self, "views_")
         smaller = copy.copy(self)
+        if X is not None:
+            table = self._read(X)
+            y = self._labels(y, table)
         smaller.views_ = [
-            view.compress(max_bond, cutoff, X, y, sample_weight) for view in self.views_
+            view.compress(max_bond, cutoff, X=X, y=y, sample_weight=sample_weight)
+            for view in self.views_
         ]
+        if X is not None:
+            smaller._judge(rows(table, read_weight(sample_weight, table[0]) > 0))
         return smaller
 
     def save(self, path):
@@ -234,6 +230,24 @@ class TNAnomalyDetector(OutlierMixin, NestedParameters):
 
     def _resolved_loss(self):
         return resolve("loss", self.loss).loss
+
+    def _judge(self, table):
+        """Find the threshold and what features add in the mean, from training samples."""
+        floats, _ = table
+        low, high = np.fmin.reduce(floats), np.fmax.reduce(floats)
+        self.constants_ = np.where(low == high, low, np.nan)
+        scores = self._score(table)
+        if self.contamination == "auto":
+            low, high = np.percentile(scores, (25, 75))
+            self.offset_ = float(low - 1.5 * (high - low))
+        else:
+            self.offset_ = float(np.percentile(scores, 100 * self.contamination))
+        few = evenly_spaced(len(floats), _BASELINE_ROWS)
+        kept = np.zeros(len(floats), bool)
+        kept[few] = True
+        self.baseline_ = np.zeros(floats.shape[1])
+        if not all(isinstance(view._encoder.scaler, PrincipalComponents) for view in self.views_):
+            self.baseline_ = self._surprises(rows(table, kept)).mean(axis=0)
 
     def _view_scalers(self):
         if isinstance(self.scaler, tuple | list):

@@ -141,7 +141,12 @@ class TableEstimator(NestedParameters):
                 "whose rows take its place."
             )
         if self._divisors is None:
-            return self.embedding_.site_grams(width)
+            try:
+                return self.embedding_.site_grams(width)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} Or give X, whose rows take the domain's place."
+                ) from None
         embeddings = getattr(self.embedding_, "embeddings", (self.embedding_,) * width)
         grams = np.zeros((len(self._divisors), *(self._divisors.shape[1:] * 2)))
         for gram, embedding, divisor in zip(grams, embeddings, self._divisors):

@@ -18,7 +18,7 @@ def attributions(network, phi, baseline):
     The outputs are linear in what each site reads: the difference of f(x) and of its mean over the
     site's vectors is exact, and all of them cost one pass back through the network an output.
     phi: (batch, nsites, d) embedded samples; baseline: (nsites, d), the mean vectors, or others to
-    compare with. Raises ValueError for other shapes, and for outputs beyond the floats' range.
+    compare with. Raises ValueError for other shapes, and for outputs beyond the range of float64.
 
     >>> import jax, numpy as np
     >>> from tn4ml_plus.networks import MPS
@@ -28,20 +28,37 @@ def attributions(network, phi, baseline):
     >>> attributions(sum_of_two, phi, np.array([[1, 0.0], [1, 1.0]]))
     array([[2., 4.]])
     """
+    return outputs_and_falls(network, phi, baseline)[1]
+
+
+def outputs_and_falls(network, phi, baseline):
+    """Outputs (batch, *outputs) and `attributions`, both float64."""
     packed, structure = pack(network)
     phi, baseline = np.asarray(phi), np.asarray(baseline)
+    if len(phi) == 0:
+        raise ValueError("phi must have at least one sample.")
     if phi.shape[1:] != baseline.shape:
         raise ValueError(
             f"baseline must be one vector a site, of the shape {phi.shape[1:]}: {baseline.shape}."
         )
+    # Blocks of one length share compiled code.
+    length = min(_BLOCK, len(phi))
+    padded = np.pad(phi, [(0, -len(phi) % length), (0, 0), (0, 0)], mode="edge")
     parts = [
-        _differences(structure, packed, phi[start : start + _BLOCK], baseline)
-        for start in range(0, len(phi), _BLOCK)
+        _differences(structure, packed, padded[start : start + length], baseline)
+        for start in range(0, len(padded), length)
     ]
-    found = np.concatenate([np.asarray(part, float) for part in parts])
-    if not np.isfinite(found).all():
+    value, exponent, falls = (np.concatenate(part)[: len(phi)] for part in zip(*parts, strict=True))
+    exponent = exponent.reshape(-1, *(1,) * (value.ndim - 1))
+    with np.errstate(over="ignore"):
+        found = (
+            np.ldexp(value.astype(float), exponent),
+            np.ldexp(falls.astype(float), exponent[:, None]),
+        )
+    if not all(np.isfinite(part).all() for part in found):
         raise ValueError(
-            "The outputs leave the range of floats: attributions are differences of plain numbers."
+            "The outputs leave the range of floats, in which attributions are differences: divide "
+            "the network by a number, such as its norm."
         )
     return found
 
@@ -49,13 +66,14 @@ def attributions(network, phi, baseline):
 @partial(jax.jit, static_argnames="structure")
 def _differences(structure, packed, phi, baseline):
     def outputs(phi):
-        return contract(packed, structure, phi).dense()
+        # The powers of two that are taken out count as constants.
+        return tuple(contract(packed, structure, phi))
 
     phi = phi.astype(jax.tree.leaves(packed)[0].dtype)
-    values, pull = jax.vjp(outputs, phi)
+    values, pull, exponent = jax.vjp(outputs, phi, has_aux=True)
     n_outputs = values.size // len(values)
     one_of_each = jnp.eye(n_outputs, dtype=values.dtype).reshape(-1, 1, *values.shape[1:])
     one_of_each = jnp.broadcast_to(one_of_each, (n_outputs, *values.shape))
     (slopes,) = jax.lax.map(pull, one_of_each)
     found = jnp.sum(slopes * (phi - baseline), axis=-1)
-    return jnp.moveaxis(found, 0, -1).reshape(*phi.shape[:2], *values.shape[1:])
+    return values, exponent, jnp.moveaxis(found, 0, -1).reshape(*phi.shape[:2], *values.shape[1:])

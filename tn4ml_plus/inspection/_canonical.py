@@ -8,6 +8,7 @@ import numpy as np
 
 from ..contraction import END, SHUT, Rooted, SquaredNorm, pack, rooted, to_nodes
 from ..contraction._operator import OperatorStructure
+from ..networks import MPO, MPS, SMPO
 
 
 class Canonical(NamedTuple):
@@ -52,9 +53,10 @@ def parts(network):
     try:
         form = rooted(structure)
     except ValueError:
+        joined = isinstance(network, MPS | MPO | SMPO) and network.cyclic
         raise ValueError(
             f"States are found in open chains and trees only, not in {type(network).__name__}"
-            f"{' with joined ends' if getattr(network, 'cyclic', False) else ''}."
+            f"{' with joined ends: make it with cyclic=False' if joined else ''}."
         ) from None
     cores, ranks = to_nodes(structure, packed)
 
@@ -68,17 +70,19 @@ def parts(network):
         used = [slice(size(child, n)) for child, n in zip(children, core.shape)]
         used.append(slice(ranks[i] if i < len(ranks) else None))
         found.append(np.asarray(core, float)[tuple(used)])
+        if not np.isfinite(found[-1]).all():
+            raise ValueError("The network has entries that are not finite: it is no state.")
     return Parts(structure, form, found, [core.shape for core in cores])
 
 
 def canonical(network, grams=None):
-    """The `Canonical` form of a chain or a tree.
+    """The `Canonical` form of a chain or a tree, or of its `Parts`.
 
     grams: (d, d) or (nsites, d, d) inner products of the functions that the sites' entries stand
     for, None where they are orthonormal. Raises ValueError for other geometries, for Gram matrices
     of another shape, and where an output is zero.
     """
-    _, form, cores, _ = parts(network)
+    _, form, cores, _ = network if isinstance(network, Parts) else parts(network)
     factors = factors_of(form, cores, grams)
     found, logs = [], 0.0
     for i, (core, children) in enumerate(zip(cores, form.nodes, strict=True)):
@@ -114,7 +118,11 @@ def factors_of(form, cores, grams):
     expected = (form.nsites, sizes[0], sizes[0])
     if grams.shape not in (expected, expected[1:]):
         raise ValueError(f"grams must have the shape {expected} or {expected[1:]}: {grams.shape}.")
-    values, vectors = np.linalg.eigh(np.broadcast_to(grams, expected))
+    scale = np.abs(grams).max()
+    symmetric = np.isfinite(scale) and np.allclose(grams, grams.swapaxes(-1, -2), 0, 1e-6 * scale)
+    values, vectors = np.linalg.eigh(np.broadcast_to(grams, expected)) if symmetric else ([-1], 0)
+    if np.min(values) < -1e-6 * scale:
+        raise ValueError("grams must be inner products: finite, symmetric and not negative.")
     roots = vectors * np.sqrt(np.maximum(values, 0))[:, None] @ vectors.swapaxes(1, 2)
     return dict(enumerate(roots))
 

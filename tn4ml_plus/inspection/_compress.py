@@ -28,8 +28,8 @@ def compress(network, max_bond=None, cutoff=1e-6, grams=None):
     """
     check_int("max_bond", max_bond, 1, optional=True)
     check_number("cutoff", cutoff, at_least=0, below=1)
-    structure, form, cores, shapes = parts(network)
-    canon = canonical(network, grams)
+    structure, form, cores, shapes = whole = parts(network)
+    canon = canonical(whole, grams)
     weights = np.exp(2 * (canon.log_norms - canon.log_norms.max()))
     bonds = {}
     for node, (rho,) in enumerate(reduced(canon, weights / weights.sum()).bonds):

@@ -37,15 +37,17 @@ def axes_of(ax, **figure):
     return pyplot().subplots(layout="constrained", **figure)[1] if ax is None else ax
 
 
-def row_of_axes(axes, n, width, height):
-    """The given axes, which must be n, or those of a new figure in a row."""
+def grid_of_axes(axes, rows, columns, width, height):
+    """The given axes, which must be rows x columns, or those of a new figure; (rows, columns)."""
     if axes is None:
-        size = (width * n, height)
-        _, axes = pyplot().subplots(1, n, layout="constrained", figsize=size, squeeze=False)
-    axes = np.ravel(axes)
-    if len(axes) != n:
-        raise ValueError(f"axes must be {n}, one for each picture, got {len(axes)}.")
-    return axes
+        size = (width * columns, height * rows)
+        options = {"layout": "constrained", "figsize": size, "squeeze": False}
+        return pyplot().subplots(rows, columns, **options)[1]
+    if np.size(axes) != rows * columns:
+        raise ValueError(
+            f"axes must be {rows * columns} ({rows} x {columns}), got {np.size(axes)}."
+        )
+    return np.reshape(axes, (rows, columns))
 
 
 def colours(n):
@@ -80,11 +82,6 @@ def legend_beside(ax, **options):
     ax.legend(fontsize="small", frameon=False, **place, **options)
 
 
-def check_shape(shape, n, what):
-    """A tuple (rows, columns) of n pixels, or None; ValueError for another."""
-    if shape is None:
-        return None
-    shape = tuple(map(int, shape))
-    if len(shape) != 2 or shape[0] * shape[1] != n:
-        raise ValueError(f"shape must be (rows, columns) of the {n} {what}, got {shape}.")
-    return shape
+def whole_numbers(axis):
+    """Ticks at whole numbers only."""
+    axis.get_major_locator().set_params(integer=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.special
 
-from .._checks import check_int, check_number
+from .._checks import check_index, check_number
 from ._canonical import canonical, reduced
 
 
@@ -79,9 +79,7 @@ def mutual_information(network, grams=None, base=2, output=None):
     canon = canonical(network, grams)
     weights = np.full(canon.n_outputs, 1 / canon.n_outputs)
     if output is not None:
-        check_int("output", output, 0)
-        if output >= canon.n_outputs:
-            raise ValueError(f"There are {canon.n_outputs} outputs, 0 and on: output={output}.")
+        check_index("output", output, canon.n_outputs, "an output")
         weights = np.eye(canon.n_outputs)[output]
     form, states = canon.form, reduced(canon, weights)
     single = np.array([entropy(rho[0], base) for rho in states.sites])

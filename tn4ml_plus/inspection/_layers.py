@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_consistent_length
 
-from .._checks import check_int
+from .._checks import check_int, check_shape
 from ..contraction import END
 from ..networks import MPS
 from ._canonical import canonical
@@ -36,8 +36,16 @@ def activations(network, phi, shape=None):
     >>> [layer.shape for layer in activations(ttn, phi, shape=(4, 4))]
     [(5, 4, 4, 2), (5, 2, 2, 3), (5, 1, 1, 2)]
     """
+    if isinstance(network, MPS) and shape is not None:
+        raise ValueError(
+            "The sites of a chain are no image: leave out shape, or train a tree, such as "
+            "network=TTNSpec(tree=Tree.image(rows, columns))."
+        )
     canon = canonical(network)
     form, phi = canon.form, np.asarray(phi, float)
+    shape = check_shape(shape, form.nsites, "sites")
+    if not np.isfinite(phi).all() or len(phi) == 0:
+        raise ValueError("phi must have one sample or more, all of finite numbers.")
     if phi.ndim != 3 or phi.shape[1] != form.nsites:
         raise ValueError(f"phi must be (batch, {form.nsites}, d), got the shape {phi.shape}.")
     if form.is_open:
@@ -57,8 +65,6 @@ def activations(network, phi, shape=None):
             )
         states[form.nsites + i] = _unit(both @ core.reshape(-1, core.shape[-1]))
     if isinstance(network, MPS):
-        if shape is not None:
-            raise ValueError("The sites of a chain are no image: leave out shape.")
         return [states[form.nsites + i] for i in (*form.bonds, len(form.nodes) - 1)]
     return [_layer(states, members, shape) for members in _antichains(form, shape)]
 
@@ -73,8 +79,6 @@ def _antichains(form, shape):
 
     With a shape, a list of rows of them.
     """
-    if shape is not None and int(np.prod(shape)) != form.nsites:
-        raise ValueError(f"shape must have {form.nsites} pixels, got {tuple(shape)}.")
     heights, leaves, above = [0] * form.nsites, [[site] for site in range(form.nsites)], {}
     for i, children in enumerate(form.nodes):
         heights.append(1 + max(heights[child] for child in children))
@@ -100,8 +104,8 @@ def _rows(nodes, leaves, shape):
     starts = {tuple(leaves[node][0] % shape[1] for node in row) for row in rows.values()}
     if len(starts) > 1 or not are_blocks:
         raise ValueError(
-            "A layer of the tree is no grid: leave out shape, or use a tree such as "
-            "Tree.image(height, width)."
+            f"A layer of the tree is no grid in images of the shape {shape}: leave out shape, give "
+            "that of the tree's images, or use a tree such as Tree.image(rows, columns)."
         )
     return list(rows.values())
 
@@ -130,10 +134,26 @@ def separability_by_layer(layers, y, n_neighbors=10, n_folds=5, random_state=0):
     """`Separability` of the classes y in each of the arrays of `activations`.
 
     layers: arrays (batch, ...), of which all but the first axis are features; y: (batch,) labels.
-    Folds are stratified and drawn from random_state. Raises ValueError for other lengths.
+    Folds are stratified and drawn from random_state. Raises ValueError for other lengths, for fewer
+    than n_folds samples of a class, and for more neighbours than a fold has to train on.
     """
+    layers, y = list(layers), np.asarray(y)
     check_int("n_neighbors", n_neighbors, 1)
-    y = np.asarray(y)
+    check_int("n_folds", n_folds, 2)
+    check_consistent_length(*layers, y)
+    classes, counts = np.unique(y, return_counts=True)
+    if len(layers) == 0 or len(classes) < 2:
+        raise ValueError(f"Give one layer or more and samples of two classes or more: {classes}.")
+    if counts.min() < n_folds:
+        raise ValueError(
+            f"The class {classes[counts.argmin()]} has {counts.min()} samples, fewer than the "
+            f"{n_folds} folds: give more samples, or a smaller n_folds."
+        )
+    if n_neighbors > len(y) * (n_folds - 1) // n_folds - 1:
+        raise ValueError(
+            f"{n_neighbors} neighbours are more than {n_folds} folds of {len(y)} samples have: "
+            "give more samples, or a smaller n_neighbors."
+        )
     folds = StratifiedKFold(n_folds, shuffle=True, random_state=random_state)
     models = (
         KNeighborsClassifier(n_neighbors),
@@ -142,7 +162,6 @@ def separability_by_layer(layers, y, n_neighbors=10, n_folds=5, random_state=0):
     found = []
     for layer in layers:
         X = np.asarray(layer).reshape(len(layer), -1)
-        check_consistent_length(X, y)
         scores = [cross_val_score(model, X, y, cv=folds).mean() for model in models]
         found.append([*scores, silhouette_score(X, y)])
     return Separability(*np.array(found).T)

@@ -1,14 +1,19 @@
 """From estimators as users have them to the networks inside."""
 
 import numpy as np
+import quimb.tensor as qtn
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from .._checks import check_int
+from .._checks import check_index
 
 
 def unwrapped(estimator, X=None):
     """The fitted estimator inside searches and pipelines, and X as that one reads it."""
+    if isinstance(estimator, qtn.TensorNetwork):
+        raise ValueError("This is a network and no estimator: use from_network, or the functions.")
+    if hasattr(estimator, "best_index_") and not hasattr(estimator, "best_estimator_"):
+        raise ValueError("The search kept no model: set refit=True and fit it again.")
     estimator = getattr(estimator, "best_estimator_", estimator)
     if not isinstance(estimator, Pipeline):
         check_is_fitted(estimator)
@@ -35,10 +40,15 @@ def members(estimator):
 def member_of(estimator, member):
     """One of `members`; ValueError for numbers that there are not."""
     found = members(estimator)
-    check_int("member", member, 0)
-    if member >= len(found):
-        raise ValueError(f"There are {len(found)} networks, 0 and on: member={member}.")
+    check_index("member", member, len(found), "a network")
     return found[member]
+
+
+def alike(estimator):
+    """Those of `members` that read what the first one reads, not its principal components, say."""
+    found = members(estimator)
+    names = found[0][0].site_names()
+    return [(each, m) for each, m in found if each.site_names() == names]
 
 
 def grams_of(estimator, member, X):

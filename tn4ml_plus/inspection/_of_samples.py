@@ -1,24 +1,24 @@
 """Pictures of what models make of samples, and of samples that they make."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from .._checks import check_int
+from .._checks import check_index, check_shape
 from ._drawing import (
     DIVERGING,
+    SEQUENTIAL,
     as_image,
     axes_of,
-    check_shape,
     colours,
+    grid_of_axes,
     legend_beside,
-    pyplot,
-    row_of_axes,
 )
 from ._layers import Separability, separability_by_layer
-from ._members import labels_of, member_of, members, unwrapped
+from ._members import alike, labels_of, member_of, unwrapped
 from ._orders import interaction_orders
 
 
@@ -47,16 +47,18 @@ class AttributionDisplay:
     def from_estimator(cls, estimator, X, y=None, *, target=0, shape=None):
         """What `explain` of a fitted estimator says of the rows of X.
 
-        y: labels to explain, None for the predicted ones; target: number of the target, where a
-        regressor has several; shape: (rows, columns) of the sites as pixels.
+        y: labels to explain, for classifiers only, None for the predicted ones; target: number of
+        the target, where a regressor has several; shape: (rows, columns) of the sites as pixels.
         """
         estimator, X = unwrapped(estimator, X)
+        if not hasattr(estimator, "explain"):
+            raise ValueError(f"A {type(estimator).__name__} does not explain what it does.")
+        if y is not None and not hasattr(estimator, "classes_"):
+            raise ValueError("y are the labels to explain, which classifiers have: leave it out.")
         values = estimator.explain(X) if y is None else estimator.explain(X, y)
-        if values.ndim == 3:
-            check_int("target", target, 0)
-            if target >= values.shape[2]:
-                raise ValueError(f"There are {values.shape[2]} targets: target={target}.")
-            values = values[..., target]
+        values = values.reshape(*values.shape[:2], -1)
+        check_index("target", target, values.shape[2], "a target")
+        values = values[..., target]
         if hasattr(estimator, "classes_"):
             quantity = "log-probability (nats)"
         elif hasattr(estimator, "offset_"):
@@ -76,16 +78,18 @@ class AttributionDisplay:
         Pixels are drawn as an image, others as bars, the n_names largest.
         """
         self.ax_ = ax = axes_of(ax, figsize=(5, 4))
+        label = f"share in {self.quantity}"
         if sample is None:
-            values, label = (
-                np.abs(self.values).mean(axis=0),
-                f"mean size of share in {self.quantity}",
-            )
+            values = np.abs(self.values).mean(axis=0)
+            ax.set_title(f"mean size over {len(self.values)} samples", fontsize="medium")
         else:
-            values, label = self.values[sample], f"share in {self.quantity}"
+            check_index("sample", sample, len(self.values), "a sample")
+            values = self.values[sample]
         if self.shape is not None:
             most = np.abs(values).max() or 1.0
-            as_image(ax, values, self.shape, label, cmap=DIVERGING, vmin=-most, vmax=most)
+            signed = {"cmap": DIVERGING, "vmin": -most, "vmax": most}
+            limits = {"cmap": SEQUENTIAL, "vmin": 0} if sample is None else signed
+            as_image(ax, values, self.shape, label, **limits)
         else:
             chosen = np.argsort(-np.abs(values), kind="stable")[:n_names][::-1]
             blue, orange = colours(2)
@@ -125,11 +129,12 @@ class InteractionDisplay:
     def from_estimator(cls, estimator, X, *, max_order=4):
         """Mean over the networks of a fitted estimator, for columns as in the rows of X.
 
-        Columns count as independent of each other, see `interaction_orders`.
+        Columns count as independent of each other, see `interaction_orders`. Of a detector's
+        committee only the members count that read what the first one reads.
         """
         estimator, X = unwrapped(estimator, X)
         parts, moments = [], {}
-        for each, m in members(estimator):
+        for each, m in alike(estimator):
             if id(each) not in moments:
                 phi = np.asarray(each.embed(X), float)
                 means = phi.mean(axis=0)
@@ -149,7 +154,7 @@ class InteractionDisplay:
 
     def plot(self, ax=None, *, constant=False):
         """Draw shares of the variance, or with constant those of the mean square."""
-        self.ax_ = ax = axes_of(ax, figsize=(6, 0.9 + 0.35 * len(self.labels)))
+        self.ax_ = ax = axes_of(ax, figsize=(6, max(2.2, 0.9 + 0.35 * len(self.labels))))
         shares = self.shares if constant else self.variance_shares
         n_orders = self.shares.shape[1] - 2
         names = ["constant"] if constant else []
@@ -191,30 +196,44 @@ class LayerDisplay:
         return cls.from_layers(layers, y, **options)
 
     @classmethod
-    def from_layers(cls, layers, y, *, names=None, n_neighbors=10, perplexity=30.0, random_state=0):
+    def from_layers(
+        cls,
+        layers,
+        y,
+        *,
+        names=None,
+        n_neighbors=10,
+        n_folds=5,
+        perplexity=30.0,
+        random_state=0,
+    ):
         """Of any arrays (n_samples, ...), such as the layers of another model.
 
-        n_neighbors: of the neighbours' accuracy; perplexity: of t-SNE, below the number of samples;
-        random_state: of t-SNE and of folds.
+        n_neighbors, n_folds: as in `separability_by_layer`; perplexity: of t-SNE, below the number
+        of samples; random_state: of t-SNE and of folds. Of a layer in which all samples are alike
+        all points are the same.
         """
         layers = [np.asarray(layer).reshape(len(layer), -1) for layer in layers]
         names = [f"layer {k}" for k in range(len(layers))] if names is None else list(names)
         if len(names) != len(layers):
             raise ValueError(f"names must be {len(layers)}, one for each layer: {names}.")
-        found = separability_by_layer(layers, y, n_neighbors, random_state=random_state)
+        found = separability_by_layer(layers, y, n_neighbors, n_folds, random_state)
         tsne = TSNE(perplexity=perplexity, init="pca", random_state=random_state)
-        # Components beyond these are noise, which costs time.
-        points = [
-            tsne.fit_transform(
-                _padded(PCA(min(50, *layer.shape), random_state=random_state).fit_transform(layer))
-            )
-            for layer in layers
-        ]
+        points = []
+        for layer in layers:
+            if layer.std(axis=0).max() <= 1e-9 * np.abs(layer).max():
+                # t-SNE would divide by the spread that there is not.
+                points.append(np.zeros((len(layer), 2)))
+                continue
+            # More components are noise, which costs time; t-SNE starts from two.
+            leading = PCA(min(50, *layer.shape), random_state=random_state).fit_transform(layer)
+            padding = [(0, 0), (0, max(0, 2 - leading.shape[1]))]
+            points.append(tsne.fit_transform(np.pad(leading, padding)))
         return cls(points, np.asarray(y), found, names)
 
     def plot(self, axes=None):
         """Draw the layers in a row."""
-        self.axes_ = axes = row_of_axes(axes, len(self.points), 2.4, 2.9)
+        self.axes_ = axes = grid_of_axes(axes, 1, len(self.points), 2.4, 2.9)[0]
         classes = np.unique(self.y)
         for k, (ax, points) in enumerate(zip(axes, self.points, strict=True)):
             for label, colour in zip(classes, colours(len(classes)), strict=True):
@@ -227,11 +246,6 @@ class LayerDisplay:
         legend_beside(axes[-1], markerscale=2)
         self.figure_ = axes[0].figure
         return self
-
-
-def _padded(points):
-    """At least two columns, which t-SNE starts from."""
-    return np.pad(points, [(0, 0), (0, max(0, 2 - points.shape[1]))])
 
 
 @dataclasses.dataclass
@@ -279,15 +293,13 @@ class CoarseGrainDisplay:
             images.append(np.where(signs < 0, -found, found))
         return cls(images)
 
-    def plot(self, axes=None, *, samples=(0, 1, 2, 3)):
-        """Draw the samples of these numbers, a row each, a column for each scale."""
-        samples, n_scales = list(samples), len(self.images)
-        if axes is None:
-            size = (1.5 * n_scales, 1.6 * len(samples))
-            _, axes = pyplot().subplots(
-                len(samples), n_scales, layout="constrained", figsize=size, squeeze=False
-            )
-        self.axes_ = axes = np.reshape(axes, (len(samples), n_scales))
+    def plot(self, axes=None, *, samples=None):
+        """Draw samples of these numbers, the first four, a row each, a column for each scale."""
+        n_scales, n = len(self.images), len(self.images[0])
+        samples = list(range(min(4, n)) if samples is None else np.atleast_1d(samples).tolist())
+        for sample in samples:
+            check_index("each of samples", sample, n, "a sample")
+        self.axes_ = axes = grid_of_axes(axes, len(samples), n_scales, 1.5, 1.6)
         for k, images in enumerate(self.images):
             limits = {"vmin": images.min(), "vmax": images.max(), "cmap": "gray"}
             for row, i in enumerate(samples):
@@ -337,15 +349,16 @@ class SampleDisplay:
             raise ValueError(f"A {type(machine).__name__} draws no samples: use a TNBornMachine.")
         names = _column_names(machine)
         samples = np.asarray(machine.sample(n_samples, random_state=random_state))
-        return cls(
-            samples,
-            names,
-            check_shape(shape, len(names), "columns"),
-            None if X is None else np.asarray(X),
-        )
+        data = None if X is None else np.asarray(X)
+        if data is not None and data.shape[1:] != samples.shape[1:]:
+            raise ValueError(f"X must have {samples.shape[1]} columns, got {data.shape}.")
+        return cls(samples, names, check_shape(shape, len(names), "columns"), data)
 
     def plot(self, axes=None, *, features=None):
-        """Draw images in a grid, or pairs of columns: those of these numbers, the first four."""
+        """Draw images in a grid, or pairs of columns.
+
+        features: numbers or names of columns of numbers, None for the first four of them.
+        """
         grid = self._images if self.shape is not None else self._pairs
         self.axes_ = axes = grid(axes, features)
         self.figure_ = np.ravel(axes)[0].figure
@@ -356,12 +369,7 @@ class SampleDisplay:
             raise ValueError("features are for tables: images are drawn whole.")
         n = len(self.samples)
         columns = int(np.ceil(np.sqrt(n)))
-        if axes is None:
-            rows = -(-n // columns)
-            size = (1.1 * columns, 1.1 * rows)
-            _, axes = pyplot().subplots(
-                rows, columns, layout="constrained", figsize=size, squeeze=False
-            )
+        axes = grid_of_axes(axes, -(-n // columns), columns, 1.1, 1.1)
         limits = {"vmin": self.samples.min(), "vmax": self.samples.max(), "cmap": "gray"}
         for i, ax in enumerate(np.ravel(axes)):
             if i < n:
@@ -371,46 +379,51 @@ class SampleDisplay:
         return axes
 
     def _pairs(self, axes, features):
-        features = range(min(4, len(self.names))) if features is None else list(features)
+        if features is None:
+            features = [i for i in range(len(self.names)) if _is_numeric(self.samples[:, i])][:4]
+        features = [self.names.index(f) if f in self.names else f for f in features]
+        for i in features:
+            check_index("each of features", i, len(self.names), "a column, or its name")
+            if not _is_numeric(self.samples[:, i]):
+                raise ValueError(f"The column {self.names[i]} has categories: leave it out.")
         n = len(features)
-        if axes is None:
-            size = (1.6 * n + 0.6, 1.6 * n + 0.4)
-            _, axes = pyplot().subplots(n, n, layout="constrained", figsize=size, squeeze=False)
-        axes = np.reshape(axes, (n, n))
+        if n == 0:
+            raise ValueError("No columns of numbers to draw.")
+        axes = grid_of_axes(axes, n, n, 1.75, 1.7)
         blue, orange = colours(2)
         sets = [(self.samples, orange, "samples")]
         if self.data is not None:
             sets.insert(0, (self.data, blue, "data"))
-        for row, i in enumerate(features):
-            for column, j in enumerate(features):
-                ax = axes[row, column]
-                if i == j:
-                    values = [part[:, i].astype(float) for part, *_ in sets]
-                    _, edges = np.histogram(np.concatenate(values), bins=20)
-                for part, colour, label in sets:
-                    if i == j:
-                        ax.hist(
-                            part[:, i].astype(float),
-                            edges,
-                            density=True,
-                            color=colour,
-                            alpha=0.5,
-                            label=label,
-                        )
-                        ax.set_yticks([])
-                    else:
-                        ax.scatter(
-                            part[:, j], part[:, i], s=4, color=colour, alpha=0.5, linewidths=0
-                        )
-                if row == n - 1:
-                    ax.set_xlabel(self.names[j])
+        sets = [(part[:, features].astype(float).T, *style) for part, *style in sets]
+        for (row, i), (column, j) in itertools.product(enumerate(features), repeat=2):
+            ax = axes[row, column]
+            if row == column:
+                _, edges = np.histogram(
+                    np.concatenate([p[row][~np.isnan(p[row])] for p, *_ in sets]), bins=20
+                )
+            for part, colour, label in sets:
+                if row == column:
+                    style = {"density": True, "color": colour, "alpha": 0.5, "label": label}
+                    ax.hist(part[row], edges, **style)
+                    ax.set_yticks([])
                 else:
-                    ax.set_xticklabels([])
-                if column == 0:
-                    ax.set_ylabel(self.names[i])
-                elif i != j:
-                    ax.set_yticklabels([])
-        axes[0, -1].legend(
-            *axes[0, 0].get_legend_handles_labels(), fontsize="small", loc="upper right"
-        )
+                    style = {"s": 4, "color": colour, "alpha": 0.5, "linewidths": 0}
+                    ax.scatter(part[column], part[row], **style)
+            if row == n - 1:
+                ax.set_xlabel(self.names[j])
+            else:
+                ax.set_xticklabels([])
+            if column == 0:
+                ax.set_ylabel(self.names[i])
+            elif row != column:
+                ax.set_yticklabels([])
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        legend_beside(axes[0, -1], handles=handles, labels=labels)
         return axes
+
+
+def _is_numeric(values):
+    try:
+        return bool(np.isfinite(values.astype(float)).any())
+    except (TypeError, ValueError):
+        return False

@@ -5,20 +5,20 @@ from itertools import pairwise
 
 import numpy as np
 
-from .._checks import check_int
+from .._checks import check_index, check_shape
 from ..networks import MPO, MPS, SMPO, TTN
 from ._drawing import (
     SEQUENTIAL,
     as_image,
     axes_of,
-    check_shape,
     colours,
     legend_beside,
     name_ticks,
     networkx,
+    whole_numbers,
 )
 from ._entanglement import bond_entropies, mutual_information
-from ._members import grams_of, labels_of, member_of, members, to_columns, unwrapped
+from ._members import alike, grams_of, labels_of, member_of, to_columns, unwrapped
 
 # Sites in a row of a picture of a chain.
 _ROW = 28
@@ -67,11 +67,11 @@ class EntanglementDisplay:
     def from_network(cls, network, grams=None, *, base=2):
         """Of an open chain or a tree; grams, base and errors as in `bond_entropies`."""
         entropies = bond_entropies(network, grams, base)
-        heights = network.tree.heights[:-1] if isinstance(network, TTN) else None
+        is_tree = isinstance(network, TTN)
         return cls(
             entropies,
             np.asarray(network.bond_sizes()),
-            None if heights is None else np.asarray(heights),
+            np.asarray(network.tree.heights[:-1]) if is_tree else None,
             list(map(str, range(len(entropies)))),
             base,
         )
@@ -105,6 +105,7 @@ class EntanglementDisplay:
             ylim=(0, None),
         )
         legend_beside(ax, ncols=1 + len(labels) // 6)
+        whole_numbers(ax.xaxis)
         self.figure_ = ax.figure
         return self
 
@@ -138,15 +139,12 @@ class MutualInformationDisplay:
         count that read what the first one reads.
         """
         estimator, X = unwrapped(estimator, X)
-        found = members(estimator)
-        names = found[0][0].site_names()
         parts = []
-        for each, m in found:
-            if each.site_names() == names:
-                grams = grams_of(each, m, X)
-                own = mutual_information(each.networks_[m], grams, base, output)
-                order = each.orders_[m]
-                parts.append(to_columns(to_columns(own, order).T, order))
+        for each, m in alike(estimator):
+            own = mutual_information(each.networks_[m], grams_of(each, m, X), base, output)
+            order = each.orders_[m]
+            parts.append(to_columns(to_columns(own, order).T, order))
+        names = each.site_names()
         return cls(np.mean(parts, axis=0), names, check_shape(shape, len(names), "sites"), base)
 
     def plot(self, ax=None, *, site=None):
@@ -155,9 +153,7 @@ class MutualInformationDisplay:
         shared = np.where(np.eye(len(self.names), dtype=bool), np.nan, self.information)
         label = f"mutual information ({_unit(self.base)})"
         if site is not None:
-            check_int("site", site, 0)
-            if site >= len(self.names):
-                raise ValueError(f"There are {len(self.names)} sites, 0 and on: site={site}.")
+            check_index("site", site, len(self.names), "a site")
         if site is not None and self.shape is not None:
             as_image(ax, shared[site], self.shape, label, cmap=SEQUENTIAL)
             ax.set(title=f"with {self.names[site]}")

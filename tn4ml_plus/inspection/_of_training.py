@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 from sklearn.metrics import check_scoring
 
-from ._drawing import axes_of, colours, row_of_axes
+from .._checks import check_int
+from ._drawing import axes_of, colours, grid_of_axes, pyplot, whole_numbers
 from ._members import member_of, members, unwrapped
 
 # Panels of the history, each with what it shows and its label.
@@ -16,7 +17,7 @@ _LOSSES = {"loss": "training", "validation_loss": "validation"}
 class TrainingDisplay:
     """How training went: losses, bonds, shares discarded, and whatever else trainers tell.
 
-    history: lists by name, a value or a list of values for every epoch.
+    history: lists by name, a value or a list of values for every epoch, None where there is none.
 
     >>> from sklearn.datasets import load_iris
     >>> from tn4ml_plus import TNClassifier
@@ -37,21 +38,21 @@ class TrainingDisplay:
     def plot(self, axes=None):
         """Draw losses in one panel, and whatever else there is in one each."""
         others = [name for name in self.history if name not in (*_LOSSES, "seconds")]
-        self.axes_ = axes = row_of_axes(axes, 1 + len(others), 3.2, 2.8)
+        self.axes_ = axes = grid_of_axes(axes, 1, 1 + len(others), 3.2, 2.8)[0]
         for (name, label), colour in zip(_LOSSES.items(), colours(2), strict=True):
             if name in self.history:
-                values = self.history[name]
-                # Trainers that went before may have had no validation set.
-                epochs = 1 + np.arange(len(self.history["loss"]))[-len(values) :]
-                axes[0].plot(epochs, values, color=colour, label=label, marker="o", markersize=3)
+                epochs, values = _known(self.history[name])
+                style = {"color": colour, "label": label, "marker": "o", "markersize": 3}
+                axes[0].plot(epochs, [np.mean(value) for value in values], **style)
         if "validation_loss" in self.history:
             axes[0].legend(frameon=False, fontsize="small")
         axes[0].set(ylabel="loss")
         for ax, name in zip(axes[1:], others, strict=True):
-            _spread(ax, self.history[name], len(self.history["loss"]))
+            _spread(ax, self.history[name])
             ax.set(ylabel=_LABELS.get(name, name.replace("_", " ")))
         for ax in axes:
             ax.set_xlabel("epoch")
+            whole_numbers(ax.xaxis)
         self.figure_ = axes[0].figure
         return self
 
@@ -59,20 +60,24 @@ class TrainingDisplay:
 _LABELS = {"bond_dims": "sizes of bonds", "truncation": "share discarded at bonds"}
 
 
-def _spread(ax, values, n_epochs):
+def _known(values):
+    """Epochs, counted from 1, that have a value, and the values as flat arrays."""
+    known = [(i, np.ravel(v)) for i, v in enumerate(values, 1) if v is not None and np.size(v)]
+    return [i for i, _ in known], [np.asarray(value, float) for _, value in known]
+
+
+def _spread(ax, values):
     """Mean, least and most of what each epoch has."""
-    flat = [np.ravel(np.asarray(value, float)) for value in values]
-    epochs = 1 + np.arange(n_epochs)[: len(flat)]
-    blue = colours(1)[0]
-    least, mean, most = (
-        np.array([f(v) if len(v) else np.nan for v in flat]) for f in (np.min, np.mean, np.max)
-    )
-    if max(map(len, flat)) > 1:
+    epochs, values = _known(values)
+    several, blue = any(len(value) > 1 for value in values), colours(1)[0]
+    if several:
+        least, most = ([f(value) for value in values] for f in (np.min, np.max))
         ax.fill_between(
             epochs, least, most, color=blue, alpha=0.25, linewidth=0, label="least to most"
         )
-    ax.plot(epochs, mean, color=blue, marker="o", markersize=3, label="mean")
-    if max(map(len, flat)) > 1:
+    means = [np.mean(value) for value in values]
+    ax.plot(epochs, means, color=blue, marker="o", markersize=3, label="mean")
+    if several:
         ax.legend(frameon=False, fontsize="small")
     ax.set_ylim(bottom=0)
 
@@ -114,6 +119,15 @@ class CompressionDisplay:
         cutoff: as in `compress`; training: (X, y) to mend what was cut by sweeps, or (X, None) for
         a density, None to cut only; scoring: as in scikit-learn, None for the estimator's `score`.
         """
+        if training is not None:
+            if not isinstance(training, list | tuple) or len(training) != 2:
+                raise ValueError("training must be None or a pair (X, y); (X, None) for a density.")
+            training = dict(zip("Xy", training, strict=True))
+            training["X"] = unwrapped(estimator, training["X"])[1]
+        bond_dims = list(bond_dims)
+        for size in bond_dims:
+            check_int("each of bond_dims", size, 1)
+        check_int("the number of bond_dims", len(bond_dims), 1)
         estimator, X = unwrapped(estimator, X)
         scorer = check_scoring(estimator, scoring)
 
@@ -122,8 +136,7 @@ class CompressionDisplay:
             count = sum(tensor.size for network in networks for tensor in network)
             return count, scorer(model, X, y)
 
-        more = () if training is None else tuple(training)
-        found = [of(estimator.compress(int(size), cutoff, *more)) for size in bond_dims]
+        found = [of(estimator.compress(size, cutoff, **(training or {}))) for size in bond_dims]
         counts, scores = map(np.array, zip(*found, strict=True))
         return cls(np.asarray(bond_dims), counts, scores, of(estimator))
 
@@ -138,6 +151,8 @@ class CompressionDisplay:
             )
         ax.plot(*self.original, color=orange, marker="D", linestyle="none", label="as trained")
         ax.set(xscale="log", xlabel="parameters", ylabel="score")
-        ax.legend(frameon=False, fontsize="small", loc="lower right")
+        ax.xaxis.set_minor_formatter(pyplot().NullFormatter())
+        ax.margins(0.1)
+        ax.legend(frameon=False, fontsize="small")
         self.figure_ = ax.figure
         return self

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from .._registry import register
-from ._problem import trimmed
+from ._problem import extend_history, trimmed
 
 
 @register("trainer")
@@ -52,8 +52,7 @@ class InTurn:
             new = dict(result.history)
             if "seconds" in new:
                 new["seconds"] = [sum(history.get("seconds", [])[-1:]) + t for t in new["seconds"]]
-            for name, values in new.items():
-                history.setdefault(name, []).extend(values)
+            extend_history(history, new)
             return dataclasses.replace(result, history=history, n_iter=n_iter + result.n_iter)
 
         for trainer in self.trainers:

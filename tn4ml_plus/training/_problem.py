@@ -133,6 +133,13 @@ def stacked(trees):
     return jax.tree.map(stack, *trees)
 
 
+def extend_history(history, new):
+    """Add what new epochs have, lists by name, to a history: None where either has no value."""
+    before, n_new = len(history.get("loss", ())), len(new["loss"])
+    for name in history | new:
+        history.setdefault(name, [None] * before).extend(new.get(name, [None] * n_new))
+
+
 def trimmed(structures, params):
     """Packed networks with arrays no larger than the largest of them needs."""
     networks = [unpack(packed, structure) for structure, packed in members(structures, params)]
