@@ -3,7 +3,6 @@
 import dataclasses
 from functools import singledispatch
 
-import jax
 import jax.numpy as jnp
 
 
@@ -70,9 +69,8 @@ def contract(packed, structure, phi):
     """Evaluate a network on a batch of embedded samples.
 
     phi: (batch, nsites, phys_dim), zero-padded where a site's own phys_dim is smaller. Returns an
-    `Amplitude` with value (batch, *outputs) in the precision of `packed`. Pure and differentiable
-    in `packed` and `phi`; call it under `jax.jit` with `structure` static. Raises ValueError when
-    phi does not fit the structure.
+    `Amplitude` with value (batch, *outputs). Pure and differentiable in `packed` and `phi`; call it
+    under `jax.jit` with `structure` static. Raises ValueError when phi does not fit the structure.
     """
     if phi.ndim != 3 or phi.shape[1:] != (structure.nsites, structure.phys_dim):
         raise ValueError(
@@ -80,7 +78,7 @@ def contract(packed, structure, phi):
             f"{structure.phys_dim}), got {phi.shape}: is this the embedding, and are these the "
             "features, that the network was made for?"
         )
-    return _contract(structure, packed, phi.astype(jax.tree.leaves(packed)[0].dtype))
+    return _contract(structure, packed, phi)
 
 
 @singledispatch

@@ -241,7 +241,10 @@ class TensorNetworkEstimator(TableEstimator):
             validation = self._samples(U[validation], target[validation], weight[validation])
         packs = [pack(member) for member in self.networks_]
         structures = [self._structure(structure) for _, structure in packs]
-        params = stacked(p for p, _ in packs)
+        # In the precision of now, whichever the networks were trained in.
+        params = jax.tree.map(
+            lambda leaf: leaf.astype(samples.phi.dtype), stacked(p for p, _ in packs)
+        )
         if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, self._anchor):
             # The networks were changed by hand: the start is no longer theirs to be pulled toward.
             self._anchor = params
@@ -419,6 +422,7 @@ class TensorNetworkEstimator(TableEstimator):
     def _evaluate(self, phi, n_samples, function, *arguments):
         """function(*arguments, amplitude) of every member on embedded rows, as float64 arrays."""
         block = min(BLOCK, len(phi))
+        phi = phi.astype(jax.tree.leaves(pack(self.networks_[0])[0])[0].dtype)
         packs = [(p, self._structure(s)) for p, s in map(pack, self.networks_)]
         if len({structure.padded() for _, structure in packs}) == 1:
             groups = [(stacked(p for p, _ in packs), packs[0][1].padded(), self._orders())]
