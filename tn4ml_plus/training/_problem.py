@@ -135,7 +135,7 @@ def stacked(trees):
 
 def extend_history(history, new):
     """Add what new epochs have, lists by name, to a history: None where either has no value."""
-    before, n_new = len(history.get("loss", ())), len(new["loss"])
+    before, n_new = (max(map(len, part.values()), default=0) for part in (history, new))
     for name in history | new:
         history.setdefault(name, [None] * before).extend(new.get(name, [None] * n_new))
 
