@@ -5,7 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import (
+    _check_feature_names_in,
+    _check_sample_weight,
+    check_is_fitted,
+)
 
 from .._registry import resolve
 from ..embeddings import Legendre
@@ -122,7 +126,7 @@ class TableEstimator(NestedParameters):
             return [f"component {i}" for i in range(nsites)]
         if nsites != self.n_features_in_ or not self.embedding_.columnwise:
             return [f"site {i}" for i in range(nsites)]
-        return list(map(str, getattr(self, "feature_names_in_", map("x{}".format, range(nsites)))))
+        return list(_check_feature_names_in(self))
 
     def grams(self, X=None):
         """Inner products of the functions that a site's entries are, (nsites, d, d) float64.

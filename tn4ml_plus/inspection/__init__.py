@@ -4,13 +4,8 @@ from ._attribution import attributions
 from ._compress import compress
 from ._entanglement import bond_entropies, fidelities, mutual_information, site_entropies
 from ._layers import Separability, activations, separability_by_layer
-from ._of_samples import (
-    AttributionDisplay,
-    CoarseGrainDisplay,
-    InteractionDisplay,
-    LayerDisplay,
-    SampleDisplay,
-)
+from ._of_layers import CoarseGrainDisplay, LayerDisplay
+from ._of_samples import AttributionDisplay, InteractionDisplay, SampleDisplay
 from ._of_states import EntanglementDisplay, MutualInformationDisplay, NetworkDisplay
 from ._of_training import CompressionDisplay, TrainingDisplay
 from ._orders import interaction_orders

@@ -1,11 +1,10 @@
-"""Pictures of what models make of samples, and of samples that they make."""
+"""Pictures of what features mean to models, and of samples that they make."""
 
 import dataclasses
 import itertools
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
+from sklearn.utils.validation import _check_feature_names_in
 
 from .._checks import check_index, check_shape
 from ._drawing import (
@@ -17,8 +16,7 @@ from ._drawing import (
     grid_of_axes,
     legend_beside,
 )
-from ._layers import Separability, separability_by_layer
-from ._members import alike, labels_of, member_of, unwrapped
+from ._members import alike, labels_of, unwrapped
 from ._orders import interaction_orders
 
 
@@ -69,8 +67,8 @@ class AttributionDisplay:
             quantity = "prediction"
         # A detector's committee reads columns; other networks may read more than one at a site.
         views = hasattr(estimator, "views_")
-        names = _column_names(estimator) if views else estimator.site_names()
-        return cls(values, names, check_shape(shape, len(names), "sites"), quantity)
+        names = _check_feature_names_in(estimator) if views else estimator.site_names()
+        return cls(values, list(names), check_shape(shape, len(names), "sites"), quantity)
 
     def plot(self, ax=None, *, sample=None, n_names=15):
         """Draw one sample's values, or with sample=None the mean of their size over all samples.
@@ -103,11 +101,6 @@ class AttributionDisplay:
         return self
 
 
-def _column_names(estimator):
-    n = estimator.n_features_in_
-    return list(map(str, getattr(estimator, "feature_names_in_", map("x{}".format, range(n)))))
-
-
 @dataclasses.dataclass
 class InteractionDisplay:
     """How much of a model's outputs each order of interaction carries.
@@ -136,9 +129,10 @@ class InteractionDisplay:
         parts, moments = [], {}
         for each, m in alike(estimator):
             if id(each) not in moments:
-                phi = np.asarray(each.embed(X), float)
-                means = phi.mean(axis=0)
-                moments[id(each)] = means, each.grams(X) - means[:, :, None] * means[:, None]
+                phi = np.asarray(each.embed(X), float).swapaxes(0, 1)
+                means = phi.mean(axis=1)
+                centred = phi - means[:, None]
+                moments[id(each)] = means, centred.swapaxes(1, 2) @ centred / phi.shape[1]
             means, covariances = (values[each.orders_[m]] for values in moments[id(each)])
             network = each.networks_[m]
             parts.append(interaction_orders(network, means, covariances, max_order))
@@ -172,157 +166,6 @@ class InteractionDisplay:
 
 
 @dataclasses.dataclass
-class LayerDisplay:
-    """Classes in each layer of a model: in the plane by t-SNE, and how well they are told apart.
-
-    points: list of (n_samples, 2); y: (n_samples,) labels; separability: a `Separability`; names:
-    of the layers.
-    """
-
-    points: list
-    y: np.ndarray
-    separability: Separability
-    names: list
-
-    @classmethod
-    def from_estimator(cls, estimator, X, y, *, member=0, shape=None, **options):
-        """Of one of a fitted estimator's networks, on samples X with labels y.
-
-        shape: as in `activations`; options: as in `from_layers`.
-        """
-        estimator, X = unwrapped(estimator, X)
-        estimator, member = member_of(estimator, member)
-        layers = estimator.activations(X, member=member, shape=shape)
-        return cls.from_layers(layers, y, **options)
-
-    @classmethod
-    def from_layers(
-        cls,
-        layers,
-        y,
-        *,
-        names=None,
-        n_neighbors=10,
-        n_folds=5,
-        perplexity=30.0,
-        random_state=0,
-    ):
-        """Of any arrays (n_samples, ...), such as the layers of another model.
-
-        n_neighbors, n_folds: as in `separability_by_layer`; perplexity: of t-SNE, below the number
-        of samples; random_state: of t-SNE and of folds. Of a layer in which all samples are alike
-        all points are the same.
-        """
-        layers = [np.asarray(layer).reshape(len(layer), -1) for layer in layers]
-        names = [f"layer {k}" for k in range(len(layers))] if names is None else list(names)
-        if len(names) != len(layers):
-            raise ValueError(f"names must be {len(layers)}, one for each layer: {names}.")
-        found = separability_by_layer(layers, y, n_neighbors, n_folds, random_state)
-        tsne = TSNE(perplexity=perplexity, init="pca", random_state=random_state)
-        points = []
-        for layer in layers:
-            if layer.std(axis=0).max() <= 1e-9 * np.abs(layer).max():
-                # t-SNE would divide by the spread that there is not.
-                points.append(np.zeros((len(layer), 2)))
-                continue
-            # More components are noise, which costs time; t-SNE starts from two.
-            leading = PCA(min(50, *layer.shape), random_state=random_state).fit_transform(layer)
-            padding = [(0, 0), (0, max(0, 2 - leading.shape[1]))]
-            points.append(tsne.fit_transform(np.pad(leading, padding)))
-        return cls(points, np.asarray(y), found, names)
-
-    def plot(self, axes=None):
-        """Draw the layers in a row."""
-        self.axes_ = axes = grid_of_axes(axes, 1, len(self.points), 2.4, 2.9)[0]
-        classes = np.unique(self.y)
-        for k, (ax, points) in enumerate(zip(axes, self.points, strict=True)):
-            for label, colour in zip(classes, colours(len(classes)), strict=True):
-                x, y = points[self.y == label].T
-                ax.scatter(x, y, s=5, color=colour, label=str(label), linewidths=0, alpha=0.7)
-            near, probe, silhouette = (values[k] for values in self.separability)
-            text = f"neighbours {near:.1%}\nlinear probe {probe:.1%}\nsilhouette {silhouette:.2f}"
-            ax.set(xticks=[], yticks=[], title=self.names[k])
-            ax.set_xlabel(text, fontsize="small")
-        legend_beside(axes[-1], markerscale=2)
-        self.figure_ = axes[0].figure
-        return self
-
-
-@dataclasses.dataclass
-class CoarseGrainDisplay:
-    """Images at each scale of a tree: the leading principal component of each node's vectors.
-
-    images: list of (n_samples, rows, columns), from pixels to the outputs' node.
-    """
-
-    images: list
-
-    @classmethod
-    def from_estimator(cls, estimator, X, shape, *, member=0):
-        """Of the rows of X, images of the shape (rows, columns), in one of a tree's networks."""
-        estimator, X = unwrapped(estimator, X)
-        estimator, member = member_of(estimator, member)
-        layers = estimator.activations(X, member=member, shape=shape)
-        pixels = np.asarray(X)
-        return cls.from_layers(layers, pixels if pixels[0].size == np.prod(shape) else None)
-
-    @classmethod
-    def from_layers(cls, layers, pixels=None):
-        """Of arrays (n_samples, rows, columns, chi), such as `activations` gives with a shape.
-
-        pixels: what to draw for the first of them, of n_samples x rows x columns numbers.
-        """
-        layers = [np.asarray(layer, float) for layer in layers]
-        for layer in layers:
-            if layer.ndim != 4:
-                raise ValueError(
-                    "Layers must be (n_samples, rows, columns, chi): give the shape of the images, "
-                    f"got {layer.shape}."
-                )
-        if pixels is None:
-            images = [_leading(layers[0].reshape(-1, 1, layers[0].shape[-1]))]
-        else:
-            images = [np.asarray(pixels, float)]
-        images = [images[0].reshape(layers[0].shape[:3])]
-        for layer in layers[1:]:
-            n, rows, columns, _ = layer.shape
-            # Every node has a basis of its own. Signs are free: what was bright stays bright.
-            found = _leading(layer.reshape(n, rows * columns, -1)).reshape(n, rows, columns)
-            below = _blocks(_blocks(images[-1], rows, 1), columns, 2)
-            signs = np.sum(found * (below - below.mean(axis=0)), axis=0)
-            images.append(np.where(signs < 0, -found, found))
-        return cls(images)
-
-    def plot(self, axes=None, *, samples=None):
-        """Draw samples of these numbers, the first four, a row each, a column for each scale."""
-        n_scales, n = len(self.images), len(self.images[0])
-        samples = list(range(min(4, n)) if samples is None else np.atleast_1d(samples).tolist())
-        for sample in samples:
-            check_index("each of samples", sample, n, "a sample")
-        self.axes_ = axes = grid_of_axes(axes, len(samples), n_scales, 1.5, 1.6)
-        for k, images in enumerate(self.images):
-            limits = {"vmin": images.min(), "vmax": images.max(), "cmap": "gray"}
-            for row, i in enumerate(samples):
-                as_image(axes[row, k], images[i], images.shape[1:], None, **limits)
-            rows, columns = images.shape[1:]
-            axes[0, k].set_title(f"{rows} x {columns}", fontsize="medium")
-        self.figure_ = axes[0, 0].figure
-        return self
-
-
-def _leading(vectors):
-    """Leading principal component (n, nodes) of each node's vectors (n, nodes, chi)."""
-    centred = (vectors - vectors.mean(axis=0)).swapaxes(0, 1)
-    axes = np.linalg.eigh(centred.swapaxes(1, 2) @ centred)[1][..., -1:]
-    return (centred @ axes)[..., 0].T
-
-
-def _blocks(images, n, axis):
-    """Means over n blocks of one axis."""
-    return np.stack([part.mean(axis=axis) for part in np.array_split(images, n, axis)], axis)
-
-
-@dataclasses.dataclass
 class SampleDisplay:
     """What a Born machine dreams: samples, as images or beside the data.
 
@@ -347,7 +190,7 @@ class SampleDisplay:
         machine, X = unwrapped(machine, X)
         if not hasattr(machine, "sample"):
             raise ValueError(f"A {type(machine).__name__} draws no samples: use a TNBornMachine.")
-        names = _column_names(machine)
+        names = list(_check_feature_names_in(machine))
         samples = np.asarray(machine.sample(n_samples, random_state=random_state))
         data = None if X is None else np.asarray(X)
         if data is not None and data.shape[1:] != samples.shape[1:]:
