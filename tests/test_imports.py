@@ -19,13 +19,13 @@ LEVELS = {
     "datasets": 1,
     "embeddings": 1,
     "initializers": 1,
+    "io": 1,
     "losses": 1,
     "networks": 1,
     "contraction": 2,
     "generators": 3,
     "image": 3,
     "inspection": 3,
-    "io": 3,
     "training": 3,
     "estimators": 4,
     "__init__": 5,
@@ -95,7 +95,9 @@ def test_imports_point_downward(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_optional_packages_are_imported_inside_functions_only(module):
     at_import = {name.split(".")[0] for name, runs in imports(MODULES[module], module) if runs}
-    assert not at_import & OPTIONAL
+    # Rooms of equinox modules, which no other imports before they are asked for.
+    allowed = {"equinox"} if room(module) in ("image", "generators") else set()
+    assert not at_import & (OPTIONAL - allowed)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +110,8 @@ def test_optional_packages_are_imported_inside_functions_only(module):
         ("initializers._a", "from ..networks import MPS", False),
         ("losses._a", "from tn4ml_plus.embeddings import Hat", False),
         ("losses._a", "import tn4ml_plus.training", False),
-        ("losses._a", "def f():\n    from ..io import read", False),
-        ("losses.__init__", "from ..io import read", False),
+        ("losses._a", "def f():\n    from ..image import AIM", False),
+        ("losses.__init__", "from ..contraction import pack", False),
         ("losses.__init__", "from ._base import Loss", True),
         ("losses._a", "from .. import __version__", False),
         ("losses._a", "import tn4ml_plus", False),

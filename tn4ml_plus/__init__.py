@@ -1,6 +1,7 @@
 """Machine learning with tensor networks: quimb networks, JAX speed, scikit-learn manners."""
 
 from .estimators import (
+    DTTNClassifier,
     TNAnomalyDetector,
     TNBornMachine,
     TNClassifier,
@@ -12,6 +13,7 @@ from .estimators import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "DTTNClassifier",
     "TNAnomalyDetector",
     "TNBornMachine",
     "TNClassifier",

@@ -3,6 +3,7 @@
 from ._anomaly import TNAnomalyDetector
 from ._born import Marginal, TNBornMachine
 from ._classifier import TNClassifier
+from ._image_classifier import DTTNClassifier
 from ._principal import PrincipalComponents, ProbabilisticPCA, Rotated
 from ._regressor import TNRegressor
 from ._scalers import (
@@ -22,6 +23,7 @@ from ._transformer import TNTransformer
 __all__ = [
     "Bijection",
     "CommonMinMax",
+    "DTTNClassifier",
     "Differentiable",
     "GaussianCDF",
     "LogisticCDF",

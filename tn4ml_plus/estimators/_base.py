@@ -21,7 +21,8 @@ from ..io import write
 from ..losses import CallableLoss, Loss, Objective, OptaxLoss
 from ..networks import NetworkSpec, from_quimb
 from ..training import EarlyStopping, Gradient, InTurn, Problem, Samples, outputs
-from ..training._problem import extend_history, members, stacked, trimmed
+from ..training._members import members, stacked, trimmed
+from ..training._problem import extend_history
 from ._columns import read_table
 from ._inside import LookedInto
 from ._state import to_state

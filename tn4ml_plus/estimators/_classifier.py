@@ -3,9 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.base import ClassifierMixin
-from sklearn.utils import check_array, column_or_1d, compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from .._registry import register
@@ -13,12 +11,12 @@ from .._typing import Amplitude
 from ..losses import CrossEntropy
 from ..training import Gradient
 from ._base import TensorNetworkEstimator
+from ._classes import ProbabilisticClassifier, read_classes
 from ._columns import read_table, rows
-from ._tables import read_weight
 
 
 @register("estimator")
-class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
+class TNClassifier(ProbabilisticClassifier, TensorNetworkEstimator):
     """Classifier whose class scores are the outputs of tensor networks on embedded features.
 
     Raw tables work: columns are scaled to the embedding's domain, categorical columns of a frame
@@ -147,62 +145,16 @@ class TNClassifier(ClassifierMixin, TensorNetworkEstimator):
     def _fit_labels(self, X, y, sample_weight, classes, partial_fit):
         going_on = (partial_fit or self.warm_start) and hasattr(self, "networks_")
         table = read_table(self, X, reset=not going_on)
-        y = _labels(self, y)
-        check_consistent_length(table[0], y)
-        seen = np.unique(y)
-        if going_on:
-            if classes is not None and not np.array_equal(np.unique(classes), self.classes_):
-                raise ValueError(f"classes differ from those of the first call, {self.classes_}.")
-        else:
-            self.classes_ = seen if classes is None else np.unique(classes)
-        unknown = np.setdiff1d(seen, self.classes_)
-        if len(unknown):
-            raise ValueError(f"y has labels {unknown} that are not among {self.classes_}.")
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"y has only one class, {self.classes_.tolist()[0]!r}: a classifier needs at least "
-                "two."
-            )
-        weight = read_weight(sample_weight, table[0])
-        if self.class_weight is not None:
-            weight = weight * self._weights_of_classes(y)
-        kept = weight > 0
-        codes = np.searchsorted(self.classes_, y).astype(np.int32)[kept]
-        table = rows(table, kept)
-        prior = np.bincount(codes, weight[kept], len(self.classes_)) / weight[kept].sum()
+        codes, weight, kept = read_classes(self, table[0], y, sample_weight, classes, going_on)
+        prior = np.bincount(codes, weight, len(self.classes_)) / weight.sum()
         bias = np.log(prior + 1e-3)
-        return self._fit(table, codes, weight[kept], len(bias), bias, partial_fit)
-
-    def _weights_of_classes(self, y):
-        given = self.class_weight
-        if not (isinstance(given, dict) or (isinstance(given, str) and given == "balanced")):
-            raise ValueError(
-                f"class_weight must be None, 'balanced' or a dict of labels, got {given!r}."
-            )
-        weight = compute_sample_weight(given, y)
-        if not (weight > 0).all():
-            raise ValueError(f"class_weight must be positive for every class, got {given!r}.")
-        return weight
+        return self._fit(rows(table, kept), codes, weight, len(bias), bias, partial_fit)
 
     def predict_proba(self, X):
         """Class probabilities, (n_samples, n_classes) in the order of classes_."""
         check_is_fitted(self, "networks_")
         mean = np.mean(self._predict(X, type(self._loss).probabilities, self._loss), axis=0)
         return mean / mean.sum(axis=1, keepdims=True)
-
-    def predict_log_proba(self, X):
-        """Natural logarithm of the class probabilities."""
-        return np.log(np.maximum(self.predict_proba(X), np.finfo(float).tiny))
-
-    def decision_function(self, X):
-        """Log-probabilities (n_samples, n_classes); for 2 classes their difference (n_samples,)."""
-        scores = self.predict_log_proba(X)
-        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
-
-    def predict(self, X):
-        """The most probable labels, (n_samples,)."""
-        best = np.argmax(self.predict_proba(X), axis=1)
-        return self.classes_[best]
 
     def explain(self, X, y=None):
         """What each site adds to the log-probability of a class, (n_samples, nsites), in nats.
@@ -235,15 +187,3 @@ def _probabilities(loss, outputs):
     with jax.enable_x64(True):
         amplitude = Amplitude(jnp.asarray(flat), jnp.zeros(len(flat), jnp.int32))
         return np.asarray(loss.probabilities(amplitude)).reshape(outputs.shape)
-
-
-def _labels(estimator, y):
-    if y is None:
-        raise ValueError(
-            f"{type(estimator).__name__} requires y to be passed, but the target y is None."
-        )
-    y = column_or_1d(y, warn=True)
-    if y.dtype.kind in "fc":
-        check_array(y, ensure_2d=False, input_name="y")
-    check_classification_targets(y)
-    return y

@@ -25,7 +25,9 @@ def to_state(estimator):
                 f"set_params({name}=...) first; the fitted networks stay as they are."
             ) from None
     for name, value in vars(estimator).items():
-        if name in ("networks_", "views_") or not (name.endswith("_") or name in _PRIVATE):
+        if name in ("networks_", "views_", "model_") or not (
+            name.endswith("_") or name in _PRIVATE
+        ):
             continue
         if isinstance(value, np.ndarray) and (value.dtype.kind in "OU" or name == "classes_"):
             labels[name] = labels_to_json(value)
@@ -46,6 +48,9 @@ def to_state(estimator):
         for i, (view_arrays, _) in enumerate(states):
             arrays |= {f"view.{i}.{name}": value for name, value in view_arrays.items()}
         return arrays, metadata | {"views": [view_metadata for _, view_metadata in states]}
+    if hasattr(estimator, "model_"):
+        _put(arrays, "model", jax.tree.leaves(estimator.model_))
+        return arrays, metadata | {"folded": estimator._is_folded}
     encoder = estimator._encoder
     for name, value in encoder.state.items():
         arrays[f"scaler.{name}"] = value
@@ -88,6 +93,8 @@ def load(path):
 
 
 def _from_state(arrays, metadata):
+    if "folded" in metadata:
+        from .. import image  # noqa: F401  whose variants are then known by name
     parameters = {name: from_json(value) for name, value in metadata["parameters"].items()}
     estimator = lookup("estimator", metadata["estimator"])(**parameters)
     for name, value in metadata["attributes"].items():
@@ -100,6 +107,9 @@ def _from_state(arrays, metadata):
             setattr(estimator, name, arrays[name])
         elif name.endswith("_"):
             setattr(estimator, name, _get(arrays, name))
+    if "folded" in metadata:
+        estimator._restore(_get(arrays, "model"), metadata["folded"])
+        return estimator
     if "views" in metadata:
         estimator.views_ = []
         for i, view in enumerate(metadata["views"]):

@@ -12,8 +12,9 @@ import optax
 from .._checks import check_instance, check_int, check_number, function_tuple
 from .._registry import register
 from ._loop import run
+from ._members import over_members
 from ._objective import objective_value, reordered
-from ._problem import bucket, over_members
+from ._problem import bucket
 from ._schedules import Schedule, WarmupCosine
 from ._stopping import EarlyStopping
 

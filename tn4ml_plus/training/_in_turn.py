@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 from .._registry import register
-from ._problem import extend_history, trimmed
+from ._members import trimmed
+from ._problem import extend_history
 
 
 @register("trainer")

@@ -11,8 +11,8 @@ import optax
 from .._checks import check_instance, check_int, check_number, function_tuple
 from .._registry import register
 from ._loop import run
+from ._members import over_members
 from ._objective import objective_value, reordered
-from ._problem import over_members
 from ._stopping import EarlyStopping
 
 

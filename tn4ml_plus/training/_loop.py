@@ -8,9 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .._errors import NotFiniteError
-from ..contraction import unpack
-from ._objective import mean_loss
-from ._problem import Epoch, Result, members
+from ._problem import Epoch, Result
 
 
 def run(
@@ -24,12 +22,14 @@ def run(
     callbacks=(),
     start=None,
     packed=None,
+    checkpoint=None,
 ):
     """Call ``step(epoch, params, state)`` for each epoch and return a `Result`.
 
     A step returns params, state, the mean loss and a dict of further numbers for the history; a
     mean loss that is not finite stands for weights that are not to be kept, and raises
     NotFiniteError with `advice`, a clause. Like any other error, it has the `result` so far.
+    With a `Checkpoint` it goes on from that, if there is one; the numbers of epochs count on.
     Trainers whose own params are others give their `start`, and a function `packed` from them to
     params and structures as in `Problem`. In their gauge the anchor means nothing: they leave their
     result in its place.
@@ -46,11 +46,22 @@ def run(
             found if anchor is None else anchor, stopped,
         )  # fmt: skip
 
+    stopping = None if problem.validation is None else early_stopping
     best, best_loss, best_epoch = params, np.inf, 0
-    started = time.perf_counter()
-    progress = tqdm(total=n_epochs, desc="epochs", disable=not problem.verbose, leave=False)
+    saved = checkpoint and checkpoint.restore((params, state, best))
+    if saved:
+        (params, state, best), history = saved
+        for epoch, loss in enumerate(history["validation_loss"] if stopping else []):
+            if loss < best_loss - stopping.min_delta:
+                best_loss, best_epoch = loss, epoch
+    n_before = len(history["loss"])
+    started = time.perf_counter() - sum(history["seconds"][-1:])
+    shown = {"desc": "epochs", "disable": not problem.verbose, "leave": False}
+    progress = tqdm(total=n_epochs, initial=n_before, **shown)
     try:
-        for epoch in range(n_epochs):
+        for epoch in range(n_before, n_epochs):
+            if stopping is not None and epoch > best_epoch + stopping.patience:
+                break
             new_params, new_state, loss, numbers = step(epoch, params, state)
             if not np.isfinite(loss):
                 kept = " The weights of the epoch before were kept." if epoch else ""
@@ -60,18 +71,18 @@ def run(
                 )
             numbers |= {"loss": loss, "seconds": time.perf_counter() - started}
             if problem.validation is not None:
-                numbers["validation_loss"] = _validation_loss(problem, packed(new_params)[0])
+                numbers["validation_loss"] = problem.validation_loss(packed(new_params)[0])
             params, state = new_params, new_state
             for name, value in numbers.items():
                 history.setdefault(name, []).append(value)
             progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
             progress.update()
             stop = time_limit is not None and numbers["seconds"] >= time_limit
-            if early_stopping is not None and problem.validation is not None:
-                if numbers["validation_loss"] < best_loss - early_stopping.min_delta:
-                    best, best_loss, best_epoch = params, numbers["validation_loss"], epoch
-                stop |= epoch - best_epoch >= early_stopping.patience
-            seen = Epoch(epoch + 1, history, partial(_networks, packed, params))
+            if stopping and numbers["validation_loss"] < best_loss - stopping.min_delta:
+                best, best_loss, best_epoch = params, numbers["validation_loss"], epoch
+            if checkpoint is not None:
+                checkpoint.save((params, state, best), history)
+            seen = Epoch(epoch + 1, history, partial(_networks, problem, packed, params))
             stops = [bool(callback(seen)) for callback in (*callbacks, *problem.callbacks)]
             stopped = any(stops)
             if stop or stopped:
@@ -81,20 +92,10 @@ def run(
         raise
     finally:
         progress.close()
-    if early_stopping is not None and problem.validation is not None:
+    if stopping is not None:
         params = best
     return result()
 
 
-def _networks(packed, params):
-    params, structures = packed(params)
-    return [unpack(network, structure) for structure, network in members(structures, params)]
-
-
-def _validation_loss(problem, params):
-    samples = problem.validation
-    block = min(1024, len(samples.weight))
-    # Arrays are contracted as large as they are; a structure that kept to the ranks of each epoch
-    # would compile anew.
-    losses = mean_loss(problem.structure, problem.objective, params, samples, problem.orders, block)
-    return float(losses.mean())
+def _networks(problem, packed, params):
+    return problem.networks(*packed(params))

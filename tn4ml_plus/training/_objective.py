@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ..contraction import contract, log_norm_squared
-from ._problem import over_members
+from ._members import over_members
 
 
 def reordered(phi, order):

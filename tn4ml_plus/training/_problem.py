@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ..contraction import pack, unpack
+from ..contraction import unpack
+from ._members import members
+from ._objective import mean_loss
 
 
 class Samples(NamedTuple):
@@ -93,6 +94,19 @@ class Problem:
         """
         return max(float(self.samples.weight.sum()), self.n_samples)
 
+    def validation_loss(self, params):
+        """Mean loss of networks with these parameters on the validation samples."""
+        samples = self.validation
+        block = min(1024, len(samples.weight))
+        # Arrays are contracted as large as they are; a structure that kept to the ranks of each
+        # epoch would compile anew.
+        losses = mean_loss(self.structure, self.objective, params, samples, self.orders, block)
+        return float(losses.mean())
+
+    def networks(self, params, structures):
+        """The networks with these parameters, a list."""
+        return [unpack(packed, structure) for structure, packed in members(structures, params)]
+
 
 @dataclasses.dataclass
 class Result:
@@ -112,50 +126,8 @@ class Result:
     stopped: bool = False
 
 
-def members(structures, params):
-    """Pairs of a structure and the packed network that it describes."""
-    return [
-        (structure, jax.tree.map(lambda leaf, m=m: leaf[m], params))
-        for m, structure in enumerate(structures)
-    ]
-
-
-def stacked(trees):
-    """Packed networks as one pytree with a leading member axis; smaller arrays are zero-padded."""
-
-    def stack(*leaves):
-        shape = np.max([leaf.shape for leaf in leaves], axis=0)
-        padded = [
-            np.pad(leaf, [(0, size) for size in shape - np.array(leaf.shape)]) for leaf in leaves
-        ]
-        return jnp.asarray(np.stack(padded))
-
-    return jax.tree.map(stack, *trees)
-
-
 def extend_history(history, new):
     """Add what new epochs have, lists by name, to a history: None where either has no value."""
     before, n_new = (max(map(len, part.values()), default=0) for part in (history, new))
     for name in history | new:
         history.setdefault(name, [None] * before).extend(new.get(name, [None] * n_new))
-
-
-def trimmed(structures, params):
-    """Packed networks with arrays no larger than the largest of them needs."""
-    networks = [unpack(packed, structure) for structure, packed in members(structures, params)]
-    return stacked(pack(network)[0] for network in networks)
-
-
-def over_members(function, n_members, in_axes):
-    """vmap over members; a single member is squeezed instead, which keeps GEMMs unbatched."""
-    if n_members > 1:
-        return jax.vmap(function, in_axes=in_axes)
-
-    def single(*args):
-        args = [
-            jax.tree.map(lambda a: a[0], arg) if axis == 0 else arg
-            for arg, axis in zip(args, in_axes, strict=True)
-        ]
-        return jax.tree.map(lambda a: jnp.asarray(a)[None], function(*args))
-
-    return single

@@ -9,7 +9,8 @@ from ..contraction import rooted, to_nodes
 from ._bond import METRIC_ROWS
 from ._local import Settings
 from ._loop import run
-from ._problem import bucket, members, stacked
+from ._members import members, stacked
+from ._problem import bucket
 from ._stopping import EarlyStopping
 
 

@@ -1,0 +1,160 @@
+"""Interaction modules: residual blocks without any activation."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._checks import check_int
+from ._maps import BatchNorm, Depthwise, Pointwise, constant, normed
+from ._merges import BatchNormProduct, BatchNormSum, Merge
+
+
+class ConvFirst(eqx.Module):
+    """Branch of channels c -> h: a depthwise convolution, then a linear map h -> h."""
+
+    depthwise: Depthwise
+    pointwise: Pointwise
+
+    def __init__(self, channels, expansion, key):
+        width = expansion * channels
+        depthwise, pointwise = jax.random.split(key)
+        self.depthwise = Depthwise(channels, expansion, depthwise)
+        self.pointwise = Pointwise(width, width, pointwise)
+
+    def __call__(self, x):
+        return self.pointwise(self.depthwise(x))
+
+
+class LinearFirst(eqx.Module):
+    """Branch of channels c -> h: a linear map c -> h, then a depthwise convolution."""
+
+    pointwise: Pointwise
+    depthwise: Depthwise
+
+    def __init__(self, channels, expansion, key):
+        width = expansion * channels
+        depthwise, pointwise = jax.random.split(key)
+        self.pointwise = Pointwise(channels, width, pointwise)
+        self.depthwise = Depthwise(width, 1, depthwise)
+
+    def __call__(self, x):
+        return self.depthwise(self.pointwise(x))
+
+
+class Interaction(eqx.Module):
+    """x + alpha BN(P(merge(left(x), right(x)))), maps (channels, height, width, batch).
+
+    channels: of x; expansion: h / channels, h being those of the branches; merge: class of what
+    joins them, such as `BatchNormProduct`; alpha: a trainable number, here its start; key: of the
+    weights, which are Kaiming normal, biases start at 0. Called with a list ``moments``,
+    normalisations use the batch's own moments and add them to it; see `DTTN.with_moments`.
+    """
+
+    left: eqx.Module
+    right: eqx.Module
+    merge: Merge
+    project: Pointwise
+    norm: BatchNorm | None
+    alpha: jax.Array
+
+    branches: ClassVar[tuple[type, type]]
+
+    def __init__(self, channels, expansion=1, *, merge=BatchNormProduct, alpha=1.0, key):
+        check_int("channels", channels, 1)
+        check_int("expansion", expansion, 1)
+        left, right, project = jax.random.split(key, 3)
+        self.left = self.branches[0](channels, expansion, left)
+        self.right = self.branches[1](channels, expansion, right)
+        self.merge = merge(expansion * channels)
+        self.project = Pointwise(expansion * channels, channels, project)
+        self.norm = BatchNorm(channels)
+        self.alpha = constant(alpha)
+
+    def __call__(self, x, moments=None):
+        merged = self.merge(self.left(x), self.right(x), moments)
+        change = normed(self.norm, self.project(merged), moments)
+        return x + self.alpha.astype(x.dtype) * change
+
+
+class AIM(Interaction):
+    """Antisymmetric interaction module: one branch convolves first, the other last.
+
+    Source: arXiv 2502.09928, section 3. See `Interaction`.
+
+    >>> import jax
+    >>> block = AIM(8, 3, key=jax.random.key(0))
+    >>> block(jax.numpy.ones((8, 7, 7, 2))).shape
+    (8, 7, 7, 2)
+    """
+
+    branches = (ConvFirst, LinearFirst)
+
+
+class SIMConv(Interaction):
+    """Symmetric interaction module, both branches convolve first: an ablation of `AIM`."""
+
+    branches = (ConvFirst, ConvFirst)
+
+
+class SIMLinear(Interaction):
+    """Symmetric interaction module, both branches convolve last: an ablation of `AIM`."""
+
+    branches = (LinearFirst, LinearFirst)
+
+
+class NoProduct(Interaction):
+    """`AIM` with the sum of its branches in place of any merge: an affine map once trained."""
+
+    branches = (ConvFirst, LinearFirst)
+
+    def __init__(self, channels, expansion=1, *, merge=None, alpha=1.0, key):
+        super().__init__(channels, expansion, merge=BatchNormSum, alpha=alpha, key=key)
+
+
+class TokenMixing(eqx.Module):
+    """x + alpha BN(P(q . mean over pixels of k v^T)): attention that is multilinear in x.
+
+    Every pixel reads the same matrix of each head, so the cost is linear in the pixels. q, k and v
+    are linear in x: what is added has degree 3. head_dim: channels of a head, the whole of them
+    where they are fewer or cannot be parted. The rest as in `Interaction`; there is no merge.
+
+    >>> import jax
+    >>> TokenMixing(32, key=jax.random.key(0))(jax.numpy.ones((32, 7, 7, 2))).shape
+    (32, 7, 7, 2)
+    """
+
+    query: Pointwise
+    key: Pointwise
+    value: Pointwise
+    key_norm: BatchNorm | None
+    value_norm: BatchNorm | None
+    project: Pointwise
+    norm: BatchNorm | None
+    alpha: jax.Array
+    n_heads: int = eqx.field(static=True)
+
+    def __init__(self, channels, expansion=1, *, merge=None, alpha=1.0, head_dim=16, key):
+        check_int("channels", channels, 1)
+        width = expansion * channels
+        query, keys, value, project = jax.random.split(key, 4)
+        self.query = Pointwise(channels, width, query)
+        self.key = Pointwise(channels, width, keys)
+        self.value = Pointwise(channels, width, value)
+        self.key_norm, self.value_norm = BatchNorm(width), BatchNorm(width)
+        self.project = Pointwise(width, channels, project)
+        self.norm = BatchNorm(channels)
+        self.alpha = constant(alpha)
+        self.n_heads = 1 if width % head_dim else width // head_dim
+
+    def __call__(self, x, moments=None):
+        _, height, width, batch = x.shape
+        shape = (self.n_heads, -1, height * width, batch)
+        query = self.query(x).reshape(shape)
+        key = normed(self.key_norm, self.key(x), moments).reshape(shape)
+        value = normed(self.value_norm, self.value(x), moments).reshape(shape)
+        read = jnp.einsum("hdpb,hepb->hdeb", key, value) / (height * width)
+        mixed = jnp.einsum("hdpb,hdeb->hepb", query, read).reshape(-1, height, width, batch)
+        change = normed(self.norm, self.project(mixed), moments)
+        return x + self.alpha.astype(x.dtype) * change

@@ -1,0 +1,221 @@
+"""Deep tree tensor networks: a stem, stages of interaction modules, a linear head."""
+
+import dataclasses
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._checks import check_int, check_number
+from .._registry import register
+from ._blocks import AIM
+from ._folding import fold_batchnorm
+from ._maps import BatchNorm, Patches, Pointwise
+from ._merges import BatchNormProduct
+from ._unfolding import degree_along, to_tree
+
+
+@register("variant")
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """The sizes of a `DTTN`.
+
+    channels, layers: of each stage, with a 2 x 2 patch convolution between stages; stem: sizes of
+    the patches that are read first, one after another, None for one that leaves maps of at most
+    8 x 8 pixels; expansions: of the blocks, in turn; alpha: what the blocks' own start at.
+
+    >>> Variant(channels=(48,), layers=(4,)).stem_of(28, 28)
+    (4,)
+    """
+
+    channels: tuple[int, ...] = (48,)
+    layers: tuple[int, ...] = (4,)
+    stem: tuple[int, ...] | None = None
+    expansions: tuple[int, ...] = (1, 3)
+    alpha: float = 1.0
+
+    def __post_init__(self):
+        for name in ("channels", "layers", "stem", "expansions"):
+            values = getattr(self, name)
+            if name == "stem" and values is None:
+                continue
+            if not isinstance(values, list | tuple) or (not values and name != "stem"):
+                raise ValueError(f"{name} must be a sequence of integers, got {values!r}.")
+            for value in values:
+                check_int(f"each number in {name}", value, 1)
+            object.__setattr__(self, name, tuple(map(int, values)))
+        if len(self.channels) != len(self.layers):
+            raise ValueError(
+                "channels and layers must be given for the same stages, got "
+                f"{len(self.channels)} and {len(self.layers)} of them."
+            )
+        check_number("alpha", self.alpha)
+
+    def stem_of(self, height, width):
+        """Sizes of the stem's patches for images of this size."""
+        if self.stem is not None:
+            return self.stem
+        return (1 << max(0, math.ceil(math.log2(max(height, width) / 8))),)
+
+
+#: Variants by name: three for images of up to some 64 pixels, then the three of the paper.
+VARIANTS = {
+    "tiny": Variant((32,), (4,)),
+    "small": Variant((48,), (4,)),
+    "base": Variant((96,), (8,)),
+    "T": Variant((96, 128, 160, 192), (6, 6, 16, 6), (2, 2)),
+    "S": Variant((96, 128, 192, 192), (6, 6, 24, 8), (2, 2)),
+    "L": Variant((128, 192, 256, 384), (8, 8, 32, 8), (2, 2)),
+}
+
+
+class DTTN(eqx.Module):
+    """Deep tree tensor network: images (batch, height, width[, channels]) to (batch, n_outputs).
+
+    variant: a `Variant`; image_shape: (height, width[, channels]); block: class of the blocks,
+    such as `AIM`, or several that are used in turn; merge: class of what joins a block's branches,
+    `BatchNormProduct` for DTTN, `LayerNormProduct` for DTTN-dagger; key: of all weights.
+
+    Images should be standardised; they set the precision, and may have another height and width
+    than image_shape, which `to_tree` takes. Called with a list ``moments``, the
+    normalisations use the moments of the batch and add them to the list, which `with_moments` then
+    puts in place: running or last ones, as the training has it. Without it they use those in place.
+
+    Source: arXiv 2502.09928, section 3.
+
+    >>> import jax
+    >>> model = DTTN(Variant((8,), (2,)), (28, 28), 10, key=jax.random.key(0))
+    >>> images = jax.random.normal(jax.random.key(1), (5, 28, 28))
+    >>> outputs = model(images, moments := [])
+    >>> model = model.with_moments(moments)
+    >>> bool(jax.numpy.allclose(model(images), outputs, atol=1e-4))
+    True
+    """
+
+    stem: tuple
+    stages: tuple
+    transitions: tuple
+    head: Pointwise
+    image_shape: tuple = eqx.field(static=True)
+
+    def __init__(self, variant, image_shape, n_outputs, *, block=AIM, merge=BatchNormProduct, key):
+        shape = tuple(image_shape)
+        if len(shape) not in (2, 3):
+            raise ValueError(
+                f"image_shape must be (height, width) or (height, width, channels), got {shape}."
+            )
+        for size in (*shape, n_outputs):
+            check_int("each size of images and outputs", size, 1)
+        self.image_shape = shape if len(shape) == 3 else (*shape, 1)
+        blocks = tuple(block) if isinstance(block, list | tuple) else (block,)
+        height, width, n_in = self.image_shape
+        sizes = variant.stem_of(height, width)
+        n_maps = len(sizes) + len(variant.layers) + sum(variant.layers)
+        keys = iter(jax.random.split(key, n_maps))
+        stem = []
+        for size in sizes:
+            stem.append(Patches(n_in, variant.channels[0], size, next(keys)))
+            n_in = variant.channels[0]
+        self.stem = tuple(stem)
+        stages, transitions, n_blocks = [], [], 0
+        for channels, n_layers in zip(variant.channels, variant.layers, strict=True):
+            if stages:
+                transitions.append(Patches(n_in, channels, 2, next(keys)))
+            n_in = channels
+            stage = []
+            for _ in range(n_layers):
+                expansion = variant.expansions[n_blocks % len(variant.expansions)]
+                options = {"merge": merge, "alpha": variant.alpha, "key": next(keys)}
+                stage.append(blocks[n_blocks % len(blocks)](channels, expansion, **options))
+                n_blocks += 1
+            stages.append(tuple(stage))
+        self.stages, self.transitions = tuple(stages), tuple(transitions)
+        head = Pointwise(n_in, n_outputs, next(keys))
+        # Small outputs, so that training starts from even odds.
+        self.head = eqx.tree_at(lambda head: head.weight, head, 0.1 * head.weight)
+
+    def __call__(self, images, moments=None):
+        """Outputs, (batch, n_outputs); see the class for ``moments``."""
+        images = self.with_channels(images)
+        x = self.before(0, images.transpose(3, 1, 2, 0))
+        for i, stage in enumerate(self.stages):
+            x = self.before(i, x) if i else x
+            for block in stage:
+                x = block(x, moments)
+        pooled = x.mean((1, 2), keepdims=True)
+        return self.head(pooled)[:, 0, 0].T
+
+    def with_channels(self, images):
+        """Images as (batch, height, width, channels); ValueError if they are none such."""
+        images = jnp.asarray(images)
+        channels = self.image_shape[2]
+        if images.ndim == 3 and channels == 1:
+            images = images[..., None]
+        if images.ndim != 4 or images.shape[3] != channels:
+            raise ValueError(
+                f"Images must be (batch, height, width, {channels}), got the shape {images.shape}."
+            )
+        return images
+
+    def shape_of(self, image_shape):
+        """(height, width, channels) of images, None for those that the model was made for."""
+        return self.image_shape if image_shape is None else (*image_shape[:2], self.image_shape[2])
+
+    def before(self, i, x):
+        """The linear maps that lead to stage i."""
+        for patches in self.stem if i == 0 else self.transitions[i - 1 : i]:
+            x = patches(x)
+        return x
+
+    @property
+    def moments(self):
+        """Means and variances in place, a pair for each normalisation, in the order of calls."""
+        return [(norm.mean, norm.variance) for norm in _norms(self)]
+
+    def with_moments(self, moments, momentum=1.0):
+        """The model with these moments in place, or with momentum < 1 moved toward them."""
+        moved = jax.tree.map(
+            lambda old, new: old + momentum * (new.astype(old.dtype) - old), self.moments, moments
+        )
+        return eqx.tree_at(lambda model: jax.tree.leaves(model.moments), self, sum(moved, ()))
+
+    def fold_batchnorm(self):
+        """The same function for inference, see `tn4ml_plus.image.fold_batchnorm`."""
+        return fold_batchnorm(self)
+
+    def to_tree(self, image_shape=None):
+        """The quimb tree that computes the same function, a `TTN` in float64.
+
+        Its 2^L leaves, L being the number of blocks, all read the image of this shape, None for
+        the model's own, flattened as (height, width, channels), and a one; nodes of a layer have
+        the same core. Of small models only: cores have (n + 1)^3 numbers, n being those of the
+        maps. Raises ValueError for larger ones, and for blocks that are no products of two maps,
+        such as those with `LayerNormProduct`.
+
+        >>> import jax
+        >>> model = DTTN(Variant((2,), (2,), stem=()), (3, 3, 2), 10, key=jax.random.key(0))
+        >>> tree = model.to_tree()
+        >>> tree.nsites, tree.ind_size("k0"), tree.ind_size("out")
+        (4, 19, 10)
+        """
+        return to_tree(self, image_shape)
+
+    def polynomial_degree(self, image, max_degree=None):
+        """Degree of the outputs at t * image in t, None if above max_degree or no polynomial.
+
+        image: without the axis of the batch; max_degree: 2^L where None, L being the number of
+        blocks, which is the degree of a `DTTN` with `BatchNormProduct`.
+        """
+        return degree_along(self, image, max_degree)
+
+    @property
+    def n_parameters(self):
+        """How many numbers are trained: all but the moments."""
+        sizes = (leaf.size for leaf in jax.tree.leaves(self))
+        return sum(sizes) - sum(leaf.size for leaf in jax.tree.leaves(self.moments))
+
+
+def _norms(model):
+    found = jax.tree.leaves(model, is_leaf=lambda part: isinstance(part, BatchNorm))
+    return [part for part in found if isinstance(part, BatchNorm)]

@@ -1,0 +1,148 @@
+"""The tree tensor network that a folded network of interactions is, and its degree.
+
+Source: arXiv 2502.09928, section 3.3 and its appendix on polynomials.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check_int
+from ..networks import TTN, Tree
+from ._blocks import Interaction
+from ._folding import fold_block
+from ._merges import Product, Sum
+
+# Numbers that the largest core may have, and leaves the tree.
+_MAX_CORE, _MAX_LEAVES = 2**26, 2**12
+
+
+def layer_core(block, height, width):
+    """Core T of a block on maps of this size: x~' [o] = sum T[o, i, j] x~[i] x~[j].
+
+    x~ is the maps (channels, height, width), flattened, and a one. Returns (n + 1, n + 1, n + 1),
+    float64, with n = channels height width. Raises ValueError for blocks that normalise over
+    channels or are no `Interaction`, and where T would be too large.
+    """
+    if not isinstance(block, Interaction):
+        raise ValueError(
+            f"A {type(block).__name__} is no product of two maps, so that it has no core of order 3."
+        )
+    c = len(block.project.weight)
+    n = c * height * width
+    _check_size((n + 1,) * 3)
+    with jax.enable_x64(True):
+        block = fold_block(_double(block))
+        if not isinstance(block.merge, Product | Sum):
+            raise ValueError(
+                f"{type(block.merge).__name__} divides by what depends on the image, so that the "
+                "block is no tensor: use BatchNormProduct."
+            )
+        left, right = (_matrix(branch, (c, height, width)) for branch in (block.left, block.right))
+        width_inside = block.project.weight.shape[1]
+        project = _matrix(block.project, (width_inside, height, width))
+    alpha = float(block.alpha)
+    core = np.zeros((n + 1,) * 3)
+    if isinstance(block.merge, Product):
+        core[:n] = alpha * np.einsum("oh,hi,hj->oij", project[:, :-1], left, right, optimize=True)
+    else:
+        core[:n, :, n] = alpha * project[:, :-1] @ (left + right)
+    core[:n, n, n] += alpha * project[:, -1]
+    core[:n, :n, n] += np.eye(n)
+    core[n, n, n] = 1
+    return core
+
+
+def to_tree(model, image_shape):
+    """See `DTTN.to_tree`."""
+    shape = model.shape_of(image_shape)
+    n_layers = sum(map(len, model.stages))
+    if 2**n_layers > _MAX_LEAVES:
+        raise ValueError(
+            f"{n_layers} blocks make a tree of 2^{n_layers} leaves, more than {_MAX_LEAVES}: "
+            "only small models can be unfolded."
+        )
+    layers = []
+    with jax.enable_x64(True):
+        model = _double(model)
+        maps = jax.eval_shape(lambda x: model.before(0, x), jnp.zeros((shape[2], *shape[:2], 1)))
+        _check_size((np.prod(shape) + 1, np.prod(shape) + 1, np.prod(maps.shape) + 1))
+        # Reads images flattened as they are given: (height, width, channels).
+        entry = _affine(
+            lambda x: model.before(0, x.reshape(*shape, -1).transpose(2, 0, 1, 3)), shape
+        )
+        for i, stage in enumerate(model.stages):
+            if i:
+                here = maps.shape
+                maps = jax.eval_shape(lambda x, i=i: model.before(i, x), maps)
+                step = _affine(lambda x, i=i: model.before(i, x), here[:3])
+                layers[-1] = np.tensordot(step, layers[-1], 1)
+            for block in stage:
+                layers.append(layer_core(block, *maps.shape[1:3]))
+        head = _matrix(lambda x: model.head(x.mean((1, 2), keepdims=True)), maps.shape[:3])
+    layers[0] = np.einsum("oij,ik,jl->okl", layers[0], entry, entry, optimize=True)
+    layers[-1] = np.tensordot(head, layers[-1], 1)
+    arrays = [
+        core.transpose(1, 2, 0)
+        for height, core in enumerate(layers, 1)
+        for _ in range(2 ** (n_layers - height))
+    ]
+    return TTN(arrays, Tree.balanced(2**n_layers), output_inds=("out",))
+
+
+def polynomial_degree(function, max_degree, tol=1e-10):
+    """Degree of a polynomial of one number, or None if it is none of at most this degree.
+
+    function: from t (n,) in [-1, 1], float64, to values (n, ...); tol: what counts as zero among
+    coefficients of Chebyshev polynomials, relative to the largest. The degree is the largest over
+    all values.
+
+    >>> polynomial_degree(lambda t: 1 + t**3, 5), polynomial_degree(lambda t: abs(t), 5)
+    (3, None)
+    """
+    check_int("max_degree", max_degree, 0)
+    n = max_degree + 4
+    nodes = np.cos(np.pi * (np.arange(n) + 0.5) / n)
+    values = np.asarray(function(nodes), float).reshape(n, -1)
+    coefficients = np.abs(np.polynomial.chebyshev.chebfit(nodes, values, n - 1))
+    (found,) = np.nonzero((coefficients > tol * coefficients.max(axis=0)).any(axis=1))
+    degree = max(found.tolist(), default=0)
+    return degree if degree <= max_degree else None
+
+
+def degree_along(model, image, max_degree):
+    """See `DTTN.polynomial_degree`."""
+    if max_degree is None:
+        max_degree = 2 ** sum(map(len, model.stages))
+    with jax.enable_x64(True):
+        model, image = _double(model), np.asarray(image, float)
+        return polynomial_degree(
+            lambda t: model(t.reshape(-1, *(1,) * image.ndim) * image), max_degree
+        )
+
+
+def _check_size(shape):
+    if np.prod(shape, dtype=float) > _MAX_CORE:
+        raise ValueError(
+            f"A core of the shape {tuple(map(int, shape))} is too large to write down: only "
+            "models with few channels on small images can be unfolded."
+        )
+
+
+def _double(model):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), model)
+
+
+def _matrix(function, shape):
+    """(n_out, n_in + 1) of an affine function of maps of this shape: its matrix and constant."""
+    n = int(np.prod(shape))
+    points = np.eye(n, n + 1).reshape(*shape, n + 1)
+    values = np.array(function(jnp.asarray(points))).reshape(-1, n + 1)
+    values[:, :-1] -= values[:, -1:]
+    return values
+
+
+def _affine(function, shape):
+    """`_matrix` with a last row that hands the one on."""
+    matrix = _matrix(function, shape)
+    return np.vstack([matrix, np.eye(1, matrix.shape[1], matrix.shape[1] - 1)])
