@@ -27,3 +27,18 @@ def quick():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def compilations():
+    """List that grows with every trace and every compilation of JAX."""
+    seen = []
+
+    def listener(event, duration, **_):
+        del duration
+        if event.startswith("/jax/core/compile/"):
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listener)

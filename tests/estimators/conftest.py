@@ -1,6 +1,5 @@
 """Small data of one size, so that the estimators' tests share compiled code."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -16,18 +15,3 @@ def data():
     X *= [1.0, 1e3, 1e-3, 1.0]
     order = rng.permutation(60)
     return X[order], y[order]
-
-
-@pytest.fixture
-def compilations():
-    """List that grows with every trace and every compilation of JAX."""
-    seen = []
-
-    def listener(event, duration, **_):
-        del duration
-        if event.startswith("/jax/core/compile/"):
-            seen.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listener)

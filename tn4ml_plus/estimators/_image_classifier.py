@@ -86,7 +86,7 @@ class DTTNClassifier(ProbabilisticClassifier, NestedParameters):
     >>> from sklearn.datasets import load_digits
     >>> from tn4ml_plus.image import Variant
     >>> X, y = load_digits(return_X_y=True)
-    >>> clf = DTTNClassifier(Variant((16,), (2,)), max_epochs=10, random_state=0)
+    >>> clf = DTTNClassifier(Variant((16,), (2,)), random_state=0)
     >>> bool(clf.fit(X[:1000], y[:1000]).score(X[1000:], y[1000:]) > 0.85)
     True
     """

@@ -3,6 +3,7 @@
 Source: arXiv 2502.09928, section 3.3 and its appendix on polynomials.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +27,7 @@ def layer_core(block, height, width):
     """
     if not isinstance(block, Interaction):
         raise ValueError(
-            f"A {type(block).__name__} is no product of two maps, so that it has no core of order 3."
+            f"A {type(block).__name__} is no product of two maps: it has no core of order 3."
         )
     c = len(block.project.weight)
     n = c * height * width
@@ -117,7 +118,7 @@ def degree_along(model, image, max_degree):
     with jax.enable_x64(True):
         model, image = _double(model), np.asarray(image, float)
         return polynomial_degree(
-            lambda t: model(t.reshape(-1, *(1,) * image.ndim) * image), max_degree
+            jax.jit(lambda t: model(t.reshape(-1, *(1,) * image.ndim) * image)), max_degree
         )
 
 
@@ -137,7 +138,7 @@ def _matrix(function, shape):
     """(n_out, n_in + 1) of an affine function of maps of this shape: its matrix and constant."""
     n = int(np.prod(shape))
     points = np.eye(n, n + 1).reshape(*shape, n + 1)
-    values = np.array(function(jnp.asarray(points))).reshape(-1, n + 1)
+    values = np.array(eqx.filter_jit(function)(jnp.asarray(points))).reshape(-1, n + 1)
     values[:, :-1] -= values[:, -1:]
     return values
 

@@ -105,12 +105,12 @@ class ImageGradient:
     128
     """
 
-    learning_rate: float = 4e-3
+    learning_rate: float = 8e-3
     max_epochs: int | None = None
     batch_size: int = 128
     optimizer: Any = None
     schedule: Schedule = dataclasses.field(default=WarmupCosine())
-    min_steps: int = 1000
+    min_steps: int = 300
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     augmentations: tuple = ()
