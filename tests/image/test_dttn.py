@@ -252,6 +252,8 @@ def test_variants_are_checked(arguments, message):
 def test_models_are_checked():
     with pytest.raises(ValueError, match="image_shape must be"):
         DTTN(SMALL, (4,), 3, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="of 3 channels need a first stage of as many, got 2"):
+        DTTN(SMALL, (4, 3, 3), 3, key=jax.random.key(0))
     model = DTTN(SMALL, (4, 3, 2), 3, key=jax.random.key(0))
     with pytest.raises(ValueError, match=r"\(batch, height, width, 2\)"):
         model(jnp.ones((5, 4, 3)))

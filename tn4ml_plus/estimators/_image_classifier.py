@@ -281,9 +281,9 @@ class DTTNClassifier(ProbabilisticClassifier, NestedParameters):
 
     def _read(self, X, reset):
         """Images as (n_samples, *image_shape_), whole numbers of eight bits or floats."""
-        if not hasattr(X, "columns") and np.ndim(X) in (3, 4):
-            X = np.asarray(X)
-            shape = X.shape[1:]
+        array = None if hasattr(X, "columns") else np.asarray(X)
+        if array is not None and array.ndim in (3, 4):
+            shape = array.shape[1:]
             if self.image_shape is not None and _channelled(self.image_shape) != _channelled(shape):
                 raise ValueError(
                     f"X has images of shape {shape}, but image_shape is {self.image_shape}."
@@ -293,7 +293,7 @@ class DTTNClassifier(ProbabilisticClassifier, NestedParameters):
                     f"X has images of shape {_channelled(shape)}, but those of fit had "
                     f"{self.image_shape_}."
                 )
-            X = X.reshape(len(X), -1)
+            X = array.reshape(len(array), -1)
         else:
             shape = self.image_shape
         X = validate_data(self, X, reset=reset, dtype="numeric")

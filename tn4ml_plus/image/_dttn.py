@@ -22,8 +22,9 @@ class Variant:
     """The sizes of a `DTTN`.
 
     channels, layers: of each stage, with a 2 x 2 patch convolution between stages; stem: sizes of
-    the patches that are read first, one after another, None for one that leaves maps of at most
-    8 x 8 pixels; expansions: of the blocks, in turn; alpha: what the blocks' own start at.
+    the patches that are read first, one after another, none for images with as many channels as
+    the first stage, None for one size that leaves maps of at most 8 x 8 pixels; expansions: of the
+    blocks, in turn; alpha: what the blocks' own start at.
 
     >>> Variant(channels=(48,), layers=(4,)).stem_of(28, 28)
     (4,)
@@ -111,6 +112,11 @@ class DTTN(eqx.Module):
         blocks = tuple(block) if isinstance(block, list | tuple) else (block,)
         height, width, n_in = self.image_shape
         sizes = variant.stem_of(height, width)
+        if not sizes and n_in != variant.channels[0]:
+            raise ValueError(
+                f"Without a stem, images of {n_in} channels need a first stage of as many, got "
+                f"{variant.channels[0]}: set stem=(1,) in the Variant."
+            )
         n_maps = len(sizes) + len(variant.layers) + sum(variant.layers)
         keys = iter(jax.random.split(key, n_maps))
         stem = []
