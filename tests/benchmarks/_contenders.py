@@ -338,23 +338,34 @@ def torch_run(model, parameters, case):
     x, y = case.batch()
     x, y = torch.from_numpy(x), torch.from_numpy(y).long()
 
+    def step():
+        angle = torch.pi / 2 * x
+        phi = torch.stack([angle.cos(), angle.sin()], dim=-1)
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(phi), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return torch_steps(step)
+
+
+def torch_steps(step):
+    """``run(k)`` of a function that does one step, on one thread or on all."""
+    import torch
+
     def run(k):
         for _ in range(k):
-            angle = torch.pi / 2 * x
-            phi = torch.stack([angle.cos(), angle.sin()], dim=-1)
-            optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(model(phi), y)
-            loss.backward()
-            optimizer.step()
-        return loss.item()
+            loss = step()
+        return loss
 
     def step_seconds(threads):
         torch.set_num_threads(threads)
-        first = timeit.timeit(lambda: run(1), number=1)
-        return first if first > 1 else min(timeit.repeat(lambda: run(1), number=1, repeat=4))
+        first = timeit.timeit(step, number=1)
+        return first if first > 1 else min(timeit.repeat(step, number=1, repeat=4))
 
     # Small tensors can be faster on one thread than on all; the peer gets the better of the two.
-    run(1)
+    step()
     torch.set_num_threads(min((1, torch.get_num_threads()), key=step_seconds))
     return run
 

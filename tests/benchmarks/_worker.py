@@ -4,10 +4,12 @@
     {"run": 5}                                      ->  {"seconds": seconds, "loss": ...}
     {"versions": ["jax"]}                           ->  {"jax": "0.10.2"}
 
-Started as ``_worker.py CONTENDER OPTIONS THREADS`` with OPTIONS a JSON object of its arguments.
+Started as ``_worker.py CONTENDER OPTIONS THREADS`` with OPTIONS a JSON object of its arguments; a
+contender is a function of _contenders.py, or MODULE:FUNCTION of another file beside it.
 An exception is answered as ``{"error": message}`` and ends nothing.
 """
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -23,7 +25,8 @@ def main():
         # XLA sizes its thread pool by the cores that the process may use, not by variables.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
-    import _contenders
+    module, _, function = contender.rpartition(":")
+    contenders = importlib.import_module(module or "_contenders")
 
     run = None
     for line in sys.stdin:
@@ -32,9 +35,8 @@ def main():
             if "setup" in request:
                 run = None  # frees the previous case first
                 start = time.perf_counter()
-                run = getattr(_contenders, contender)(
-                    _contenders.Case(**request["setup"]), **options
-                )
+                case = contenders.Case(**request["setup"])
+                run = getattr(contenders, function)(case, **options)
                 loss = run(1)
                 reply = {"first": time.perf_counter() - start, "loss": loss}
             elif "run" in request:

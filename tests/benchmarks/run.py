@@ -3,7 +3,7 @@
     python tests/benchmarks/run.py --peers-python PATH --keel FOLDER --out docs/tables
 
 Run it from an environment with this package and its ``bench`` extra, on a machine that does nothing
-else: about three hours on two cores. Names after the options choose benchmarks; ``--quick`` keeps
+else: about five hours on two cores. Names after the options choose benchmarks; ``--quick`` keeps
 to the smallest settings.
 
 side_by_side.py compares with other libraries, whose pins exclude each other's; they get an
@@ -32,27 +32,43 @@ REPOSITORY = HERE.parents[1]
 
 
 def commands(arguments):
-    """Arguments of each benchmark, by the name of its table; the script's has no ``_trees``."""
+    """Script and arguments of each benchmark, by the name of its table."""
     out = arguments.out
     quick = ["--quick"] if arguments.quick else []
     given = {"--peers-python": arguments.peers_python, "--torchmps": arguments.torchmps}
     peers = [text for name, value in given.items() if value for text in (name, value)]
+    torch = peers[:2] if arguments.peers_python else []
     keel = ["--keel", arguments.keel] if arguments.keel else []
     adbench = ["--adbench", arguments.adbench] if arguments.adbench else []
     mnist = ["--mnist", arguments.mnist] if arguments.mnist else []
     fewer_seeds = ["--seeds", "1"] if arguments.quick else []
     made = {
-        "side_by_side": ["--out", out / "side_by_side.md", *quick, *peers],
-        "side_by_side_trees": ["--trees", "--out", out / "side_by_side_trees.md", *quick],
-        "fashion_mnist": ["--out", out / "fashion_mnist.md", *quick],
-        "fashion_mnist_trees": ["--trees", "--out", out / "fashion_mnist_trees.md", *quick],
-        "quality": ["--out", out, *keel, *fewer_seeds],
-        "anomaly": ["--out", out, "--tables", "anomaly", *adbench, *fewer_seeds],
-        "sweeps": ["--out", out, *keel, *fewer_seeds],
-        "sweeps_images": ["--out", out, *mnist, *fewer_seeds],
+        "side_by_side": ["side_by_side", "--out", out / "side_by_side.md", *quick, *peers],
+        "side_by_side_trees": [
+            "side_by_side",
+            "--trees",
+            "--out",
+            out / "side_by_side_trees.md",
+            *quick,
+        ],
+        "fashion_mnist": ["fashion_mnist", "--out", out / "fashion_mnist.md", *quick],
+        "fashion_mnist_trees": [
+            "fashion_mnist",
+            "--trees",
+            "--out",
+            out / "fashion_mnist_trees.md",
+            *quick,
+        ],
+        "quality": ["quality", "--out", out, *keel, *fewer_seeds],
+        "anomaly": ["anomaly", "--out", out, "--tables", "anomaly", *adbench, *fewer_seeds],
+        "sweeps": ["sweeps", "--out", out, *keel, *fewer_seeds],
+        "sweeps_images": ["sweeps_images", "--out", out, *mnist, *fewer_seeds],
+        "images_fashion_mnist": ["images", "fashion_mnist", "--out", out, *quick],
+        "images_ablation": ["images", "ablation", "--out", out, *quick],
+        "images_step": ["images_step", "--out", out / "images_step.md", *quick, *torch],
     }
     if arguments.peers_python:
-        made["sweeps_side_by_side"] = ["--out", out, "--peers-python", arguments.peers_python]
+        made["sweeps_side_by_side"] = ["sweeps_side_by_side", "--out", out, *torch]
     return made
 
 
@@ -77,11 +93,9 @@ def main():
         parser.error(f"unknown benchmark {sorted(unknown)}; choose from {sorted(available)}")
     failed = []
     for name in arguments.names or available:
-        script = HERE / f"{name.removesuffix('_trees')}.py"
-        if not script.exists():
-            continue
+        script, *options = available[name]
         logger.info("--- %s", name)
-        command = [sys.executable, script, *available[name]]
+        command = [sys.executable, HERE / f"{script}.py", *options]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         if subprocess.run(command, env=environment).returncode:
             failed.append(name)

@@ -116,7 +116,7 @@ def test_images_that_are_no_squares(digits):
 
 
 def test_constant_images_and_channels_are_no_error(digits):
-    images, y = digits
+    _, y = digits
     model = DTTNClassifier(**SMALL).fit(np.zeros((300, 8, 8, 2)), y)
     assert np.isfinite(model.predict_proba(np.zeros((3, 8, 8, 2)))).all()
 
@@ -196,7 +196,7 @@ def test_warm_start_goes_on(digits):
     model.fit(images, y)
     assert model.n_iter_ == len(model.history_["loss"]) == 4
     assert model.history_["loss"][-1] < first
-    with pytest.raises(ValueError, match="variant was .* set it back"):
+    with pytest.raises(ValueError, match=r"variant was .* set it back"):
         model.set_params(variant="tiny").fit(images, y)
     model.set_params(variant=TINY)
     with pytest.raises(ValueError, match="folded classifier cannot be trained on"):

@@ -181,6 +181,8 @@ def test_what_cannot_be_unfolded_says_so(trained):
         trained(Variant((2,), (13,), stem=())).to_tree()
     with pytest.raises(ValueError, match="no product of two maps"):
         trained(SMALL, block=TokenMixing).to_tree()
+    with pytest.raises(ValueError, match=r"Degrees up to 2048 .* at most 1024"):
+        trained(Variant((2,), (11,), stem=())).polynomial_degree(images()[0])
     with pytest.raises(ValueError, match="max_degree"):
         polynomial_degree(lambda t: t, -1)
 

@@ -10,10 +10,10 @@ except ImportError as error:
         "Image models are equinox modules: pip install 'tn4ml_plus[image]'."
     ) from error
 
-from ._blocks import AIM, NoProduct, SIMConv, SIMLinear, TokenMixing
+from ._blocks import AIM, Interaction, NoProduct, SIMConv, SIMLinear, TokenMixing
 from ._dttn import DTTN, VARIANTS, Variant
 from ._folding import fold_batchnorm
-from ._merges import BatchNormProduct, BatchNormSum, LayerNormProduct, Product, Sum
+from ._merges import BatchNormProduct, BatchNormSum, LayerNormProduct, Merge, Product, Sum
 from ._unfolding import layer_core, polynomial_degree
 
 #: Blocks and merges by the names that estimators take.
@@ -34,7 +34,9 @@ __all__ = [
     "VARIANTS",
     "BatchNormProduct",
     "BatchNormSum",
+    "Interaction",
     "LayerNormProduct",
+    "Merge",
     "NoProduct",
     "Product",
     "SIMConv",

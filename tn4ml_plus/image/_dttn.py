@@ -210,8 +210,8 @@ class DTTN(eqx.Module):
     def polynomial_degree(self, image, max_degree=None):
         """Degree of the outputs at t * image in t, None if above max_degree or no polynomial.
 
-        image: without the axis of the batch; max_degree: 2^L where None, L being the number of
-        blocks, which is the degree of a `DTTN` with `BatchNormProduct`.
+        image: without the axis of the batch; max_degree: at most 1024, 2^L where None, L being the
+        number of blocks, which is the degree of a `DTTN` with `BatchNormProduct`.
         """
         return degree_along(self, image, max_degree)
 

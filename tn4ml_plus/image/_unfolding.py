@@ -14,8 +14,8 @@ from ._blocks import Interaction
 from ._folding import fold_block
 from ._merges import Product, Sum
 
-# Numbers that the largest core may have, and leaves the tree.
-_MAX_CORE, _MAX_LEAVES = 2**26, 2**12
+# Numbers that the largest core may have, leaves of the tree, degree that is looked for.
+_MAX_CORE, _MAX_LEAVES, _MAX_DEGREE = 2**26, 2**12, 2**10
 
 
 def layer_core(block, height, width):
@@ -102,6 +102,11 @@ def polynomial_degree(function, max_degree, tol=1e-10):
     (3, None)
     """
     check_int("max_degree", max_degree, 0)
+    if max_degree > _MAX_DEGREE:
+        raise ValueError(
+            f"Degrees up to {max_degree} cannot be told apart: give a max_degree of at most "
+            f"{_MAX_DEGREE}."
+        )
     n = max_degree + 4
     nodes = np.cos(np.pi * (np.arange(n) + 0.5) / n)
     values = np.asarray(function(nodes), float).reshape(n, -1)
