@@ -83,8 +83,7 @@ def report(results, versions, arguments):
         f"blocks of {case.channels} channels, batches of {case.B}"
         for name, case in CASES.items()
     )
-    return f"""# The training step of DTTN on a CPU
-
+    return f"""\
 Forward pass, cross-entropy, backward pass, clipping and AdamW on one batch; medians over
 {arguments.rounds} interleaved rounds. Ours is the compiled loop of `ImageGradient`; the first rows
 below it are the same with one form of the depthwise maps everywhere.
