@@ -1,9 +1,17 @@
 """What all tests share."""
 
+import os
 from pathlib import Path
 
 import jax
 import pytest
+
+# Tests compile far more than they compute, and this halves the time of it. Another version of XLA
+# might not know the flags, which would end the process.
+if jax.__version__.startswith("0.10.") and "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = (
+        "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    )
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,0 +1,91 @@
+"""Nonlinear tensor-network generators: a few cores that generate a large weight.
+
+Everything here is an equinox module, so this room needs the extra ``generators``.
+"""
+
+try:
+    import equinox  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "Generators are equinox modules: pip install 'tn4ml_plus[generators]'."
+    ) from error
+
+from ._activations import ELU, GELU, Activation, Identity, PReLU, Rational, SiLU, Sine
+from ._base import Generator
+from ._compress import Compressed, cached, compress, n_bytes, n_parameters
+from ._generators import (
+    ATTNGenerator,
+    BrickWallGenerator,
+    GroupedGenerator,
+    MERAGenerator,
+    TreeGenerator,
+    TTNGenerator,
+    default_schedule,
+)
+from ._growing import grow
+from ._layers import Conv2d, GeneratedLayer, Linear, MultiheadAttention
+from ._quantising import Quantised, quantise
+from ._storing import load, save
+from ._tensorisations import ChannelsApart, Modes, Paired, RowMajor, Tensorisation
+from ._training import (
+    Fit,
+    SoftTargets,
+    Trained,
+    default_optimizer,
+    distill,
+    evaluate,
+    fit,
+    isometry,
+    predict,
+    squared_distance,
+    train,
+)
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "ATTNGenerator",
+    "Activation",
+    "BrickWallGenerator",
+    "ChannelsApart",
+    "Compressed",
+    "Conv2d",
+    "Fit",
+    "GeneratedLayer",
+    "Generator",
+    "GroupedGenerator",
+    "Identity",
+    "Linear",
+    "MERAGenerator",
+    "Modes",
+    "MultiheadAttention",
+    "PReLU",
+    "Paired",
+    "Quantised",
+    "Rational",
+    "RowMajor",
+    "SiLU",
+    "Sine",
+    "SoftTargets",
+    "TTNGenerator",
+    "Tensorisation",
+    "Trained",
+    "TreeGenerator",
+    "cached",
+    "compress",
+    "default_optimizer",
+    "default_schedule",
+    "distill",
+    "evaluate",
+    "fit",
+    "grow",
+    "isometry",
+    "load",
+    "n_bytes",
+    "n_parameters",
+    "predict",
+    "quantise",
+    "save",
+    "squared_distance",
+    "train",
+]

@@ -1,0 +1,122 @@
+"""Models whose weights are generated, in place of the weights themselves."""
+
+import equinox as eqx
+import jax
+
+from ._base import in_place_of, is_generator, parameters
+from ._generators import ATTNGenerator
+from ._layers import LAYERS, GeneratedLayer
+
+
+class Compressed(eqx.Module):
+    """A model with generators in place of some weights: a pytree that trains as the model did.
+
+    Called, it calls the model with the generated weights; `dense` gives the model itself, for
+    models that are no functions, such as dictionaries of arrays. Under `jax.vmap` over samples the
+    weights are generated once.
+    """
+
+    model: object
+
+    def dense(self):
+        """The model with generated weights; generated layers stay as they are."""
+        return _without_generators(self.model, lambda layer: layer)
+
+    def cached(self):
+        """The model as it was built, weights in place of all generators: for inference."""
+        return cached(self.model)
+
+    def __call__(self, *args, **options):
+        model = self.dense()
+        if not callable(model):
+            raise TypeError(
+                f"This model is a {type(model).__name__}, which cannot be called: take its "
+                "dense() where the model went before."
+            )
+        return model(*args, **options)
+
+    @property
+    def n_parameters(self):
+        """How many numbers the model has, those of generators in place of weights."""
+        return n_parameters(self.model)
+
+    @property
+    def n_bytes(self):
+        """How many bytes these numbers take."""
+        return n_bytes(self.model)
+
+
+def compress(model, where, *, generator=ATTNGenerator, key):
+    """A model with chosen weights replaced by generators, as a `Compressed` one.
+
+    Parameters
+    ----------
+    model : any pytree of JAX arrays: an equinox module, parameters of flax, a dictionary.
+    where : function that gives of the model what to replace, one or a sequence: weights, or
+        equinox layers (Linear, Conv2d, MultiheadAttention), whose generated form multiplies
+        without forming the weight where it can.
+    generator : class of generators, or a partial of one with its options.
+    key : of the start.
+
+    The new weights are random, of the old ones' root mean square; `fit` brings them near to the old
+    ones. ValueError where what is chosen is no array of floating-point numbers or known layer.
+
+    >>> import equinox as eqx, jax
+    >>> mlp = eqx.nn.MLP(64, 10, 512, 2, key=jax.random.key(0))
+    >>> small = compress(mlp, lambda m: m.layers[1], key=jax.random.key(1))
+    >>> small(jax.numpy.ones(64)).shape, n_parameters(mlp), small.n_parameters
+    ((10,), 301066, 39190)
+    """
+    chosen = where(model)
+    several = isinstance(chosen, list | tuple)
+    chosen = list(chosen) if several else [chosen]
+    if not chosen:
+        raise ValueError("where chooses nothing of the model to replace.")
+    keys = jax.random.split(key, len(chosen))
+    new = [_replaced(each, generator, key) for each, key in zip(chosen, keys, strict=True)]
+    return Compressed(
+        eqx.tree_at(where, model, tuple(new) if several else new[0], is_leaf=lambda x: x is None)
+    )
+
+
+def _replaced(chosen, generator, key):
+    if type(chosen) in LAYERS:
+        return LAYERS[type(chosen)].of(chosen, generator, key)
+    if not eqx.is_inexact_array_like(chosen) or getattr(chosen, "ndim", 0) == 0:
+        known = ", ".join(layer.__name__ for layer in LAYERS)
+        raise ValueError(
+            "where must choose arrays of floating-point numbers or equinox layers "
+            f"({known}), got {type(chosen).__name__}."
+        )
+    return in_place_of(chosen, generator, key)
+
+
+def _without_generators(model, of_layer):
+    def dense(leaf):
+        if isinstance(leaf, GeneratedLayer):
+            return of_layer(leaf)
+        return leaf() if is_generator(leaf) else leaf
+
+    return jax.tree.map(
+        dense, model, is_leaf=lambda x: is_generator(x) or isinstance(x, GeneratedLayer)
+    )
+
+
+def cached(model):
+    """Any pytree with weights in place of its generators, and equinox layers of generated ones."""
+    return _without_generators(model, lambda layer: layer.cached())
+
+
+def n_parameters(model):
+    """How many floating-point numbers any pytree has."""
+    return sum(p.size for p in parameters(model))
+
+
+def n_bytes(model):
+    """How many bytes the floating-point numbers of any pytree take, integer cores as stored."""
+    leaves = jax.tree.leaves(model, is_leaf=is_generator)
+    return sum(
+        leaf.n_bytes if is_generator(leaf) else leaf.size * leaf.dtype.itemsize
+        for leaf in leaves
+        if is_generator(leaf) or eqx.is_inexact_array(leaf)
+    )

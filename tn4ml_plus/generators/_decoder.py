@@ -1,0 +1,167 @@
+"""The arithmetic of decoders: a small state, layer after layer of more modes.
+
+States are flat vectors of bond_dim**n numbers. A layer is two matrices, Kronecker products of half
+its cores each. The last layer is linear, so it is three matrices, into which its disentanglers are
+absorbed: only one product touches the large tensor, and none where the tensor meets an input.
+
+Source: arXiv 2606.00130, section 3, for what is computed.
+"""
+
+import math
+from functools import reduce
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ._tensorisations import parted
+
+
+class Layer(eqx.Module):
+    """Cores that take n modes to more: the first of them split in two, the others pass on.
+
+    split: (n_split, bond_in, bond_out**2); keep: (n - n_split, bond_in, bond_out); gates:
+    disentanglers (n_gates, bond_out**2, bond_out**2) of the pairs (1, 2), (3, 4), ..., or None.
+    """
+
+    split: jax.Array
+    keep: jax.Array
+    gates: jax.Array | None
+
+    @property
+    def cores(self):
+        """Matrices (bond_in, what follows) of all cores in the order of modes."""
+        return [*self.split, *self.keep]
+
+
+def kron(matrices, dtype):
+    """Kronecker product of matrices; of none, the number one."""
+    return reduce(jnp.kron, matrices, jnp.ones((1, 1), dtype))
+
+
+def mixed(state, gate, before):
+    """A flat state with a gate on its modes that follow the first `before` numbers."""
+    state = state.reshape(before, len(gate), -1)
+    if state.shape[-1] == 1:
+        return (state[..., 0] @ gate).reshape(-1)
+    return jnp.einsum("lir,io->lor", state, gate).reshape(-1)
+
+
+def absorbed(matrix, gates, first, bond):
+    """A matrix (rows, bond**n) with gates on its columns' modes (first, first + 1), and so on."""
+    state = matrix.reshape(-1)
+    for t, gate in enumerate(gates):
+        state = mixed(state, gate, len(matrix) * bond ** (first + 2 * t))
+    return state.reshape(matrix.shape)
+
+
+def hidden(state, layer, bond):
+    """The state after a hidden layer, before its activation."""
+    cores, half = layer.cores, (len(layer.split) + len(layer.keep)) // 2
+    left, right = kron(cores[:half], state.dtype), kron(cores[half:], state.dtype)
+    state = left.T @ state.reshape(len(left), len(right)) @ right
+    if layer.gates is not None:
+        state = absorbed(state.reshape(1, -1), layer.gates, 1, bond)
+    return state.reshape(-1)
+
+
+class Factors(NamedTuple):
+    """The last layer and its state as three factors of the generated tensor.
+
+    tensor[a b c] = sum over l, r of left[l, a] centre[l, b, r] right[r, c], where a, b, c are its
+    first, middle and last modes, as many as n_modes tells. left, right: all cores beyond the
+    split with their gates, next to an identity that carries the mode which a gate shares; centre:
+    the state times the cores and gates between.
+    """
+
+    left: jax.Array
+    centre: jax.Array
+    right: jax.Array
+
+    def n_modes(self, radix):
+        """Numbers of first, middle and last modes."""
+        sizes = self.left.shape[1], self.centre.shape[1], self.right.shape[1]
+        return tuple(round(math.log(size, radix)) for size in sizes)
+
+    def tensor(self):
+        """The generated tensor, flat."""
+        centre = self.centre.reshape(-1, len(self.right)) @ self.right
+        return (self.left.T @ centre.reshape(len(self.left), -1)).reshape(-1)
+
+    def rms(self):
+        """Root mean square of the tensor's entries, without the tensor."""
+        left, right = self.left @ self.left.T, self.right @ self.right.T
+        squares = jnp.einsum("lk,lbr,kbs,rs->", left, self.centre, self.centre, right)
+        size = self.left.shape[1] * self.centre.shape[1] * self.right.shape[1]
+        return jnp.sqrt(squares / size)
+
+    def entries(self, digits, radix):
+        """Entries of the tensor at digits (..., n_modes), without the tensor."""
+        place = [_number(part, radix) for part in _parts(digits, self.n_modes(radix))]
+        left, right = self.left.T[place[0]], self.right.T[place[2]]
+        centre = jnp.moveaxis(self.centre, 1, 0)[place[1]]
+        return jnp.einsum("...l,...lr,...r->...", left, centre, right)
+
+    def product(self, x, modes):
+        """x (batch, rows) times the matrix (rows, columns) of these modes, without the matrix."""
+        radix, batch = modes.radix, len(x)
+        x = jnp.pad(x, [(0, 0), (0, modes.padded(0) - modes.sizes[0])])
+        first, middle, last = _parts(modes.sides, self.n_modes(radix))
+        left = parted(self.left, first, 2, radix)
+        if 0 in last:
+            centre = self.centre.reshape(-1, len(self.right)) @ self.right
+            centre = parted(centre.reshape(len(left), -1), middle + last, 2, radix)
+        else:
+            # All rows are summed over before the right factor is met, which is then small work.
+            numbers = self.centre.reshape(len(left), -1, len(self.right))
+            centre = jnp.moveaxis(numbers, 2, 1).reshape(-1, numbers.shape[1])
+            centre = parted(centre, middle, 2, radix)
+            centre = centre.reshape(len(left), len(self.right), *centre.shape[1:])
+            centre = jnp.moveaxis(centre, 1, 3)
+            centre = centre.reshape(len(left), centre.shape[1], -1)
+        y = jnp.einsum("bir,lij->bjlr", x.reshape(batch, left.shape[1], -1), left)
+        y = y.reshape(batch * left.shape[2], -1) @ centre.reshape(-1, centre.shape[2])
+        if 0 not in last:
+            y = y.reshape(-1, len(self.right)) @ self.right
+        return y.reshape(batch, -1)[:, : modes.sizes[1]]
+
+
+def _parts(sequence, lengths):
+    """A sequence, or the last axis of an array, in three."""
+    first, middle, _ = lengths
+    if isinstance(sequence, tuple):
+        return sequence[:first], sequence[first : first + middle], sequence[first + middle :]
+    return jnp.split(sequence, [first, first + middle], -1)
+
+
+def _number(digits, radix):
+    """Numbers of digits (..., n), the most significant one first."""
+    return digits @ (radix ** jnp.arange(digits.shape[-1])[::-1]).astype(digits.dtype)
+
+
+def _nodes(bond, rows, n):
+    """How many of n nodes a factor of about so many rows takes; the centre keeps one or more."""
+    most = max(m for m in range(1, 6) if m == 1 or bond**m <= rows)
+    return min(most, (n - 1) // 2)
+
+
+def last(state, layer, bond, radix, left_rows=8, right_rows=16):
+    """`Factors` of the last layer, about so many rows of bonds left and columns of them right.
+
+    Every gate goes to exactly one factor. The sizes are what measured fastest at 2**24 entries.
+    """
+    cores, dtype = layer.cores, state.dtype
+    n = len(cores)
+    k, j = _nodes(max(bond, 2), left_rows, n), n - _nodes(max(bond, 2), right_rows, n)
+    parts = cores[:k], cores[k:j], cores[j:]
+    if layer.gates is None:
+        left, centre, right = (kron(part, dtype) for part in parts)
+    else:
+        gates, one = layer.gates, jnp.eye(radix, dtype=dtype)
+        left = absorbed(kron([*parts[0], one], dtype), gates[:k], 1, radix)
+        centre = absorbed(kron(parts[1], dtype), gates[k : j - 1], 1, radix)
+        right = absorbed(kron([one, *parts[2]], dtype), gates[j - 1 :], 0, radix)
+    state = state.reshape(bond**k, bond ** (j - k), bond ** (n - j))
+    tensor = jnp.einsum("amb,mn->anb", state, centre)
+    return Factors(left, tensor.reshape(len(left), -1, len(right)), right)

@@ -1,0 +1,434 @@
+"""Generators: tree, augmented tree, MERA and brick wall, alone or in groups."""
+
+import abc
+import math
+from itertools import pairwise
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check_int, check_number
+from ._activations import ELU, Activation, Identity
+from ._base import Generator
+from ._decoder import Factors, Layer, hidden, last
+from ._tensorisations import Modes, Paired, Tensorisation, check_weight_shape, n_digits
+
+
+def default_schedule(order, latent_order=5):
+    """Numbers of modes of the states: doubled until half the order, then the order itself.
+
+    >>> default_schedule(24), default_schedule(8)
+    ((5, 10, 12, 24), (4, 8))
+    """
+    found = [min(latent_order, order // 2)]
+    while found[-1] < order // 2:
+        found.append(min(2 * found[-1], order // 2))
+    return (*found, order)
+
+
+class TreeGenerator(Generator):
+    """What tree-like decoders share: a latent tensor, layers that split its modes, activations.
+
+    Parameters
+    ----------
+    shape : of the weight, any number of indices.
+    key : of the start.
+    bond_dim : size of the modes of hidden states, at least 1.
+    radix : size of the modes of the generated tensor, at least 2.
+    tensorisation : which mode is which digit of the weight's indices; see `Paired`.
+    schedule : numbers of modes of the states, from the latent tensor's to the order, which is
+        even; strictly increasing, no number more than twice the one before, and the last one
+        twice; None: `default_schedule`.
+    activation : class of what follows each hidden layer, called without arguments.
+    rms : root mean square of the weight at the start; None: sqrt(2 / shape[0]), He's for a weight
+        whose first index is summed over.
+    latent_std : standard deviation of the latent tensor at the start.
+    gate_noise : that of the disentanglers about the identity.
+    dtype : floating-point type of the parameters.
+
+    Cores start from He's variance 2 / bond_dim where an activation follows, the last ones from
+    Glorot's 2 / (bond_dim + radix**2). Then each layer is scaled so that its state has the root
+    mean square that its activation wants, and the weight `rms`; without this the weight's would
+    depend on the number of layers.
+
+    Source: arXiv 2606.00130, section 3; He et al. 2015; Glorot and Bengio 2010.
+    """
+
+    latent: jax.Array
+    layers: tuple[Layer, ...]
+    activations: tuple[Activation, ...]
+    modes: Modes = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+    bond_dim: int = eqx.field(static=True)
+    schedule: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        shape,
+        *,
+        key,
+        bond_dim=2,
+        radix=2,
+        tensorisation=Paired(),  # noqa: B008, a frozen dataclass
+        schedule=None,
+        activation=ELU,
+        rms=None,
+        latent_std=1.0,
+        gate_noise=1e-2,
+        dtype=jnp.float32,
+    ):
+        self.shape = check_weight_shape(shape)
+        check_int("bond_dim", bond_dim, 1)
+        check_int("radix", radix, 2)
+        check_number("latent_std", latent_std, above=0)
+        check_number("gate_noise", gate_noise, at_least=0)
+        check_number("rms", rms, above=0, optional=True)
+        if not isinstance(tensorisation, Tensorisation):
+            raise ValueError(f"tensorisation must be one, such as Paired(), got {tensorisation!r}.")
+        self.bond_dim = bond_dim
+        self.modes = tensorisation.modes(self.shape, radix)
+        self.schedule = _checked_schedule(schedule, len(self.modes.sides))
+        n_layers = len(self.schedule) - 1
+        self.activations = tuple(activation() for _ in range(n_layers - 1))
+        keys = jax.random.split(key, n_layers + 1)
+        self.latent = latent_std * jax.random.normal(
+            keys[0], (bond_dim ** self.schedule[0],), dtype
+        )
+        self.layers = tuple(
+            _layer(key, n, m, bond_dim, radix if last else bond_dim, last, gated, gate_noise, dtype)
+            for key, (n, m), last, gated in zip(
+                keys[1:],
+                pairwise(self.schedule),
+                _is_last(n_layers),
+                self._gated(n_layers),
+                strict=True,
+            )
+        )
+        self._calibrate(math.sqrt(2 / self.shape[0]) if rms is None else rms)
+
+    @staticmethod
+    @abc.abstractmethod
+    def _gated(n_layers):
+        """For each layer whether disentanglers follow."""
+
+    def _calibrate(self, rms):
+        """Scale the cores, as the initialiser is still at work."""
+        state, layers = self.latent, []
+        for layer, activation in zip(self.layers[:-1], self.activations, strict=True):
+            found = hidden(state, layer, self.bond_dim)
+            factor = activation.rms / jnp.sqrt(jnp.mean(found**2))
+            layers.append(_scaled(layer, factor))
+            state = activation(factor * found)
+        # Padding is cut off, but its numbers are distributed as all others are.
+        found = last(state, self.layers[-1], self.bond_dim, self.modes.radix).rms()
+        self.layers = (*layers, _scaled(self.layers[-1], rms / found))
+
+    def _state(self):
+        """The state that the last layer takes."""
+        state = self.latent
+        for layer, activation in zip(self.layers[:-1], self.activations, strict=True):
+            state = activation(hidden(state, layer, self.bond_dim))
+        return state
+
+    def _factors(self, **sizes):
+        return last(self._state(), self.layers[-1], self.bond_dim, self.modes.radix, **sizes)
+
+    def __call__(self):
+        return self.modes.weight(self._factors().tensor()).reshape(self.shape)
+
+    def product(self, x):
+        if len(self.modes.sizes) != 2:
+            return super().product(x)
+        rows_first = self.modes.sides == tuple(sorted(self.modes.sides))
+        return self._factors(left_rows=4 if rows_first else 8).product(x, self.modes)
+
+    def entries(self, index):
+        return self._factors().entries(self.modes.digits(index), self.modes.radix)
+
+    def scaled(self, factor):
+        layers = (*self.layers[:-1], _scaled(self.layers[-1], factor))
+        return eqx.tree_at(lambda g: g.layers, self, layers)
+
+    def to_quimb(self):
+        """The quimb network of the generated tensor, open indices ``k0``, ``k1``, ... its modes.
+
+        ValueError unless all activations are `Identity`: others are no tensors. Tags ``LATENT``,
+        ``CORE``, ``GATE`` and ``LAYER{l}`` tell the parts.
+        """
+        import quimb.tensor as qtn
+
+        for activation in self.activations:
+            if not isinstance(activation, Identity):
+                raise ValueError(
+                    f"{type(activation).__name__} between the layers makes this generator "
+                    "nonlinear, so it is no tensor network: build it with activation=Identity."
+                )
+        bond = self.bond_dim
+        inds = [f"s0,{i}" for i in range(self.schedule[0])]
+        latent = np.asarray(self.latent).reshape((bond,) * len(inds))
+        tensors = [qtn.Tensor(latent, inds, tags=["LATENT"])]
+        for number, layer in enumerate(self.layers):
+            radix = self.modes.radix if number == len(self.layers) - 1 else bond
+            made = []
+            for i, core in enumerate(layer.cores):
+                out = [f"y{number},{len(made) + o}" for o in range(1 + (i < len(layer.split)))]
+                data = np.asarray(core).reshape(bond, *(radix,) * len(out))
+                tensors.append(qtn.Tensor(data, [inds[i], *out], ["CORE", f"LAYER{number}"]))
+                made += out
+            for t, gate in enumerate(() if layer.gates is None else layer.gates):
+                pair = made[2 * t + 1 : 2 * t + 3]
+                out = [f"z{ind}" for ind in pair]
+                data = np.asarray(gate).reshape((radix,) * 4)
+                tensors.append(qtn.Tensor(data, [*pair, *out], ["GATE", f"LAYER{number}"]))
+                made[2 * t + 1 : 2 * t + 3] = out
+            inds = made
+        network = qtn.TensorNetwork(tensors)
+        return network.reindex_({ind: f"k{i}" for i, ind in enumerate(inds)})
+
+
+class TTNGenerator(TreeGenerator):
+    """A tree decoder: each mode of a layer's state splits in two or passes on.
+
+    >>> import jax
+    >>> generator = TTNGenerator((4096, 4096), key=jax.random.key(0))
+    >>> generator.n_parameters
+    216
+    >>> small = TTNGenerator((8, 8), key=jax.random.key(0))
+    >>> small().shape, (jax.numpy.ones((3, 8)) @ small).shape
+    ((8, 8), (3, 8))
+
+    See `TreeGenerator` for the parameters.
+    """
+
+    @staticmethod
+    def _gated(n_layers):
+        return (False,) * n_layers
+
+
+class ATTNGenerator(TreeGenerator):
+    """An augmented tree: disentanglers on the pairs (1, 2), (3, 4), ... of the last layer's modes.
+
+    >>> import jax
+    >>> ATTNGenerator((4096, 4096), key=jax.random.key(0)).n_parameters
+    392
+
+    See `TreeGenerator` for the parameters.
+    """
+
+    @staticmethod
+    def _gated(n_layers):
+        return _is_last(n_layers)
+
+
+class MERAGenerator(TreeGenerator):
+    """A MERA decoder: disentanglers on the pairs (1, 2), (3, 4), ... in every layer.
+
+    >>> import jax
+    >>> MERAGenerator((4096, 4096), key=jax.random.key(0)).n_parameters
+    536
+
+    See `TreeGenerator` for the parameters.
+    """
+
+    @staticmethod
+    def _gated(n_layers):
+        return (True,) * n_layers
+
+
+def _is_last(n_layers):
+    return (False,) * (n_layers - 1) + (True,)
+
+
+def _checked_schedule(schedule, order):
+    if schedule is None:
+        return default_schedule(order)
+    schedule = tuple(schedule)
+    for n in schedule:
+        check_int("each number in schedule", n, 1)
+    steps = list(pairwise(schedule))
+    if (
+        len(schedule) < 2
+        or schedule[-1] != order
+        or schedule[-1] != 2 * schedule[-2]
+        or not all(n < m <= 2 * n for n, m in steps)
+    ):
+        raise ValueError(
+            f"schedule must increase to {order}, the number of modes of this weight, at most "
+            f"twofold in each step and twofold in the last, such as {default_schedule(order)}, got "
+            f"{schedule}."
+        )
+    return schedule
+
+
+def _layer(key, n, m, bond, out, is_last, gated, noise, dtype):
+    """Cores of a layer from n to m modes of size `out`, at random."""
+    split, keep, gates = jax.random.split(key, 3)
+
+    def cores(key, number, size):
+        variance = 2 / (bond + size) if is_last else 2 / bond
+        return math.sqrt(variance) * jax.random.normal(key, (number, bond, size), dtype)
+
+    return Layer(
+        cores(split, m - n, out * out),
+        cores(keep, 2 * n - m, out),
+        _gates(gates, (m - 1) // 2, out * out, noise, dtype) if gated else None,
+    )
+
+
+def _gates(key, number, size, noise, dtype):
+    shape = (number, size, size)
+    return jnp.eye(size, dtype=dtype) + noise * jax.random.normal(key, shape, dtype)
+
+
+def _scaled(layer, factor):
+    """The layer times a factor, which all its cores share."""
+    each = jnp.asarray(factor ** (1 / len(layer.cores)), layer.split.dtype)
+    return Layer(each * layer.split, each * layer.keep, layer.gates)
+
+
+class BrickWall(eqx.Module):
+    """A tensor of n modes: a vector for every two of them, then gates on (1, 2), (3, 4), ...
+
+    Where n is odd the last mode starts as the unit vector (1, 0, ...). Fewer than two modes are
+    free numbers, as there is no pair.
+    """
+
+    vectors: jax.Array
+    gates: jax.Array
+    n_modes: int = eqx.field(static=True)
+    radix: int = eqx.field(static=True)
+
+    def __init__(self, n_modes, radix, noise, key, dtype):
+        vectors, gates = jax.random.split(key)
+        shape = (n_modes // 2, radix**2) if n_modes > 1 else (1, radix**n_modes)
+        self.vectors = jax.random.normal(vectors, shape, dtype)
+        self.gates = _gates(gates, max(0, (n_modes - 1) // 2), radix**2, noise, dtype)
+        self.n_modes, self.radix = n_modes, radix
+
+    def scaled(self, factor):
+        each = jnp.asarray(factor ** (1 / len(self.vectors)), self.vectors.dtype)
+        return eqx.tree_at(lambda b: b.vectors, self, each * self.vectors)
+
+    def factors(self):
+        if self.n_modes < 2:
+            one = jnp.ones((1, 1), self.vectors.dtype)
+            return Factors(one, self.vectors[:, :, None], one)
+        unit = jnp.eye(1, self.radix, dtype=self.vectors.dtype)
+        layer = Layer(self.vectors[:, None], unit[None][: self.n_modes % 2], self.gates)
+        return last(jnp.ones(1, self.vectors.dtype), layer, 1, self.radix)
+
+
+class BrickWallGenerator(Generator):
+    """Circuits of gates on a product state, one for each power of the radix that adds up to P.
+
+    The P entries of the weight are filled row by row, without padding; a circuit of radix**Q
+    entries has Q // 2 vectors and (Q - 1) // 2 gates. It is multilinear. The parameters are those
+    of `TreeGenerator` that are named here.
+
+    Source: ADTN, Qing et al., arXiv 2305.06058.
+
+    >>> import jax
+    >>> sizes = [(512, 4096), (4096, 4096)]
+    >>> sum(BrickWallGenerator(size, key=jax.random.key(0)).n_parameters for size in sizes)
+    424
+    """
+
+    circuits: tuple[BrickWall, ...]
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, shape, *, key, radix=2, rms=None, gate_noise=0.3, dtype=jnp.float32):
+        self.shape = check_weight_shape(shape)
+        check_int("radix", radix, 2)
+        check_number("rms", rms, above=0, optional=True)
+        check_number("gate_noise", gate_noise, at_least=0)
+        powers = []
+        size = math.prod(self.shape)
+        while size:
+            powers.append(n_digits(size + 1, radix) - 1)
+            size -= radix ** powers[-1]
+        rms = math.sqrt(2 / self.shape[0]) if rms is None else rms
+        circuits = []
+        for power, each in zip(powers, jax.random.split(key, len(powers)), strict=True):
+            circuit = BrickWall(power, radix, gate_noise, each, dtype)
+            circuits.append(circuit.scaled(rms / circuit.factors().rms()))
+        self.circuits = tuple(circuits)
+
+    def __call__(self):
+        parts = [circuit.factors().tensor() for circuit in self.circuits]
+        return jnp.concatenate(parts).reshape(self.shape)
+
+    def entries(self, index):
+        """Entries at flat positions of the weight."""
+        start, found = 0, 0
+        for circuit in self.circuits:
+            radix, n = circuit.radix, circuit.n_modes
+            place = index - start
+            inside = (place >= 0) & (place < radix**n)
+            places = radix ** np.arange(n)[::-1]
+            digits = jnp.where(inside, place, 0)[..., None] // places % radix
+            found = jnp.where(inside, circuit.factors().entries(digits, radix), found)
+            start += radix**n
+        return found
+
+    def scaled(self, factor):
+        circuits = tuple(circuit.scaled(factor) for circuit in self.circuits)
+        return eqx.tree_at(lambda g: g.circuits, self, circuits)
+
+
+class GroupedGenerator(Generator):
+    """Blocks of rows, each with a generator of its own, all evaluated at once.
+
+    Parameters
+    ----------
+    shape : of the weight; where its first size is no multiple of n_groups the last block is cut.
+    key : of the start.
+    n_groups : how many blocks, at most the number of rows.
+    generator : class of the blocks' generators, or a partial of it.
+    options : further arguments of the class, such as bond_dim.
+
+    >>> import jax
+    >>> grouped = GroupedGenerator((10, 4), n_groups=3, key=jax.random.key(0))
+    >>> grouped().shape, grouped.n_parameters == 3 * ATTNGenerator(
+    ...     (4, 4), key=jax.random.key(0)
+    ... ).n_parameters
+    ((10, 4), True)
+    """
+
+    groups: Generator
+    n_groups: int = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, shape, *, n_groups, key, generator=ATTNGenerator, rms=None, **options):
+        self.shape = check_weight_shape(shape)
+        check_int("n_groups", n_groups, 1)
+        if n_groups > self.shape[0]:
+            raise ValueError(
+                f"n_groups is {n_groups}, but there are only {self.shape[0]} rows to share out."
+            )
+        self.n_groups = n_groups
+        rms = math.sqrt(2 / self.shape[0]) if rms is None else rms
+        block = (-(-self.shape[0] // n_groups), *self.shape[1:])
+        self.groups = eqx.filter_vmap(lambda k: generator(block, key=k, rms=rms, **options))(
+            jax.random.split(key, n_groups)
+        )
+
+    def __call__(self):
+        blocks = eqx.filter_vmap(lambda g: g())(self.groups)
+        return blocks.reshape(-1, *self.shape[1:])[: self.shape[0]]
+
+    def product(self, x):
+        rows = self.groups.shape[0]
+        x = jnp.pad(x, [(0, 0), (0, self.n_groups * rows - x.shape[1])])
+        x = jnp.moveaxis(x.reshape(len(x), self.n_groups, rows), 1, 0)
+        return eqx.filter_vmap(lambda g, x: g.product(x))(self.groups, x).sum(0)
+
+    def entries(self, index):
+        size = math.prod(self.groups.shape)
+        found = eqx.filter_vmap(lambda g: g.entries(index % size))(self.groups)
+        return jnp.take_along_axis(found, (index // size)[None], 0)[0]
+
+    def scaled(self, factor):
+        groups = eqx.filter_vmap(lambda g: g.scaled(factor))(self.groups)
+        return eqx.tree_at(lambda g: g.groups, self, groups)

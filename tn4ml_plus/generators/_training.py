@@ -1,0 +1,374 @@
+"""Training of generators and of models that have some: to weights, to outputs, to data."""
+
+import functools
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from .._checks import check_int, check_number
+from .._errors import NotFiniteError
+from .._typing import Amplitude
+from ..losses import CrossEntropy, Loss
+from ._base import Generator, is_generator
+from ._decoder import Layer
+from ._generators import BrickWall
+
+
+@functools.cache
+def default_optimizer(n_steps, generator_rate=1e-2, learning_rate=1e-3):
+    """Adam, cosine decay, gradients clipped to norm 1; generators learn ten times as fast.
+
+    A generator has few numbers, each of which moves a large part of the weight. The same arguments
+    give the same object, so that nothing is compiled again.
+    """
+    rates = {"generators": generator_rate, "others": learning_rate}
+    parts = {
+        name: optax.adam(optax.cosine_decay_schedule(rate, n_steps)) for name, rate in rates.items()
+    }
+
+    def labels(tree):
+        def label(leaf):
+            name = "generators" if is_generator(leaf) else "others"
+            return jax.tree.map(lambda _: name, leaf)
+
+        return jax.tree.map(label, tree, is_leaf=is_generator)
+
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.partition(parts, labels))
+
+
+def isometry(tree):
+    """Sum over all cores of a pytree of |A A^T - 1|^2, a soft constraint to add to a loss.
+
+    Cores take bonds of size m to n >= m numbers; those with n < m count |A^T A - 1|^2 instead.
+    Disentanglers count too; activations, latent tensors and weights that are not generated do not.
+
+    >>> import jax
+    >>> from tn4ml_plus.generators import TTNGenerator
+    >>> float(isometry(TTNGenerator((16, 16), key=jax.random.key(0)))) > 0
+    True
+    """
+    parts = (Layer, BrickWall)
+    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, parts))
+    arrays = [a for leaf in leaves if isinstance(leaf, parts) for a in jax.tree.leaves(leaf)]
+    return sum((_off_isometry(a) for a in arrays if a.size and a.ndim > 1), jnp.zeros(()))
+
+
+def _off_isometry(array):
+    if array.shape[-2] > array.shape[-1]:
+        array = jnp.swapaxes(array, -1, -2)
+    gram = array @ jnp.swapaxes(array, -1, -2)
+    return jnp.sum((gram - jnp.eye(array.shape[-2], dtype=array.dtype)) ** 2)
+
+
+class Fit(NamedTuple):
+    """What `fit` returns: generator: Generator; losses: (n_steps,) of the steps.
+
+    error: |generated - weight| / |weight|, Frobenius norms, of all entries.
+    """
+
+    generator: Generator
+    losses: np.ndarray
+    error: float
+
+
+def fit(
+    generator,
+    weight,
+    *,
+    n_steps=1000,
+    loss=optax.squared_error,
+    n_entries=None,
+    isometry_weight=0.0,
+    optimizer=None,
+    key=None,
+):
+    """A generator brought near to a given weight, for example a trained one: a warm start.
+
+    Parameters
+    ----------
+    generator : the start; it is first given the weight's root mean square.
+    weight : of the generator's shape, finite, not all zero.
+    n_steps : of the optimizer.
+    loss : function of predictions and targets, number by number, both divided by the weight's root
+        mean square, such as `optax.huber_loss`.
+    n_entries : how many entries of the weight a step looks at, drawn with replacement; None: all.
+    isometry_weight : what `isometry` counts in the loss.
+    optimizer : optax transformation; None: `default_optimizer`.
+    key : of the entries drawn; required with n_entries.
+
+    Returns the generator, the losses and the relative error as a `Fit`. A weight without structure
+    cannot be generated: expect errors near 1 for trained dense layers. NotFiniteError where
+    training diverges.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tn4ml_plus.generators import TTNGenerator
+    >>> x = jnp.linspace(-1, 1, 32)
+    >>> smooth = jnp.exp(-20 * (x[:, None] - x) ** 2)
+    >>> fitted = fit(TTNGenerator((32, 32), key=jax.random.key(0), bond_dim=3), smooth)
+    >>> fitted.error < 0.5
+    True
+    """
+    check_int("n_steps", n_steps, 1)
+    check_int("n_entries", n_entries, 1, optional=True)
+    check_number("isometry_weight", isometry_weight, at_least=0)
+    weight = jnp.asarray(weight, generator.dtype)
+    if weight.shape != generator.shape:
+        raise ValueError(
+            f"weight has shape {weight.shape}, the generator makes {generator.shape}: build the "
+            "generator with the weight's shape."
+        )
+    rms = float(jnp.sqrt(jnp.mean(weight**2)))
+    if not 0 < rms < np.inf:
+        raise ValueError("weight must be finite and not all zero: there is nothing to fit.")
+    if n_entries is not None and key is None:
+        raise ValueError("n_entries draws entries at random: give key=jax.random.key(...).")
+    generator = generator.scaled(rms / jnp.sqrt(jnp.mean(generator() ** 2)))
+    optimizer = default_optimizer(n_steps) if optimizer is None else optimizer
+    key = jax.random.key(0) if key is None else key
+    fitted, losses, error = _fit(
+        generator, weight / rms, rms, optimizer, loss, n_steps, n_entries, isometry_weight, key
+    )
+    if not np.isfinite(losses).all():
+        raise NotFiniteError(
+            "The fit met a loss that is not finite: take a lower learning rate, such as "
+            f"optimizer=default_optimizer({n_steps}, 1e-3)."
+        )
+    return Fit(fitted, np.asarray(losses), float(error))
+
+
+@eqx.filter_jit
+def _fit(generator, weight, rms, optimizer, loss, n_steps, n_entries, isometry_weight, key):
+    params, static = eqx.partition(generator, eqx.is_inexact_array)
+
+    def objective(params, key):
+        made = eqx.combine(params, static)
+        if n_entries is None:
+            found, target = made(), weight
+        else:
+            index = jax.random.randint(key, (n_entries,), 0, weight.size)
+            found, target = made.entries(index), weight.reshape(-1)[index]
+        total = loss(found / rms, target).mean()
+        return total + isometry_weight * isometry(made)
+
+    def step(carry, key):
+        params, state = carry
+        value, gradient = jax.value_and_grad(objective)(params, key)
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    start = params, optimizer.init(params)
+    (params, _), losses = jax.lax.scan(step, start, jax.random.split(key, n_steps))
+    made = eqx.combine(params, static)
+    error = jnp.linalg.norm(made() / rms - weight) / jnp.linalg.norm(weight)
+    return made, losses, error
+
+
+class Trained(NamedTuple):
+    """What `train` returns: model: with the weights of the best epoch.
+
+    losses: mean training loss of each epoch; validation_losses: of each epoch, None without
+    validation data; best_epoch: whose weights the model has, counted from 0.
+    """
+
+    model: object
+    losses: list
+    validation_losses: list | None
+    best_epoch: int
+
+
+def _per_sample(model, x):
+    return jax.vmap(model)(x)
+
+
+def train(
+    model,
+    X,
+    y,
+    *,
+    loss=CrossEntropy(),  # noqa: B008, a frozen dataclass
+    key,
+    n_epochs=10,
+    batch_size=64,
+    validation=None,
+    patience=None,
+    isometry_weight=0.0,
+    optimizer=None,
+    apply=_per_sample,
+):
+    """A model trained by minibatches, every inexact array of it, generators among them.
+
+    Parameters
+    ----------
+    model : a pytree, such as a compressed model.
+    X, y : samples (n_samples, ...) and targets (n_samples, ...).
+    loss : a loss of `tn4ml_plus.losses`, or a function of outputs and targets, both (batch, ...),
+        that gives a number for each sample, (batch,).
+    key : of the order of samples.
+    n_epochs, batch_size : an epoch is one compiled call; samples that fill no batch wait for
+        another epoch, as each has another order.
+    validation : (X, y) whose loss decides which epoch's weights are kept; None: the last.
+    patience : epochs without a lower validation loss before training ends; None: n_epochs.
+    isometry_weight : what `isometry` counts in the loss.
+    optimizer : optax transformation; None: `default_optimizer`.
+    apply : function of a model and a batch that gives outputs; the default maps a callable model
+        over samples. A function defined once compiles once.
+
+    Returns a `Trained`. NotFiniteError, with the last finite weights in its `model`, where the loss
+    is not finite.
+    """
+    check_int("n_epochs", n_epochs, 1)
+    check_int("batch_size", batch_size, 1)
+    check_int("patience", patience, 1, optional=True)
+    check_number("isometry_weight", isometry_weight, at_least=0)
+    if patience is not None and validation is None:
+        raise ValueError("patience needs validation=(X, y) to look at.")
+    X, y = _samples(X, y)
+    validation = None if validation is None else _samples(*validation)
+    batch_size = min(batch_size, len(X))
+    n_steps = len(X) // batch_size
+    if optimizer is None:
+        optimizer = default_optimizer(n_epochs * n_steps)
+    state = _start(model, optimizer)
+    losses, validation_losses = [], []
+    best, best_loss, best_epoch = model, np.inf, -1
+    for epoch, each in enumerate(jax.random.split(key, n_epochs)):
+        order = jax.random.permutation(each, len(X))[: n_steps * batch_size]
+        order = order.reshape(n_steps, batch_size)
+        new, state, value = _epoch(
+            model, state, X, y, order, isometry_weight, optimizer, loss, apply
+        )
+        if not np.isfinite(value):
+            error = NotFiniteError(
+                f"The loss of epoch {epoch + 1} is not finite: take a lower learning rate, such as "
+                f"optimizer=default_optimizer({n_epochs * n_steps}, 1e-3, 1e-4). The last finite "
+                "weights are in this error's `model`."
+            )
+            error.model = best if best_epoch >= 0 else model
+            raise error
+        model = new
+        losses.append(float(value))
+        if validation is None:
+            best, best_epoch = model, epoch
+            continue
+        validation_losses.append(evaluate(model, *validation, loss=loss, apply=apply))
+        if validation_losses[-1] < best_loss:
+            best, best_loss, best_epoch = model, validation_losses[-1], epoch
+        elif patience is not None and epoch - best_epoch >= patience:
+            break
+    return Trained(best, losses, None if validation is None else validation_losses, best_epoch)
+
+
+def distill(student, teacher, X, *, loss=None, key, apply=_per_sample, **options):
+    """A student trained to give a teacher's outputs; no targets are needed.
+
+    loss: function of outputs and the teacher's outputs, a number for each sample; None: the squared
+    error summed over outputs; see `SoftTargets` for logits. options: of `train`; validation is an
+    array of samples here. Source: Hinton et al. 2015.
+    """
+    outputs = predict(teacher, X, apply=apply)
+    if options.get("validation") is not None:
+        samples = options["validation"]
+        options["validation"] = samples, predict(teacher, samples, apply=apply)
+    loss = squared_distance if loss is None else loss
+    return train(student, X, outputs, loss=loss, key=key, apply=apply, **options)
+
+
+def squared_distance(outputs, targets):
+    """Sum of squared differences, (batch,)."""
+    return jnp.sum((outputs - targets) ** 2, axis=tuple(range(1, outputs.ndim)))
+
+
+class SoftTargets(NamedTuple):
+    """Cross-entropy of softened class probabilities times temperature**2, for distillation.
+
+    temperature: above 0, divides the logits of both. Source: Hinton et al. 2015, section 2.
+    """
+
+    temperature: float = 2.0
+
+    def __call__(self, outputs, targets):
+        wanted = jax.nn.softmax(targets / self.temperature)
+        found = jax.nn.log_softmax(outputs / self.temperature)
+        return -(self.temperature**2) * jnp.sum(wanted * found, -1)
+
+
+def predict(model, X, *, apply=_per_sample, batch_size=1024):
+    """Outputs of a model, (n_samples, ...), in batches of at most batch_size."""
+    X = jnp.asarray(X)
+    batches = [_outputs(model, X[i : i + batch_size], apply) for i in range(0, len(X), batch_size)]
+    return jnp.concatenate(batches)
+
+
+def evaluate(
+    model,
+    X,
+    y,
+    *,
+    loss=CrossEntropy(),  # noqa: B008, a frozen dataclass
+    apply=_per_sample,
+    batch_size=1024,
+):
+    """Mean loss of a model, in batches of at most batch_size; arguments as in `train`."""
+    X, y = _samples(X, y)
+    total = sum(
+        float(_sum_of_losses(model, X[i : i + batch_size], y[i : i + batch_size], loss, apply))
+        for i in range(0, len(X), batch_size)
+    )
+    return total / len(X)
+
+
+def _samples(X, y):
+    X, y = jnp.asarray(X), jnp.asarray(y)
+    if len(X) != len(y) or not len(X):
+        raise ValueError(f"There must be one target for each sample, got {len(y)} for {len(X)}.")
+    return X, y
+
+
+def _losses(outputs, y, loss):
+    if isinstance(loss, Loss):
+        return loss(Amplitude(outputs, jnp.zeros(len(outputs), outputs.dtype)), y)
+    found = loss(outputs, y)
+    if found.shape != (len(outputs),):
+        raise ValueError(
+            f"loss must give one number for each of the {len(outputs)} samples of a batch, got "
+            f"shape {found.shape}: sum over the outputs' axes."
+        )
+    return found
+
+
+@eqx.filter_jit
+def _start(model, optimizer):
+    return optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+
+
+@eqx.filter_jit
+def _outputs(model, x, apply):
+    return apply(model, x)
+
+
+@eqx.filter_jit
+def _sum_of_losses(model, x, y, loss, apply):
+    return _losses(apply(model, x), y, loss).sum()
+
+
+@eqx.filter_jit
+def _epoch(model, state, X, y, order, isometry_weight, optimizer, loss, apply):
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def objective(params, rows):
+        made = eqx.combine(params, static)
+        total = _losses(apply(made, X[rows]), y[rows], loss).mean()
+        return total + isometry_weight * isometry(made)
+
+    def step(carry, rows):
+        params, state = carry
+        value, gradient = jax.value_and_grad(objective)(params, rows)
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    (params, state), losses = jax.lax.scan(step, (params, state), order)
+    return eqx.combine(params, static), state, losses.mean()
