@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from ._base import in_place_of, is_generator, parameters
 from ._generators import ATTNGenerator
@@ -82,7 +83,8 @@ def compress(model, where, *, generator=ATTNGenerator, key):
 def _replaced(chosen, generator, key):
     if type(chosen) in LAYERS:
         return LAYERS[type(chosen)].of(chosen, generator, key)
-    if not eqx.is_inexact_array_like(chosen) or getattr(chosen, "ndim", 0) == 0:
+    floating = hasattr(chosen, "dtype") and jnp.issubdtype(chosen.dtype, jnp.floating)
+    if not floating or chosen.ndim == 0:
         known = ", ".join(layer.__name__ for layer in LAYERS)
         raise ValueError(
             "where must choose arrays of floating-point numbers or equinox layers "
