@@ -1,10 +1,12 @@
 """Classification of images: what goes in, what comes out, saving, folding, the tree."""
 
+import dataclasses
 import subprocess
 import sys
 
 import jax
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 from sklearn.base import clone
@@ -19,7 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from tn4ml_plus import DTTNClassifier, load
 from tn4ml_plus.contraction import contract, pack
 from tn4ml_plus.image import AIM, VARIANTS, Variant
-from tn4ml_plus.training import EarlyStopping, ImageGradient, RandomCrop
+from tn4ml_plus.training import Augmentation, EarlyStopping, ImageGradient, RandomCrop
 
 TINY = Variant((4,), (2,), stem=(2,))
 SMALL = {"variant": TINY, "max_epochs": 2, "random_state": 0}
@@ -115,6 +117,50 @@ def test_images_that_are_no_squares(digits):
     assert model.image_shape_ == (1, 50, 1)
 
 
+def test_sorted_images_train_as_shuffled_ones_do():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 8, 1024)
+    images = y[:, None, None] + 0.1 * rng.normal(size=(1024, 8, 8))
+    order = np.argsort(y, kind="stable")
+    options = {"variant": "tiny", "max_epochs": 10, "random_state": 0}
+    scores = [
+        DTTNClassifier(**options).fit(images[rows], y[rows]).score(images, y)
+        for rows in (np.arange(1024), order)
+    ]
+    assert min(scores) > 0.97
+
+
+def test_images_in_other_units_are_refused(digits):
+    images, y = digits
+    model = DTTNClassifier(**SMALL).fit(images, y)
+    with pytest.raises(ValueError, match="outputs of 2 of 5 images are not finite"):
+        model.predict(np.concatenate([images[:3], 1e30 * (images[:2] + 1)]))
+    with pytest.raises(ValueError, match="standard deviation is too large"):
+        DTTNClassifier(**SMALL).fit(1e300 * images, y)
+
+
+def test_a_channel_that_rounding_alone_moves_is_constant(digits):
+    images, y = digits
+    channels = np.stack([images, np.full_like(images, 0.1)], axis=-1)
+    model = DTTNClassifier(**SMALL).fit(channels, y)
+    assert model.scale_[1] == 1
+    channels[..., 1] = 0.2
+    assert np.isfinite(model.predict_proba(channels)).all()
+
+
+@dataclasses.dataclass(frozen=True)
+class Darker(Augmentation):
+    def __call__(self, key, images, targets):
+        return 0.5 * images, targets
+
+
+def test_an_augmentation_of_ones_own_needs_no_name(digits):
+    images, y = digits
+    made = DTTNClassifier(**SMALL, augmentations=(Darker(),)).fit(images, y)
+    plain = DTTNClassifier(**SMALL).fit(images, y)
+    assert abs(made.predict_proba(images) - plain.predict_proba(images)).max() > 1e-3
+
+
 def test_constant_images_and_channels_are_no_error(digits):
     _, y = digits
     model = DTTNClassifier(**SMALL).fit(np.zeros((300, 8, 8, 2)), y)
@@ -136,6 +182,13 @@ def test_constant_images_and_channels_are_no_error(digits):
         ({"merge": "product"}, "images", "Unknown merge"),
         ({"augmentations": "horizontal_flip"}, "images", "must be a sequence such as"),
         ({"augmentations": ("flip",)}, "images", "augmentation"),
+        ({"block": AIM(4, key=jax.random.key(0))}, "images", "block must be a name"),
+        ({"merge": AIM}, "images", "merge must be a class"),
+        (
+            {"trainer": ImageGradient(optimizer=optax.sgd(0.1)), "learning_rate": 0.1},
+            "images",
+            "brings its own learning rate",
+        ),
         ({"trainer": 3}, "images", "trainer must be an ImageGradient"),
         ({"early_stopping": "yes"}, "images", "early_stopping must be True or False"),
         ({"max_epochs": 0}, "images", "max_epochs"),

@@ -262,6 +262,61 @@ def test_models_are_checked():
     assert isinstance(model.fold_batchnorm().stages[0][0].merge, Product)
 
 
+def test_whole_numbers_and_other_shapes_are_refused():
+    model = DTTN(SMALL, (4, 3, 2), 3, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="must be floating-point numbers, got uint8"):
+        model(np.ones((5, 4, 3, 2), np.uint8))
+    with pytest.raises(ValueError, match="must be floating-point numbers, got int32"):
+        AIM(2, key=jax.random.key(0))(jnp.ones((2, 4, 3, 5), jnp.int32))
+    with pytest.raises(ValueError, match="There are no images"):
+        model(jnp.ones((0, 4, 3, 2)))
+    for shape in ((4,), 4, (4, 3, 7), (0, 3)):
+        with pytest.raises(ValueError, match="image_shape"):
+            model.to_tree(shape)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("tiny", (4, 3)), {}, "variant must be an instance of Variant"),
+        ((SMALL, 8), {}, "image_shape must be"),
+        ((SMALL, (4, 3, 2)), {"merge": AIM}, "merge must be a class"),
+        ((SMALL, (4, 3, 2)), {"block": ()}, "block must be a class"),
+        ((SMALL, (4, 3, 2)), {"block": "aim"}, "block must be a class"),
+    ],
+)
+def test_parts_that_are_none(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        DTTN(*arguments, 3, key=jax.random.key(0), **options)
+
+
+def test_numbers_of_blocks_are_checked():
+    for options in ({"alpha": np.nan}, {"alpha": None}, {"expansion": 0}):
+        for block in (AIM, TokenMixing):
+            with pytest.raises(ValueError, match=r"(alpha|expansion) must"):
+                block(4, key=jax.random.key(0), **options)
+    with pytest.raises(ValueError, match="head_dim must"):
+        TokenMixing(4, head_dim=0, key=jax.random.key(0))
+
+
+def test_many_networks_are_made_at_once():
+    keys = jax.random.split(jax.random.key(0), 3)
+    many = eqx.filter_vmap(lambda key: DTTN(SMALL, (4, 3, 2), 3, key=key))(keys)
+    alone = DTTN(SMALL, (4, 3, 2), 3, key=keys[1])
+    np.testing.assert_array_equal(many.head.weight[1], alone.head.weight)
+
+
+def test_the_degree_is_of_the_blocks_and_of_finite_numbers():
+    model = DTTN(SMALL, (4, 3, 2), 3, block=TokenMixing, key=jax.random.key(0))
+    image = images(n=1)[0]
+    assert model.polynomial_degree(image) == 9
+    with pytest.raises(ValueError, match="not finite on the line"):
+        model.polynomial_degree(image * np.nan)
+
+
 def test_stems_leave_small_maps():
+    # A patch is never larger than a narrow image needs.
+    assert Variant().stem_of(1, 3072) == (1,)
+    assert Variant().stem_of(4, 64) == (4,)
     stems = {size: Variant().stem_of(size, size)[0] for size in (1, 8, 9, 16, 28, 32, 33, 64)}
     assert stems == {1: 1, 8: 1, 9: 2, 16: 2, 28: 4, 32: 4, 33: 8, 64: 8}

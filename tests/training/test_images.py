@@ -160,6 +160,31 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
         dataclasses.replace(trainer, learning_rate=1e-3).train(problem(task={"data": 1}))
     with pytest.raises(FileNotFoundError, match="make it first"):
         dataclasses.replace(SHORT, checkpoint=str(tmp_path / "no" / "run")).train(problem())
+    other = dataclasses.replace(
+        problem(),
+        params=DTTN(
+            Variant((12,), (2,), stem=(2,)),
+            (6, 6),
+            4,
+            merge=LayerNormProduct,
+            key=jax.random.key(0),
+        ),
+    )
+    with pytest.raises(ValueError, match="differs in the model"):
+        trainer.train(other)
+    for changed in ({"dtype": "bfloat16"}, {"min_steps": 7}, {"optimizer": optax.sgd(0.1)}):
+        with pytest.raises(ValueError, match=f"differs in {next(iter(changed))}"):
+            dataclasses.replace(trainer, **changed).train(problem())
+    with pytest.raises(ValueError, match="differs in n_samples"):
+        trainer.train(problem(190))
+
+
+def test_validation_that_is_not_finite_says_so():
+    wild = problem(validation=100)
+    images = wild.validation.images.at[3].set(1e30)
+    wild = dataclasses.replace(wild, validation=wild.validation._replace(images=images))
+    with pytest.raises(NotFiniteError, match="validation loss of epoch 1 is not a number"):
+        dataclasses.replace(SHORT, early_stopping=EarlyStopping()).train(wild)
 
 
 def test_a_loss_that_leaves_the_floats_says_so_and_keeps_what_was_trained():

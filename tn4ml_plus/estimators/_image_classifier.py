@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import difflib
+import functools
 import math
 import numbers
 import warnings
@@ -18,7 +19,14 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .._checks import check_int, function_tuple
 from .._registry import register, resolve
 from ..io import write
-from ..training import EarlyStopping, ImageGradient, ImageProblem, LabelledImages, image_outputs
+from ..training import (
+    Augmentation,
+    EarlyStopping,
+    ImageGradient,
+    ImageProblem,
+    LabelledImages,
+    image_outputs,
+)
 from ..training._problem import extend_history
 from ._classes import ProbabilisticClassifier, read_classes
 from ._parameters import NestedParameters
@@ -152,8 +160,16 @@ class DTTNClassifier(ProbabilisticClassifier, NestedParameters):
             self._is_folded = False
             axes = tuple(range(images.ndim - 1))
             self.mean_ = images[fitting].mean(axis=axes, dtype=float)
-            scale = images[fitting].std(axis=axes, dtype=float)
-            self.scale_ = np.where(scale > 0, scale, 1)
+            with np.errstate(over="ignore"):
+                scale = images[fitting].std(axis=axes, dtype=float)
+            if not np.isfinite(scale).all():
+                raise ValueError(
+                    "The images' standard deviation is too large for a float: divide the images, "
+                    "for example by their largest value."
+                )
+            # A constant channel has the deviation that rounding leaves.
+            constant = scale <= 10 * np.finfo(float).eps * np.abs(self.mean_)
+            self.scale_ = np.where(constant, 1, scale)
             model = self._model(options, jax.random.key(start))
             self.history_, self.n_iter_ = {}, 0
 
@@ -187,6 +203,11 @@ class DTTNClassifier(ProbabilisticClassifier, NestedParameters):
         padding = np.zeros(len(images), np.int32)
         samples = self._labelled(images, padding, padding.astype(float))
         outputs = np.asarray(image_outputs(self.model_, samples), float)[: len(images)]
+        if wrong := int((~np.isfinite(outputs)).any(axis=1).sum()):
+            raise ValueError(
+                f"The outputs of {wrong} of {len(images)} images are not finite: these images are "
+                "far outside of those of fit. Give them in the same units."
+            )
         powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
@@ -268,7 +289,14 @@ class DTTNClassifier(ProbabilisticClassifier, NestedParameters):
                 f"augmentations must be a sequence such as ('horizontal_flip',), got "
                 f"{self.augmentations!r}."
             )
-        given = tuple(resolve("augmentation", each) for each in self.augmentations)
+        if trainer.optimizer is not None and self.learning_rate is not None:
+            raise ValueError(
+                "The trainer's optimizer brings its own learning rate: set learning_rate there."
+            )
+        given = tuple(
+            each if isinstance(each, Augmentation) else resolve("augmentation", each)
+            for each in self.augmentations
+        )
         if given:
             changes["augmentations"] = given
         if trainer.checkpoint is not None and not isinstance(self.random_state, numbers.Integral):
@@ -293,7 +321,7 @@ class DTTNClassifier(ProbabilisticClassifier, NestedParameters):
                     f"X has images of shape {_channelled(shape)}, but those of fit had "
                     f"{self.image_shape_}."
                 )
-            X = array.reshape(len(array), -1)
+            X = array.reshape(len(array), math.prod(shape))
         else:
             shape = self.image_shape
         X = validate_data(self, X, reset=reset, dtype="numeric")
@@ -376,7 +404,7 @@ def _named(kind, table, value):
                 f"Unknown {kind} {value!r}.{hint} Valid names: {', '.join(map(repr, table))}."
             )
         return table[value]
-    if not callable(value) and kind != "variant":
+    if not isinstance(value, type | functools.partial) and kind != "variant":
         raise ValueError(f"{kind} must be a name or a class, got {value!r}.")
     return value
 

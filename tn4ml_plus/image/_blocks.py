@@ -6,8 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_int
-from ._maps import BatchNorm, Depthwise, Pointwise, constant, normed
+from .._checks import check_int, check_number
+from ._maps import BatchNorm, Depthwise, Pointwise, check_floating, constant, normed
 from ._merges import BatchNormProduct, BatchNormSum, Merge
 
 
@@ -60,10 +60,13 @@ class Interaction(eqx.Module):
     alpha: jax.Array
 
     branches: ClassVar[tuple[type, type]]
+    #: Degree of the block's output in its input.
+    degree: ClassVar[int] = 2
 
     def __init__(self, channels, expansion=1, *, merge=BatchNormProduct, alpha=1.0, key):
         check_int("channels", channels, 1)
         check_int("expansion", expansion, 1)
+        check_number("alpha", alpha)
         left, right, project = jax.random.split(key, 3)
         self.left = self.branches[0](channels, expansion, left)
         self.right = self.branches[1](channels, expansion, right)
@@ -73,6 +76,7 @@ class Interaction(eqx.Module):
         self.alpha = constant(alpha)
 
     def __call__(self, x, moments=None):
+        check_floating(x)
         merged = self.merge(self.left(x), self.right(x), moments)
         change = normed(self.norm, self.project(merged), moments)
         return x + self.alpha.astype(x.dtype) * change
@@ -134,9 +138,13 @@ class TokenMixing(eqx.Module):
     norm: BatchNorm | None
     alpha: jax.Array
     n_heads: int = eqx.field(static=True)
+    degree: ClassVar[int] = 3
 
     def __init__(self, channels, expansion=1, *, merge=None, alpha=1.0, head_dim=16, key):
         check_int("channels", channels, 1)
+        check_int("expansion", expansion, 1)
+        check_int("head_dim", head_dim, 1)
+        check_number("alpha", alpha)
         width = expansion * channels
         query, keys, value, project = jax.random.split(key, 4)
         self.query = Pointwise(channels, width, query)

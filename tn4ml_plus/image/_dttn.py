@@ -1,18 +1,20 @@
 """Deep tree tensor networks: a stem, stages of interaction modules, a linear head."""
 
 import dataclasses
+import functools
 import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .._checks import check_int, check_number
+from .._checks import check_instance, check_int, check_number
 from .._registry import register
 from ._blocks import AIM
 from ._folding import fold_batchnorm
-from ._maps import BatchNorm, Patches, Pointwise
-from ._merges import BatchNormProduct
+from ._maps import BatchNorm, Patches, Pointwise, check_floating
+from ._merges import BatchNormProduct, Merge
 from ._unfolding import degree_along, to_tree
 
 
@@ -23,7 +25,8 @@ class Variant:
 
     channels, layers: of each stage, with a 2 x 2 patch convolution between stages; stem: sizes of
     the patches that are read first, one after another, none for images with as many channels as
-    the first stage, None for one size that leaves maps of at most 8 x 8 pixels; expansions: of the
+    the first stage, None for one size that leaves maps of at most 8 x 8 pixels,
+    of more where an image is so narrow that it would be mostly padding; expansions: of the
     blocks, in turn; alpha: what the blocks' own start at.
 
     >>> Variant(channels=(48,), layers=(4,)).stem_of(28, 28)
@@ -57,7 +60,8 @@ class Variant:
         """Sizes of the stem's patches for images of this size."""
         if self.stem is not None:
             return self.stem
-        return (1 << max(0, math.ceil(math.log2(max(height, width) / 8))),)
+        narrow = math.ceil(math.log2(min(height, width)))
+        return (1 << min(max(0, math.ceil(math.log2(max(height, width) / 8))), narrow),)
 
 
 #: Variants by name: three for images of up to some 64 pixels, then the three of the paper.
@@ -101,15 +105,21 @@ class DTTN(eqx.Module):
     image_shape: tuple = eqx.field(static=True)
 
     def __init__(self, variant, image_shape, n_outputs, *, block=AIM, merge=BatchNormProduct, key):
-        shape = tuple(image_shape)
-        if len(shape) not in (2, 3):
+        if np.ndim(image_shape) != 1 or len(image_shape) not in (2, 3):
             raise ValueError(
-                f"image_shape must be (height, width) or (height, width, channels), got {shape}."
+                "image_shape must be (height, width) or (height, width, channels), got "
+                f"{image_shape!r}."
             )
+        shape = tuple(image_shape)
+        check_instance("variant", variant, Variant)
+        if not isinstance(merge, type) or not issubclass(merge, Merge):
+            raise ValueError(f"merge must be a class such as BatchNormProduct, got {merge!r}.")
         for size in (*shape, n_outputs):
             check_int("each size of images and outputs", size, 1)
         self.image_shape = shape if len(shape) == 3 else (*shape, 1)
         blocks = tuple(block) if isinstance(block, list | tuple) else (block,)
+        if not blocks or not all(isinstance(each, type | functools.partial) for each in blocks):
+            raise ValueError(f"block must be a class such as AIM, or several, got {block!r}.")
         height, width, n_in = self.image_shape
         sizes = variant.stem_of(height, width)
         if not sizes and n_in != variant.channels[0]:
@@ -162,10 +172,23 @@ class DTTN(eqx.Module):
             raise ValueError(
                 f"Images must be (batch, height, width, {channels}), got the shape {images.shape}."
             )
+        if not len(images):
+            raise ValueError("There are no images: the batch has size 0.")
+        check_floating(images)
         return images
 
     def shape_of(self, image_shape):
         """(height, width, channels) of images, None for those that the model was made for."""
+        if image_shape is not None:
+            if np.ndim(image_shape) != 1 or len(image_shape) not in (2, 3):
+                raise ValueError(f"image_shape must be (height, width), got {image_shape!r}.")
+            for size in image_shape:
+                check_int("each size in image_shape", size, 1)
+            if image_shape[2:] and image_shape[2] != self.image_shape[2]:
+                raise ValueError(
+                    f"The model reads {self.image_shape[2]} channels, got image_shape "
+                    f"{tuple(image_shape)}."
+                )
         return self.image_shape if image_shape is None else (*image_shape[:2], self.image_shape[2])
 
     def before(self, i, x):
@@ -210,8 +233,9 @@ class DTTN(eqx.Module):
     def polynomial_degree(self, image, max_degree=None):
         """Degree of the outputs at t * image in t, None if above max_degree or no polynomial.
 
-        image: without the axis of the batch; max_degree: at most 1024, 2^L where None, L being the
-        number of blocks, which is the degree of a `DTTN` with `BatchNormProduct`.
+        image: without the axis of the batch; max_degree: at most 1024, the product of the blocks'
+        degrees where None, 2^L for L blocks with `BatchNormProduct`. Double precision sees the
+        highest coefficients of up to about four blocks; of more, what is found is less.
         """
         return degree_along(self, image, max_degree)
 

@@ -27,7 +27,20 @@ def kaiming_normal(key, shape, fan_in):
 
     kind, data = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype), jax.random.key_data(key)
     traced = isinstance(data, jax.core.Tracer)
-    return jax.pure_callback(draw, kind, data) if traced else jnp.asarray(draw(data))
+    return (
+        jax.pure_callback(draw, kind, data, vmap_method="sequential")
+        if traced
+        else jnp.asarray(draw(data))
+    )
+
+
+def check_floating(x):
+    """ValueError for whole numbers: maps set the precision that weights are rounded to."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"Images must be floating-point numbers, got {x.dtype}: convert and standardise them, "
+            "such as (images - images.mean()) / images.std()."
+        )
 
 
 def per_channel(values, x):

@@ -3,6 +3,8 @@
 Source: arXiv 2502.09928, section 3.3 and its appendix on polynomials.
 """
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,6 @@ def layer_core(block, height, width):
         )
     c = len(block.project.weight)
     n = c * height * width
-    _check_size((n + 1,) * 3)
     with jax.enable_x64(True):
         block = fold_block(_double(block))
         if not isinstance(block.merge, Product | Sum):
@@ -39,6 +40,7 @@ def layer_core(block, height, width):
                 f"{type(block.merge).__name__} divides by what depends on the image, so that the "
                 "block is no tensor: use BatchNormProduct."
             )
+        _check_size((n + 1,) * 3)
         left, right = (_matrix(branch, (c, height, width)) for branch in (block.left, block.right))
         width_inside = block.project.weight.shape[1]
         project = _matrix(block.project, (width_inside, height, width))
@@ -96,7 +98,7 @@ def polynomial_degree(function, max_degree, tol=1e-10):
 
     function: from t (n,) in [-1, 1], float64, to values (n, ...); tol: what counts as zero among
     coefficients of Chebyshev polynomials, relative to the largest. The degree is the largest over
-    all values.
+    all values. ValueError for values that are not finite.
 
     >>> polynomial_degree(lambda t: 1 + t**3, 5), polynomial_degree(lambda t: abs(t), 5)
     (3, None)
@@ -110,6 +112,8 @@ def polynomial_degree(function, max_degree, tol=1e-10):
     n = max_degree + 4
     nodes = np.cos(np.pi * (np.arange(n) + 0.5) / n)
     values = np.asarray(function(nodes), float).reshape(n, -1)
+    if not np.isfinite(values).all():
+        raise ValueError("The function is not finite on the line: scale the image down.")
     coefficients = np.abs(np.polynomial.chebyshev.chebfit(nodes, values, n - 1))
     (found,) = np.nonzero((coefficients > tol * coefficients.max(axis=0)).any(axis=1))
     degree = max(found.tolist(), default=0)
@@ -119,7 +123,7 @@ def polynomial_degree(function, max_degree, tol=1e-10):
 def degree_along(model, image, max_degree):
     """See `DTTN.polynomial_degree`."""
     if max_degree is None:
-        max_degree = 2 ** sum(map(len, model.stages))
+        max_degree = math.prod(block.degree for stage in model.stages for block in stage)
     with jax.enable_x64(True):
         model, image = _double(model), np.asarray(image, float)
         return polynomial_degree(

@@ -36,7 +36,11 @@ class Checkpoint:
         arrays, metadata = read(self.path)
         leaves, treedef = jax.tree.flatten(tree)
         saved = [arrays.get(f"leaf.{i}") for i in range(len(leaves))]
-        if metadata.get("task") != self.task or len(arrays) != len(leaves):
+        alike = len(arrays) == len(leaves) and all(
+            array is not None and (array.shape, array.dtype) == (leaf.shape, leaf.dtype)
+            for array, leaf in zip(saved, leaves, strict=True)
+        )
+        if metadata.get("task") != self.task or not alike:
             theirs = metadata.get("task") or {}
             other = [name for name in self.task if theirs.get(name) != self.task[name]]
             raise ValueError(

@@ -99,7 +99,8 @@ class ImageGradient:
     weights each step keeps, None to use the last weights; clip_norm: cap on the gradient's global
     norm; dtype: of the maps, "bfloat16" for mixed precision, None for that on a GPU and for single
     precision elsewhere; checkpoint: file that is written after each epoch and from which training
-    goes on; the rest as in `Gradient`.
+    goes on, with the same settings and, which no file can tell, the same optimizer; the rest as in
+    `Gradient`.
 
     >>> ImageGradient(max_epochs=5).batch_size
     128
@@ -170,7 +171,9 @@ class ImageGradient:
             rates = self.learning_rate * self.schedule.factors(n_epochs * steps)
         rates = rates.reshape(n_epochs, steps)
         samples = samples._replace(weight=samples.weight * (n / samples.weight.sum()))
-        chosen = _in_blocks(evenly_spaced(n, _MOMENT_ROWS), batch_size)
+        # Each block sees all classes, however the images are sorted.
+        rows = np.random.default_rng(problem.seed).permutation(evenly_spaced(n, _MOMENT_ROWS))
+        chosen = _in_blocks(rows, batch_size)
 
         def step(epoch, params, state):
             rng = np.random.default_rng([problem.seed, epoch])
@@ -202,8 +205,11 @@ class ImageGradient:
 
     def _task(self, problem):
         """What tells this training from others."""
-        names = ("learning_rate", "max_epochs", "batch_size", "weight_decay", "label_smoothing")
-        mine = {name: getattr(self, name) for name in (*names, "ema", "clip_norm")}
+        names = ("learning_rate", "max_epochs", "min_steps", "batch_size", "weight_decay")
+        names = (*names, "label_smoothing", "ema", "clip_norm")
+        mine = {name: getattr(self, name) for name in names}
+        mine |= {"dtype": self._dtype(), "optimizer": self.optimizer is not None}
+        mine |= {"n_samples": problem.n_samples, "seed": problem.seed}
         rest = (self.schedule, self.augmentations, self.early_stopping)
         return problem.task | mine | {"schedule and augmentations": repr(rest)}
 
@@ -281,8 +287,8 @@ def _epoch(program, params, state, samples, batches, steps, rates, first, key):
 
 
 def _in_blocks(rows, size):
-    """Row numbers as (n_blocks, size), what is left over left out."""
-    size = min(size, len(rows))
+    """Row numbers as (n_blocks, at most size), fewer than n_blocks rows left out."""
+    size = len(rows) // -(-len(rows) // size)
     return rows[: len(rows) // size * size].reshape(-1, size).astype(np.int32)
 
 

@@ -72,6 +72,12 @@ def run(
             numbers |= {"loss": loss, "seconds": time.perf_counter() - started}
             if problem.validation is not None:
                 numbers["validation_loss"] = problem.validation_loss(packed(new_params)[0])
+                if np.isnan(numbers["validation_loss"]):
+                    raise NotFiniteError(
+                        f"The validation loss of epoch {epoch + 1} is not a number, though the "
+                        "training loss is finite: look for samples far outside of the others. The "
+                        "weights of the epoch before were kept."
+                    )
             params, state = new_params, new_state
             for name, value in numbers.items():
                 history.setdefault(name, []).append(value)
