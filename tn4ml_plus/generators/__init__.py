@@ -12,7 +12,7 @@ except ImportError as error:
 
 from ._activations import ELU, GELU, Activation, Identity, PReLU, Rational, SiLU, Sine
 from ._base import Generator
-from ._compress import Compressed, cached, compress, n_bytes, n_parameters
+from ._compress import Compressed, cached, compress, large_weights, n_bytes, n_parameters
 from ._generators import (
     ATTNGenerator,
     BrickWallGenerator,
@@ -24,6 +24,7 @@ from ._generators import (
 )
 from ._growing import grow
 from ._layers import Conv2d, GeneratedLayer, Linear, MultiheadAttention
+from ._pipeline import CompressionPipeline, CompressionReport, Stage
 from ._quantising import Quantised, quantise
 from ._storing import load, save
 from ._tensorisations import ChannelsApart, Modes, Paired, RowMajor, Tensorisation
@@ -36,6 +37,7 @@ from ._training import (
     evaluate,
     fit,
     isometry,
+    per_sample,
     predict,
     squared_distance,
     train,
@@ -49,6 +51,8 @@ __all__ = [
     "BrickWallGenerator",
     "ChannelsApart",
     "Compressed",
+    "CompressionPipeline",
+    "CompressionReport",
     "Conv2d",
     "Fit",
     "GeneratedLayer",
@@ -67,6 +71,7 @@ __all__ = [
     "SiLU",
     "Sine",
     "SoftTargets",
+    "Stage",
     "TTNGenerator",
     "Tensorisation",
     "Trained",
@@ -80,9 +85,11 @@ __all__ = [
     "fit",
     "grow",
     "isometry",
+    "large_weights",
     "load",
     "n_bytes",
     "n_parameters",
+    "per_sample",
     "predict",
     "quantise",
     "save",

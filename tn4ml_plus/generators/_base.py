@@ -85,7 +85,7 @@ def is_generator(x):
     return isinstance(x, Generator)
 
 
-def in_place_of(weight, generator, key, rms=None):
+def in_place_of(weight, key, *, generator, rms=None):
     """A generator of the shape, the type and the root mean square of a weight.
 
     generator: called with a shape and key=; rms: another root mean square to start from.

@@ -1,9 +1,12 @@
 """Models whose weights are generated, in place of the weights themselves."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._checks import check_int
 from ._base import in_place_of, is_generator, parameters
 from ._generators import ATTNGenerator
 from ._layers import LAYERS, GeneratedLayer
@@ -68,21 +71,58 @@ def compress(model, where, *, generator=ATTNGenerator, key):
     >>> small(jax.numpy.ones(64)).shape, n_parameters(mlp), small.n_parameters
     ((10,), 301066, 39190)
     """
+    return compressed(model, where, partial(in_place_of, generator=generator), key)
+
+
+def compressed(model, where, make, key):
+    """`compress` with a function of an old weight and a key that makes its generator."""
     chosen = where(model)
     several = isinstance(chosen, list | tuple)
     chosen = list(chosen) if several else [chosen]
     if not chosen:
         raise ValueError("where chooses nothing of the model to replace.")
     keys = jax.random.split(key, len(chosen))
-    new = [_replaced(each, generator, key) for each, key in zip(chosen, keys, strict=True)]
+    new = [_replaced(each, make, key) for each, key in zip(chosen, keys, strict=True)]
     return Compressed(
         eqx.tree_at(where, model, tuple(new) if several else new[0], is_leaf=lambda x: x is None)
     )
 
 
-def _replaced(chosen, generator, key):
+def large_weights(model, min_size=2**16):
+    """A `where` for `compress`: all weights of a model of at least min_size entries.
+
+    Known layers (Linear, Conv2d, MultiheadAttention) are chosen whole, of other parts the arrays
+    with two axes or more. The function serves this model and others of its structure. ValueError
+    where there is none so large.
+
+    >>> import equinox as eqx, jax
+    >>> mlp = eqx.nn.MLP(64, 10, 512, 2, key=jax.random.key(0))
+    >>> compress(mlp, large_weights(mlp), key=jax.random.key(1)).n_parameters
+    39190
+    """
+    check_int("min_size", min_size, 1)
+
+    def parts(model):
+        return jax.tree.leaves(model, is_leaf=lambda x: type(x) in LAYERS)
+
+    def size(part):
+        if type(part) in LAYERS:
+            return max(p.size for p in parameters(part))
+        return part.size if eqx.is_inexact_array(part) and part.ndim > 1 else 0
+
+    sizes = [size(part) for part in parts(model)]
+    chosen = [i for i, found in enumerate(sizes) if found >= min_size]
+    if not chosen:
+        raise ValueError(
+            f"No weight has {min_size} entries, the largest has {max(sizes, default=0)}: take a "
+            "smaller min_size."
+        )
+    return lambda model: [parts(model)[i] for i in chosen]
+
+
+def _replaced(chosen, make, key):
     if type(chosen) in LAYERS:
-        return LAYERS[type(chosen)].of(chosen, generator, key)
+        return LAYERS[type(chosen)].of(chosen, make, key)
     floating = hasattr(chosen, "dtype") and jnp.issubdtype(chosen.dtype, jnp.floating)
     if not floating or chosen.ndim == 0:
         known = ", ".join(layer.__name__ for layer in LAYERS)
@@ -90,7 +130,7 @@ def _replaced(chosen, generator, key):
             "where must choose arrays of floating-point numbers or equinox layers "
             f"({known}), got {type(chosen).__name__}."
         )
-    return in_place_of(chosen, generator, key)
+    return make(chosen, key)
 
 
 def _without_generators(model, of_layer):

@@ -21,8 +21,8 @@ class GeneratedLayer(eqx.Module):
 
     @classmethod
     @abc.abstractmethod
-    def of(cls, layer, generator, key):
-        """A layer in the place of an equinox one; weights start with the same root mean square."""
+    def of(cls, layer, make, key):
+        """A layer in the place of an equinox one; make: of a weight and a key its generator."""
 
 
 class Linear(GeneratedLayer):
@@ -53,8 +53,8 @@ class Linear(GeneratedLayer):
         self.bias = jnp.zeros(out_features, self.weight.dtype) if use_bias else None
 
     @classmethod
-    def of(cls, layer, generator, key):
-        return built(cls, weight=in_place_of(layer.weight.T, generator, key), bias=layer.bias)
+    def of(cls, layer, make, key):
+        return built(cls, weight=make(layer.weight.T, key), bias=layer.bias)
 
     def __call__(self, x, *, key=None):
         y = x @ self.weight
@@ -88,13 +88,12 @@ class Conv2d(GeneratedLayer):
     ):
         conv = eqx.nn.Conv2d(in_channels, out_channels, kernel_size, *args, key=key, **options)
         rms = math.sqrt(2 / math.prod(conv.weight.shape[1:]))
-        weight = in_place_of(conv.weight, generator, key, rms)
+        weight = in_place_of(conv.weight, key, generator=generator, rms=rms)
         self.conv = _with(conv, lambda m: m.weight, weight)
 
     @classmethod
-    def of(cls, layer, generator, key):
-        weight = in_place_of(layer.weight, generator, key)
-        return built(cls, conv=_with(layer, lambda m: m.weight, weight))
+    def of(cls, layer, make, key):
+        return built(cls, conv=_with(layer, lambda m: m.weight, make(layer.weight, key)))
 
     def __call__(self, x, *, key=None):
         return self.cached()(x)
@@ -126,15 +125,16 @@ class MultiheadAttention(GeneratedLayer):
 
     def __init__(self, num_heads, query_size, *args, generator=ATTNGenerator, key, **options):
         attention = eqx.nn.MultiheadAttention(num_heads, query_size, *args, key=key, **options)
-        self.joint, self.attention = self._parts(attention, generator, key)
+        make = partial(in_place_of, generator=generator)
+        self.joint, self.attention = self._parts(attention, make, key)
 
     @classmethod
-    def of(cls, layer, generator, key):
-        joint, attention = cls._parts(layer, generator, key)
+    def of(cls, layer, make, key):
+        joint, attention = cls._parts(layer, make, key)
         return built(cls, joint=joint, attention=attention)
 
     @staticmethod
-    def _parts(attention, generator, key):
+    def _parts(attention, make, key):
         sizes = {attention.query_size, attention.key_size, attention.value_size}
         if len(sizes) > 1:
             raise ValueError(
@@ -144,8 +144,8 @@ class MultiheadAttention(GeneratedLayer):
             )
         joint, output = jax.random.split(key)
         weights = jnp.concatenate(_inputs(attention)).T
-        joint = in_place_of(weights, generator, joint)
-        output = in_place_of(attention.output_proj.weight, generator, output)
+        joint = make(weights, joint)
+        output = make(attention.output_proj.weight, output)
         absent = _with(attention, _inputs, (None, None, None))
         return joint, _with(absent, lambda m: m.output_proj.weight, output)
 

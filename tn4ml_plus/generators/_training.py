@@ -180,7 +180,8 @@ class Trained(NamedTuple):
     best_epoch: int
 
 
-def _per_sample(model, x):
+def per_sample(model, x):
+    """Outputs of a model that takes one sample, for a batch of them."""
     return jax.vmap(model)(x)
 
 
@@ -197,7 +198,7 @@ def train(
     patience=None,
     isometry_weight=0.0,
     optimizer=None,
-    apply=_per_sample,
+    apply=per_sample,
 ):
     """A model trained by minibatches, every inexact array of it, generators among them.
 
@@ -262,7 +263,7 @@ def train(
     return Trained(best, losses, None if validation is None else validation_losses, best_epoch)
 
 
-def distill(student, teacher, X, *, loss=None, key, apply=_per_sample, **options):
+def distill(student, teacher, X, *, loss=None, key, apply=per_sample, **options):
     """A student trained to give a teacher's outputs; no targets are needed.
 
     loss: function of outputs and the teacher's outputs, a number for each sample; None: the squared
@@ -296,7 +297,7 @@ class SoftTargets(NamedTuple):
         return -(self.temperature**2) * jnp.sum(wanted * found, -1)
 
 
-def predict(model, X, *, apply=_per_sample, batch_size=1024):
+def predict(model, X, *, apply=per_sample, batch_size=1024):
     """Outputs of a model, (n_samples, ...), in batches of at most batch_size."""
     X = jnp.asarray(X)
     batches = [_outputs(model, X[i : i + batch_size], apply) for i in range(0, len(X), batch_size)]
@@ -309,7 +310,7 @@ def evaluate(
     y,
     *,
     loss=CrossEntropy(),  # noqa: B008, a frozen dataclass
-    apply=_per_sample,
+    apply=per_sample,
     batch_size=1024,
 ):
     """Mean loss of a model, in batches of at most batch_size; arguments as in `train`."""
