@@ -89,6 +89,21 @@ class Factors(NamedTuple):
         centre = self.centre.reshape(-1, len(self.right)) @ self.right
         return (self.left.T @ centre.reshape(len(self.left), -1)).reshape(-1)
 
+    def weight(self, modes):
+        """The weight of these modes: the tensor by its sides, what is beyond their sizes cut off.
+
+        Sides are put in order in the factors, which are small; of the tensor only blocks move.
+        """
+        n_sides, n_first = len(modes.sizes), self.n_modes(modes.radix)[0]
+        left = parted(self.left, modes.sides[:n_first], n_sides, modes.radix)
+        rest = self.centre.reshape(-1, len(self.right)) @ self.right
+        rest = parted(rest.reshape(len(left), -1), modes.sides[n_first:], n_sides, modes.radix)
+        blocks = left.reshape(len(left), -1).T @ rest.reshape(len(rest), -1)
+        blocks = blocks.reshape(*left.shape[1:], *rest.shape[1:])
+        order = [axis for side in range(n_sides) for axis in (side, n_sides + side)]
+        weight = blocks.transpose(order).reshape([modes.padded(side) for side in range(n_sides)])
+        return weight[tuple(map(slice, modes.sizes))]
+
     def rms(self):
         """Root mean square of the tensor's entries, without the tensor."""
         left, right = self.left @ self.left.T, self.right @ self.right.T
@@ -120,7 +135,9 @@ class Factors(NamedTuple):
             centre = centre.reshape(len(left), len(self.right), *centre.shape[1:])
             centre = jnp.moveaxis(centre, 1, 3)
             centre = centre.reshape(len(left), centre.shape[1], -1)
-        y = jnp.einsum("bir,lij->bjlr", x.reshape(batch, left.shape[1], -1), left)
+        # One small product a sample, so that what comes out need not be put in order.
+        each = left.transpose(2, 0, 1).reshape(-1, left.shape[1])
+        y = jnp.broadcast_to(each, (batch, *each.shape)) @ x.reshape(batch, left.shape[1], -1)
         y = y.reshape(batch * left.shape[2], -1) @ centre.reshape(-1, centre.shape[2])
         if 0 not in last:
             y = y.reshape(-1, len(self.right)) @ self.right

@@ -136,7 +136,7 @@ class TreeGenerator(Generator):
         return last(self._state(), self.layers[-1], self.bond_dim, self.modes.radix, **sizes)
 
     def __call__(self):
-        return self.modes.weight(self._factors().tensor()).reshape(self.shape)
+        return self._factors().weight(self.modes).reshape(self.shape)
 
     def product(self, x):
         if len(self.modes.sizes) != 2:
