@@ -53,7 +53,7 @@ EVERYWHERE = (
 DISCRIMINATING = next(iter(CASES))
 MORE = (
     *(f"{name}{START}" for name in ("TTN", "MERA", "brick wall")),
-    *("aTTN, row-major", "aTTN, bond_dim=3", "aTTN, bond_dim=4", "aTTN, bond_dim=8", "aTTN, int8"),
+    *("aTTN, row-major", "aTTN, bond_dim=3", "aTTN, bond_dim=4", "aTTN, int8"),
     *("rank 4", "pruned to the bytes of aTTN, int8", "pruned to 10 %, int8"),
 )
 # Of the aTTN in the discriminating case: test accuracy and gain over its start, at least, in %.

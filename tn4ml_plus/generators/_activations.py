@@ -87,7 +87,8 @@ class Sine(Activation):
 class Rational(Activation):
     """A cubic over 1 + |a quadratic without constant|, all coefficients learn: no poles.
 
-    Starts near a leaky ReLU of slope 0.01. Source: Molina, Schramowski and Kersting 2020, eq. 3.
+    Starts near a leaky ReLU of slope 0.01 for |x| <= 2. Source: Molina, Schramowski
+    and Kersting 2020, eq. 3.
     """
 
     numerator: jax.Array

@@ -9,13 +9,18 @@ Source: arXiv 2606.00130, section 3, for what is computed.
 
 import math
 from functools import reduce
+from itertools import pairwise
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._tensorisations import parted
+
+# Entries of a Kronecker product, at most, that takes the place of its factors.
+FUSED_SIZE = 2**18
 
 
 class Layer(eqx.Module):
@@ -171,14 +176,32 @@ def last(state, layer, bond, radix, left_rows=8, right_rows=16):
     cores, dtype = layer.cores, state.dtype
     n = len(cores)
     k, j = _nodes(max(bond, 2), left_rows, n), n - _nodes(max(bond, 2), right_rows, n)
-    parts = cores[:k], cores[k:j], cores[j:]
+    state = state.reshape(bond**k, -1, bond ** (n - j))
     if layer.gates is None:
-        left, centre, right = (kron(part, dtype) for part in parts)
-    else:
-        gates, one = layer.gates, jnp.eye(radix, dtype=dtype)
-        left = absorbed(kron([*parts[0], one], dtype), gates[:k], 1, radix)
-        centre = absorbed(kron(parts[1], dtype), gates[k : j - 1], 1, radix)
-        right = absorbed(kron([one, *parts[2]], dtype), gates[j - 1 :], 0, radix)
-    state = state.reshape(bond**k, bond ** (j - k), bond ** (n - j))
-    tensor = jnp.einsum("amb,mn->anb", state, centre)
-    return Factors(left, tensor.reshape(len(left), -1, len(right)), right)
+        left, right = kron(cores[:k], dtype), kron(cores[j:], dtype)
+        return Factors(left, _centre(state, cores[k:j], None, bond, radix), right)
+    gates, one = layer.gates, jnp.eye(radix, dtype=dtype)
+    left = absorbed(kron([*cores[:k], one], dtype), gates[:k], 1, radix)
+    right = absorbed(kron([one, *cores[j:]], dtype), gates[j - 1 :], 0, radix)
+    centre = _centre(state, cores[k:j], gates[k : j - 1], bond, radix)
+    return Factors(left, centre.reshape(len(left), -1, len(right)), right)
+
+
+def _centre(state, cores, gates, bond, radix):
+    """A state (a, bond**m, b) with m cores on its middle modes, and the gates between them.
+
+    Cores are fused as long as their Kronecker product is small, which decides for large bonds.
+    """
+    a, _, b = state.shape
+    most = max(1, int(math.log(FUSED_SIZE, bond * radix * radix)))
+    ends = [round(i) for i in np.linspace(0, len(cores), -(-len(cores) // most) + 1)]
+    for start, end in pairwise(ends):
+        matrix = kron(cores[start:end], state.dtype)
+        if gates is not None:
+            matrix = absorbed(matrix, gates[start : end - 1], 1, radix)
+        state = state.reshape(a * radix ** (2 * start), len(matrix), -1)
+        state = jnp.einsum("amb,mn->anb", state, matrix)
+    state = state.reshape(-1)
+    for end in ends[1:-1] if gates is not None else ():
+        state = mixed(state, gates[end - 1], a * radix ** (2 * end - 1))
+    return state.reshape(a, -1, b)

@@ -15,6 +15,9 @@ from ._base import Generator
 from ._decoder import Factors, Layer, hidden, last
 from ._tensorisations import Modes, Paired, Tensorisation, check_weight_shape, n_digits
 
+# Numbers of a hidden state, at most: four gigabytes in single precision.
+LARGEST_STATE = 2**30
+
 
 def default_schedule(order, latent_order=5):
     """Numbers of modes of the states: doubled until half the order, then the order itself.
@@ -35,7 +38,8 @@ class TreeGenerator(Generator):
     ----------
     shape : of the weight, any number of indices.
     key : of the start.
-    bond_dim : size of the modes of hidden states, at least 1.
+    bond_dim : size of the modes of hidden states, at least 1. The last of them has
+        bond_dim**(order / 2) numbers, so bonds above the radix take more memory than the weight.
     radix : size of the modes of the generated tensor, at least 2.
     tensorisation : which mode is which digit of the weight's indices; see `Paired`.
     schedule : numbers of modes of the states, from the latent tensor's to the order, which is
@@ -48,12 +52,12 @@ class TreeGenerator(Generator):
     gate_noise : that of the disentanglers about the identity.
     dtype : floating-point type of the parameters.
 
-    Cores start from He's variance 2 / bond_dim where an activation follows, the last ones from
-    Glorot's 2 / (bond_dim + radix**2). Then each layer is scaled so that its state has the root
-    mean square that its activation wants, and the weight `rms`; without this the weight's would
-    depend on the number of layers.
+    Cores are normal, of one variance in each layer: so that its state has the root mean square that
+    its activation wants, and the weight `rms`. Rules for the variance (He et al. 2015; Glorot and
+    Bengio 2010) estimate it from sizes, and what they miss adds up over layers; here it is found
+    from the start itself.
 
-    Source: arXiv 2606.00130, section 3; He et al. 2015; Glorot and Bengio 2010.
+    Source: arXiv 2606.00130, section 3.
     """
 
     latent: jax.Array
@@ -90,40 +94,25 @@ class TreeGenerator(Generator):
         self.bond_dim = bond_dim
         self.modes = tensorisation.modes(self.shape, radix)
         self.schedule = _checked_schedule(schedule, len(self.modes.sides))
+        if bond_dim ** self.schedule[-2] > LARGEST_STATE:
+            raise ValueError(
+                f"The last hidden state would have bond_dim**{self.schedule[-2]} = "
+                f"{bond_dim ** self.schedule[-2]:.1e} numbers: take a smaller bond_dim, a larger "
+                "radix, or a GroupedGenerator."
+            )
         n_layers = len(self.schedule) - 1
         self.activations = tuple(activation() for _ in range(n_layers - 1))
-        keys = jax.random.split(key, n_layers + 1)
-        self.latent = latent_std * jax.random.normal(
-            keys[0], (bond_dim ** self.schedule[0],), dtype
+        rms = math.sqrt(2 / self.shape[0]) if rms is None else rms
+        sizes = [jnp.asarray(size, dtype) for size in (rms, latent_std, gate_noise)]
+        self.latent, self.layers = _start(
+            *(key, *sizes, self.activations, self.modes),
+            *(bond_dim, self.schedule, self._gated(n_layers), dtype),
         )
-        self.layers = tuple(
-            _layer(key, n, m, bond_dim, radix if last else bond_dim, last, gated, gate_noise, dtype)
-            for key, (n, m), last, gated in zip(
-                keys[1:],
-                pairwise(self.schedule),
-                _is_last(n_layers),
-                self._gated(n_layers),
-                strict=True,
-            )
-        )
-        self._calibrate(math.sqrt(2 / self.shape[0]) if rms is None else rms)
 
     @staticmethod
     @abc.abstractmethod
     def _gated(n_layers):
         """For each layer whether disentanglers follow."""
-
-    def _calibrate(self, rms):
-        """Scale the cores, as the initialiser is still at work."""
-        state, layers = self.latent, []
-        for layer, activation in zip(self.layers[:-1], self.activations, strict=True):
-            found = hidden(state, layer, self.bond_dim)
-            factor = activation.rms / jnp.sqrt(jnp.mean(found**2))
-            layers.append(_scaled(layer, factor))
-            state = activation(factor * found)
-        # Padding is cut off, but its numbers are distributed as all others are.
-        found = last(state, self.layers[-1], self.bond_dim, self.modes.radix).rms()
-        self.layers = (*layers, _scaled(self.layers[-1], rms / found))
 
     def _state(self):
         """The state that the last layer takes."""
@@ -262,24 +251,49 @@ def _checked_schedule(schedule, order):
     return schedule
 
 
-def _layer(key, n, m, bond, out, is_last, gated, noise, dtype):
-    """Cores of a layer from n to m modes of size `out`, at random."""
-    split, keep, gates = jax.random.split(key, 3)
+@eqx.filter_jit
+def _start(key, rms, latent_std, noise, activations, modes, bond_dim, schedule, gated, dtype):
+    """Latent tensor and layers of a generator, at random and calibrated."""
+    steps = list(pairwise(schedule))
+    outs = [bond_dim] * (len(steps) - 1) + [modes.radix]
+    core_key, gate_key = jax.random.split(key)
+    shapes = [(bond_dim ** schedule[0],)]
+    for (n, m), out in zip(steps, outs, strict=True):
+        shapes += [(m - n, bond_dim, out * out), (2 * n - m, bond_dim, out)]
+    latent, *cores = _normal(core_key, shapes, dtype)
+    latent = state = latent_std * latent
+    shapes = [
+        ((m - 1) // 2, out * out, out * out) for m, out in zip(schedule[1:], outs, strict=True)
+    ]
+    gates = [
+        _near_identity(noise, each) if is_gated else None
+        for each, is_gated in zip(_normal(gate_key, shapes, dtype), gated, strict=True)
+    ]
+    layers = list(map(Layer, cores[::2], cores[1::2], gates))
+    for number, activation in enumerate(activations):
+        found = hidden(state, layers[number], bond_dim)
+        factor = activation.rms / jnp.sqrt(jnp.mean(found**2))
+        layers[number] = _scaled(layers[number], factor)
+        state = activation(factor * found)
+    factors = last(state, layers[-1], bond_dim, modes.radix)
+    if math.prod(modes.sizes) == modes.radix ** len(modes.sides):
+        found = factors.rms()
+    else:
+        # What is cut off must not count.
+        found = jnp.sqrt(jnp.mean(factors.weight(modes) ** 2))
+    return latent, (*layers[:-1], _scaled(layers[-1], rms / found))
 
-    def cores(key, number, size):
-        variance = 2 / (bond + size) if is_last else 2 / bond
-        return math.sqrt(variance) * jax.random.normal(key, (number, bond, size), dtype)
 
-    return Layer(
-        cores(split, m - n, out * out),
-        cores(keep, 2 * n - m, out),
-        _gates(gates, (m - 1) // 2, out * out, noise, dtype) if gated else None,
-    )
+def _normal(key, shapes, dtype):
+    """Normal numbers of several shapes; one draw compiles much faster than many."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    numbers = jnp.split(jax.random.normal(key, (ends[-1],), dtype), ends[:-1])
+    return [part.reshape(shape) for part, shape in zip(numbers, shapes, strict=True)]
 
 
-def _gates(key, number, size, noise, dtype):
-    shape = (number, size, size)
-    return jnp.eye(size, dtype=dtype) + noise * jax.random.normal(key, shape, dtype)
+def _near_identity(noise, numbers):
+    """Gates (n, size, size): the identity and noise."""
+    return jnp.eye(numbers.shape[-1], dtype=numbers.dtype) + noise * numbers
 
 
 def _scaled(layer, factor):
@@ -304,7 +318,8 @@ class BrickWall(eqx.Module):
         vectors, gates = jax.random.split(key)
         shape = (n_modes // 2, radix**2) if n_modes > 1 else (1, radix**n_modes)
         self.vectors = jax.random.normal(vectors, shape, dtype)
-        self.gates = _gates(gates, max(0, (n_modes - 1) // 2), radix**2, noise, dtype)
+        shape = max(0, (n_modes - 1) // 2), radix**2, radix**2
+        self.gates = _near_identity(noise, jax.random.normal(gates, shape, dtype))
         self.n_modes, self.radix = n_modes, radix
 
     def scaled(self, factor):

@@ -1,0 +1,301 @@
+"""Tensorisations, activations, growth, rounding and files of generators."""
+
+import itertools
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from tn4ml_plus.generators import (
+    ELU,
+    GELU,
+    ATTNGenerator,
+    BrickWallGenerator,
+    ChannelsApart,
+    GroupedGenerator,
+    Identity,
+    Linear,
+    MERAGenerator,
+    Paired,
+    PReLU,
+    Quantised,
+    Rational,
+    RowMajor,
+    SiLU,
+    Sine,
+    TTNGenerator,
+    compress,
+    grow,
+    load,
+    quantise,
+    save,
+)
+
+KEY = jax.random.key(0)
+TREES = (TTNGenerator, ATTNGenerator, MERAGenerator)
+
+# Tensorisations -----------------------------------------------------------------------------------
+
+WEIGHTS = [
+    (RowMajor(), (8, 8), 2),
+    (RowMajor(), (5, 6), 2),
+    (RowMajor(), (7,), 3),
+    (Paired(), (8, 8), 2),
+    (Paired(), (5, 70), 2),
+    (Paired(), (10, 4), 3),
+    (Paired(), (1, 1), 2),
+    (ChannelsApart(), (6, 5, 3, 3), 2),
+    (ChannelsApart(), (4, 4, 2), 2),
+]
+
+
+@pytest.mark.parametrize(("tensorisation", "shape", "radix"), WEIGHTS)
+def test_weights_survive_padding_and_slicing(tensorisation, shape, radix):
+    modes = tensorisation.modes(shape, radix)
+    assert len(modes.sides) % 2 == 0
+    weight = jnp.arange(1.0, 1 + np.prod(shape)).reshape(shape)
+    flat = modes.flat(weight)
+    assert flat.shape == (radix ** len(modes.sides),)
+    assert np.count_nonzero(flat) == weight.size
+    np.testing.assert_array_equal(modes.weight(flat).reshape(shape), weight)
+
+
+@pytest.mark.parametrize(("tensorisation", "shape", "radix"), WEIGHTS)
+def test_digits_say_where_an_entry_lies(tensorisation, shape, radix):
+    modes = tensorisation.modes(shape, radix)
+    weight = jnp.arange(float(np.prod(shape)))
+    digits = np.asarray(modes.digits(jnp.arange(weight.size)))
+    places = digits @ radix ** np.arange(digits.shape[1])[::-1]
+    np.testing.assert_array_equal(modes.flat(weight)[places], weight)
+
+
+def test_orders_of_digits():
+    assert RowMajor().modes((4, 16), 2).sides == (0, 0, 1, 1, 1, 1)
+    assert Paired().modes((4, 16), 2).sides == (1, 1, 0, 1, 0, 1)
+    assert Paired().modes((16, 4), 2).sides == (0, 0, 0, 1, 0, 1)
+    assert ChannelsApart().modes((4, 4, 3, 3), 2).sides == (0, 1, 0, 1, 2, 2, 2, 2)
+
+
+# Activations --------------------------------------------------------------------------------------
+
+STATES = np.linspace(-4, 4, 41)
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        (Identity(), STATES),
+        (ELU(), np.where(STATES > 0, STATES, np.expm1(STATES))),
+        (GELU(), STATES * scipy.special.ndtr(STATES)),
+        (SiLU(), STATES * scipy.special.expit(STATES)),
+        (PReLU(0.1), np.where(STATES > 0, STATES, 0.1 * STATES)),
+        (Sine(3.0), np.sin(3 * STATES)),
+    ],
+)
+def test_values_of_activations(activation, expected, x64):
+    np.testing.assert_allclose(activation(jnp.asarray(STATES)), expected, atol=1e-7)
+
+
+def test_rational_starts_near_a_leaky_relu_and_has_no_pole(x64):
+    rational = Rational()
+    near = STATES[np.abs(STATES) <= 2]
+    leaky = np.where(near > 0, near, 0.01 * near)
+    assert np.abs(rational(jnp.asarray(near)) - leaky).max() < 0.1
+    steep = eqx.tree_at(lambda r: r.denominator, rational, jnp.asarray([-5.0, 3.0]))
+    assert np.isfinite(steep(jnp.linspace(-100.0, 100.0, 100_001))).all()
+
+
+@pytest.mark.parametrize("activation", [PReLU, Rational])
+def test_numbers_of_activations_learn(activation):
+    generator = TTNGenerator((64, 64), key=KEY, activation=activation)
+    gradient = jax.grad(lambda g: jnp.sum(g() ** 3))(generator)
+    leaves = jax.tree.leaves(gradient.activations)
+    assert leaves
+    assert all(np.abs(leaf).max() > 0 for leaf in leaves)
+
+
+def test_a_sine_wants_small_states():
+    assert Sine(20.0).rms == 1 / 20
+    with pytest.raises(ValueError, match="frequency"):
+        Sine(0)
+
+
+# Growth -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("generator", [*TREES, partial(GroupedGenerator, n_groups=2)])
+def test_growth_keeps_the_weight(generator, x64):
+    for dtype, most in ((jnp.float32, 1e-6), (jnp.float64, 1e-12)):
+        small = generator((32, 32), key=KEY, gate_noise=0.3, dtype=dtype)
+        large = small
+        for bond_dim in (3, 4):
+            large = grow(large, bond_dim, key=KEY)
+            assert np.abs(large() - small()).max() < most * np.abs(small()).max()
+            assert large().dtype == dtype
+        assert large.n_parameters > small.n_parameters
+
+
+@pytest.mark.parametrize("generator", TREES)
+def test_gradients_reach_the_new_numbers(generator):
+    large = grow(generator((64, 64), key=KEY), 3, key=KEY)
+    gradient = jax.grad(lambda g: jnp.sum(g() ** 2))(large)
+    # What reads the new modes is zero and must move first.
+    for layer in gradient.layers:
+        for cores in (layer.split, layer.keep):
+            assert np.isfinite(cores).all()
+            if cores.size:
+                assert np.abs(cores[:, 2:]).max() > 0
+
+
+def test_growth_reaches_every_generator_of_a_model():
+    model = {"a": TTNGenerator((8, 8), key=KEY), "b": jnp.ones(3)}
+    grown = grow(model, 4, key=KEY)
+    assert grown["a"].bond_dim == 4
+    assert (grown["b"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("generator", "bond_dim", "message"),
+    [
+        (BrickWallGenerator((8, 8), key=KEY), 3, "no bonds"),
+        (Quantised(TTNGenerator((8, 8), key=KEY)), 3, "before quantisation"),
+        (TTNGenerator((8, 8), key=KEY, bond_dim=3), 2, "less than the 3"),
+        (TTNGenerator((8, 8), key=KEY), 0, "bond_dim"),
+    ],
+)
+def test_what_cannot_grow_says_so(generator, bond_dim, message):
+    with pytest.raises(ValueError, match=message):
+        grow(generator, bond_dim, key=KEY)
+
+
+# Rounding -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_cores_are_integers_times_a_scale(bits, x64):
+    generator = ATTNGenerator((32, 32), key=KEY, dtype=jnp.float64)
+    rounded = Quantised(generator, bits).rounded()
+    most = 2 ** (bits - 1) - 1
+    for core, start in zip(rounded.layers[0].split, generator.layers[0].split, strict=True):
+        codes = most * core / np.abs(start).max()
+        np.testing.assert_allclose(codes, np.round(codes), atol=1e-9)
+        assert np.abs(codes).max() == pytest.approx(most)
+        assert np.abs(core - start).max() <= np.abs(start).max() / most / 2 + 1e-12
+
+
+def test_numbers_of_activations_are_not_rounded():
+    generator = TTNGenerator((64, 64), key=KEY, activation=partial(PReLU, 0.123))
+    assert Quantised(generator, 4).rounded().activations[0].slope == generator.activations[0].slope
+
+
+@pytest.mark.parametrize("generator", [*TREES, BrickWallGenerator])
+def test_eight_bits_are_near_and_four_less_so(generator):
+    made = generator((32, 32), key=KEY)
+    errors = [
+        np.linalg.norm(Quantised(made, bits)() - made()) / np.linalg.norm(made()) for bits in (8, 4)
+    ]
+    assert errors[0] < 0.1
+    assert errors[0] < errors[1] < 1
+
+
+def test_gradients_pass_the_rounding(x64):
+    """The straight-through gradient is the plain one at the rounded cores."""
+    small = Quantised(ATTNGenerator((16, 16), key=KEY, dtype=jnp.float64))
+    found = jax.grad(lambda g: jnp.sum(g() ** 3))(small).generator
+    expected = jax.grad(lambda g: jnp.sum(g() ** 3))(small.rounded())
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_bytes_are_integers_and_scales():
+    small = Quantised(TTNGenerator((8, 8), key=KEY, schedule=(3, 6)), 4)
+    # The latent tensor of 8 and three cores of 8 numbers, half a byte each, with a scale for each.
+    assert small.n_bytes == 4 * (8 // 2 + 4)
+    assert small.n_parameters == 32
+
+
+def test_products_and_entries_are_of_the_rounded_weight():
+    small = Quantised(MERAGenerator((16, 16), key=KEY), 4)
+    x = jnp.ones((2, 16))
+    np.testing.assert_allclose(x @ small, x @ small(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(small.entries(jnp.arange(256)), small().reshape(-1), atol=1e-6)
+    np.testing.assert_allclose(small.scaled(2.0)(), 2 * small(), atol=1e-5)
+
+
+def test_rounding_twice_keeps_the_last_bits():
+    model = quantise(quantise({"w": TTNGenerator((8, 8), key=KEY)}, 8), 4)
+    assert model["w"].bits == 4
+    assert isinstance(model["w"].generator, TTNGenerator)
+
+
+@pytest.mark.parametrize("bits", [2, 16, "8"])
+def test_other_bits_are_refused(bits):
+    with pytest.raises(ValueError, match="4 or 8"):
+        Quantised(TTNGenerator((8, 8), key=KEY), bits)
+
+
+def test_only_generators_are_rounded():
+    with pytest.raises(ValueError, match="must be a Generator"):
+        Quantised(jnp.ones((8, 8)))
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+def models(bits=None, key=KEY):
+    """A compressed network, its generators rounded or not."""
+    mlp = eqx.nn.MLP(16, 3, 32, 2, key=key)
+    small = compress(mlp, lambda m: [m.layers[0], m.layers[1].weight], key=key)
+    return small if bits is None else quantise(small, bits)
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_files_give_the_same_outputs(bits, tmp_path):
+    model, path = models(bits), tmp_path / "model.safetensors"
+    save(path, model)
+    x = jnp.linspace(-1, 1, 16)
+    for like in (
+        models(bits, jax.random.key(1)),
+        eqx.filter_eval_shape(partial(models, bits), jax.random.key(1)),
+    ):
+        np.testing.assert_allclose(load(path, like)(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_rounded_cores_are_stored_small(tmp_path):
+    sizes = {}
+    for bits, dtype in ((None, "F32"), (8, "I8"), (4, "U8")):
+        generator = MERAGenerator((256, 256), key=KEY, bond_dim=6, radix=4)
+        path = tmp_path / f"{bits}.safetensors"
+        save(path, generator if bits is None else Quantised(generator, bits))
+        sizes[bits] = path.stat().st_size
+        assert dtype.encode() in path.read_bytes()
+    saved = 3 * generator.n_parameters
+    assert sizes[None] - sizes[8] > 0.8 * saved
+    assert sizes[4] < sizes[8] < sizes[None]
+
+
+def test_files_of_other_trees_are_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save(path, models())
+    with pytest.raises(ValueError, match="bits=None"):
+        load(path, models(8))
+    with pytest.raises(ValueError, match="no place for"):
+        load(path, {})
+    with pytest.raises(ValueError, match="has no array"):
+        load(path, {"more": jnp.ones(3)})
+    other = eqx.nn.MLP(16, 4, 32, 2, key=KEY)
+    other = compress(other, lambda m: [m.layers[0], m.layers[1].weight], key=KEY)
+    with pytest.raises(ValueError, match="is stored as"):
+        load(path, other)
+
+
+def test_layers_are_stored_too(tmp_path):
+    layer = Linear(8, 8, key=KEY)
+    save(tmp_path / "layer.safetensors", layer)
+    again = load(tmp_path / "layer.safetensors", Linear(8, 8, key=jax.random.key(1)))
+    for a, b in itertools.zip_longest(jax.tree.leaves(again), jax.tree.leaves(layer)):
+        np.testing.assert_array_equal(a, b)
