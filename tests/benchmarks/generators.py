@@ -9,22 +9,18 @@ images are scored once a run. Epochs and input scale were chosen on 10,000 train
 """
 
 import argparse
-import json
 import logging
-import multiprocessing
-import os
 import statistics
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from images import now, one_core, spread, write
+from _runs import run_all
+from images import now, spread, write
 from side_by_side import judged, table
 
 logger = logging.getLogger("generators")
 
-SEEDS = range(3)
 N_EPOCHS, BATCH_SIZE = 3, 64
 WIDTH = 1024
 # Layers of the network, and which of them are generated.
@@ -139,7 +135,6 @@ def data():
 
 def run(case, treatment, seed, validate=False, n_epochs=N_EPOCHS):
     """One training; validate: score the last 10,000 training images, which are left out then."""
-    import equinox as eqx
     import jax
 
     from tn4ml_plus import generators
@@ -179,28 +174,18 @@ def run(case, treatment, seed, validate=False, n_epochs=N_EPOCHS):
     seconds = now() - start
     outputs = generators.predict(model, test_X)
     weights = [layer.weight for layer in where(model)]
-    other = eqx.tree_at(where, model, [None] * len(chosen)) if chosen else model
-    biases = sum(layer.bias.size for layer in where(model))
-    rest = generators.n_parameters(other) + biases
-    numbers = sum(w.n_parameters if hasattr(w, "n_parameters") else w.size for w in weights)
     return {
-        "case": case,
-        "treatment": treatment,
-        "seed": seed,
         "accuracy": float((outputs.argmax(1) == test_y).mean()),
-        "numbers": numbers,
-        "total": rest + numbers,
-        "bytes": sum(w.n_bytes if hasattr(w, "n_bytes") else 4 * w.size for w in weights),
+        "numbers": generators.n_parameters(weights),
+        "total": generators.n_parameters(model),
+        "bytes": generators.n_bytes(weights),
         "seconds": seconds,
     }
 
 
 def report(found, seeds):
     def runs(case, treatment):
-        return sorted(
-            (r for r in found if r["case"] == case and r["treatment"] == treatment),
-            key=lambda r: r["seed"],
-        )
+        return [r for seed in seeds if (r := found.get((case, treatment, seed)))]
 
     def gains(case, treatment, other):
         pairs = zip(runs(case, treatment), runs(case, other))
@@ -242,36 +227,22 @@ one core each.
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="folder of the table")
-    parser.add_argument("--runs", type=Path, required=True, help="JSON lines of finished runs")
+    parser.add_argument("--runs", type=Path, help="JSON lines of finished runs")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--case", help="start of the names of cases to run; default all")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    found = []
-    if arguments.runs.exists():
-        found = [json.loads(line) for line in arguments.runs.read_text().splitlines()]
-    done = {(r["case"], r["treatment"], r["seed"]) for r in found}
     jobs = [
         (case, treatment, seed)
         for case in CASES
         if case.startswith(arguments.case or "")
-        for seed in SEEDS
+        for seed in range(arguments.seeds)
         for treatment in treatments(case)
-        if (case, treatment, seed) not in done
     ]
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    context = multiprocessing.get_context("spawn")
-    cores = context.Queue()
-    for core in range(n_cores):
-        cores.put(core)
-    with ProcessPoolExecutor(n_cores, context, one_core, (cores,)) as pool:
-        for job in as_completed([pool.submit(run, *job) for job in jobs]):
-            found.append(job.result())
-            logger.info("%s", found[-1])
-            with arguments.runs.open("a") as file:
-                file.write(json.dumps(found[-1]) + "\n")
+    found = run_all(run, jobs, arguments.runs)
     if arguments.out is not None:
-        write(arguments, "generators_fashion_mnist", report(found, SEEDS))
+        write(arguments, "generators_fashion_mnist", report(found, range(arguments.seeds)))
 
 
 if __name__ == "__main__":

@@ -14,16 +14,13 @@ number of steps on a part of the digits. Test images are scored once a seed.
 """
 
 import argparse
-import json
 import logging
-import multiprocessing
-import os
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
+from _runs import run_all
 from quality import machine
 from side_by_side import judged, table
 from sklearn.datasets import load_digits
@@ -129,12 +126,6 @@ def now():
 # Ablations ----------------------------------------------------------------------------------------
 
 
-def one_core(cores):
-    """Keep this process to one core, before JAX looks for them."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {cores.get()})
-
-
 def build(dataset, seed, n_layers=N_LAYERS, block="aim", merge=BN):
     """The classifier, with as many channels as bring it nearest to four blocks of AIM."""
     import equinox as eqx
@@ -191,9 +182,6 @@ def training(dataset, name, seed):
     model = build(dataset, seed, **(ABLATION | DEPTHS)[name]).fit(images, y)
     seconds = model.history_["seconds"]
     found = {
-        "dataset": dataset,
-        "name": name,
-        "seed": seed,
         "parameters": model.model_.n_parameters,
         "channels": model.variant.channels[0],
         "accuracy": model.score(test_images, test_y),
@@ -244,22 +232,7 @@ def ablation(arguments):
         for name in (*ABLATION, *DEPTHS)
         for seed in seeds
     ]
-    runs = arguments.runs or Path(os.devnull)
-    kept = runs.read_text().splitlines() if runs.exists() else []
-    found = {(run["dataset"], run["name"], run["seed"]): run for run in map(json.loads, kept)}
-    context = multiprocessing.get_context("spawn")
-    cores = context.Queue()
-    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-    for core in usable:
-        cores.put(core)
-    with ProcessPoolExecutor(len(usable), context, one_core, (cores,)) as pool:
-        tasks = [pool.submit(training, *each) for each in wanted if each not in found]
-        for task in as_completed(tasks):
-            run = task.result()
-            found[run["dataset"], run["name"], run["seed"]] = run
-            with runs.open("a") as file:
-                file.write(json.dumps(run) + "\n")
-            logger.info("%(dataset)s, %(name)s, %(seed)d: %(accuracy).4f, %(seconds).0f s", run)
+    found = run_all(training, wanted, arguments.runs)
     write(arguments, "images_ablation", report(found, seeds))
 
 

