@@ -2,7 +2,7 @@
 
     python tests/benchmarks/generators.py --runs FILE --out docs/tables
 
-A network 784-1024-1024-10 with one or two of its large weights generated, and a smaller one,
+A network 784-1024-1024-10 with one or both of its large weights generated, and a smaller one,
 784-1024-10, whose only large weight is generated: there nothing else can do the work. Finished runs
 are kept in the file of --runs and not done again; as many run at a time as there are cores. Test
 images are scored once a run. Epochs and input scale were chosen on 10,000 training images.
@@ -24,16 +24,16 @@ logger = logging.getLogger("generators")
 N_EPOCHS, BATCH_SIZE = 3, 64
 WIDTH = 1024
 # Layers of the network, and which of them are generated.
+DISCRIMINATING = "first layer generated, middle removed"
+BOTH = "both generated"
+MIDDLE = "middle layer generated, first dense"
 CASES = {
-    "first layer generated, middle removed": ((784, WIDTH, 10), (0,)),
-    "first layer generated, middle dense": ((784, WIDTH, WIDTH, 10), (0,)),
-    "middle layer generated, first dense": ((784, WIDTH, WIDTH, 10), (1,)),
-    "both generated": ((784, WIDTH, WIDTH, 10), (0, 1)),
+    DISCRIMINATING: ((784, WIDTH, 10), (0,)),
+    BOTH: ((784, WIDTH, WIDTH, 10), (0, 1)),
+    MIDDLE: ((784, WIDTH, WIDTH, 10), (1,)),
 }
-REMOVED = {
-    "first layer generated, middle removed": (784, 10),
-    "middle layer generated, first dense": (784, WIDTH, 10),
-}
+# What is left where the generated layers are taken away.
+REMOVED = {DISCRIMINATING: (784, 10), MIDDLE: (784, WIDTH, 10)}
 DECODERS = {
     "aTTN": "ATTNGenerator",
     "TTN": "TTNGenerator",
@@ -42,25 +42,20 @@ DECODERS = {
 }
 START = ", frozen at its start"
 HASHED, RANDOM, DENSE, LAYER_REMOVED = "hashed", "frozen random", "dense", "layer removed"
-EVERYWHERE = (
-    *(DENSE, RANDOM, "aTTN", "TTN", "MERA", "brick wall", f"aTTN{START}", HASHED, "rank 1"),
-    *("pruned to 1 %, int8",),
-)
-DISCRIMINATING = next(iter(CASES))
-MORE = (
-    *(f"{name}{START}" for name in ("TTN", "MERA", "brick wall")),
-    *("aTTN, row-major", "aTTN, bond_dim=3", "aTTN, bond_dim=4", "aTTN, int8"),
-    *("rank 4", "pruned to the bytes of aTTN, int8", "pruned to 10 %, int8"),
-)
+PRUNED, PRUNED_EQUALLY = "pruned to 1 %, int8", "pruned to the bytes of aTTN, int8"
+TREATMENTS = {
+    DISCRIMINATING: (
+        *(DENSE, LAYER_REMOVED, RANDOM, *DECODERS, *(f"{name}{START}" for name in DECODERS)),
+        *("aTTN, row-major", "aTTN, bond_dim=3", "aTTN, int8", HASHED, "rank 1", "rank 4"),
+        *(PRUNED, PRUNED_EQUALLY),
+    ),
+    BOTH: (DENSE, RANDOM, *DECODERS, f"aTTN{START}", HASHED, "rank 1", PRUNED),
+    MIDDLE: (LAYER_REMOVED, RANDOM, "aTTN", f"aTTN{START}", HASHED),
+}
 # Of the aTTN in the discriminating case: test accuracy and gain over its start, at least, in %.
 ACCURACY_GOAL, GAIN_GOAL = 85.0, 2.5
 # These learn at the rate of dense weights, generators ten times as fast.
 SLOW = ("rank", "pruned")
-
-
-def treatments(case):
-    removed = (LAYER_REMOVED,) if case in REMOVED else ()
-    return EVERYWHERE + removed + (MORE if case == DISCRIMINATING else ())
 
 
 def network(sizes, key):
@@ -108,14 +103,14 @@ def generator(treatment):
     return partial(getattr(generators, DECODERS[name]), **options)
 
 
-def pruned(case, share):
-    """Function of a trained weight and a key that keeps a share of it, or as many bytes as aTTN."""
+def pruned(treatment):
+    """Function of a trained weight and a key that keeps its largest entries, three bytes each."""
     from _generator_controls import Pruned
 
     def make(weight, key):
-        if share is None:
-            return Pruned(weight, generator("aTTN")(weight.shape, key=key).n_bytes // 3)
-        return Pruned(weight, int(share * weight.size))
+        if treatment == PRUNED:
+            return Pruned(weight, weight.size // 100)
+        return Pruned(weight, generator("aTTN")(weight.shape, key=key).n_bytes // 3)
 
     return make
 
@@ -166,8 +161,7 @@ def run(case, treatment, seed, validate=False, n_epochs=N_EPOCHS):
         model = generators.compress(model, where, generator=generator(treatment), key=key).model
     model = trained(model, n_epochs, order)
     if is_pruned:
-        share = {"1": 0.01, "10": 0.1}.get(treatment.split()[2])
-        model = compressed(model, where, pruned(case, share), key).model
+        model = compressed(model, where, pruned(treatment), key).model
     if treatment.endswith("int8"):
         model = model if is_pruned else generators.quantise(model, 8)
         model = trained(model, 1, more)
@@ -193,7 +187,7 @@ def report(found, seeds):
 
     rows = []
     for case in CASES:
-        for number, treatment in enumerate(treatments(case)):
+        for number, treatment in enumerate(TREATMENTS[case]):
             each = runs(case, treatment)
             accuracies = [r["accuracy"] for r in each]
             text = spread(accuracies)
@@ -238,7 +232,7 @@ def main():
         for case in CASES
         if case.startswith(arguments.case or "")
         for seed in range(arguments.seeds)
-        for treatment in treatments(case)
+        for treatment in TREATMENTS[case]
     ]
     found = run_all(run, jobs, arguments.runs)
     if arguments.out is not None:

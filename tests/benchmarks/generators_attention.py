@@ -23,7 +23,7 @@ DENSE, REMOVED = "dense", "attention removed"
 JOINT, APART = "Q, K, V jointly, O apart", "all apart"
 # What the four weights are, and how they are given to it.
 CONTROLS = ((DENSE, ""), (REMOVED, ""), (RANDOM, APART), ("rank 1", APART))
-TREATMENTS = ("aTTN", "TTN", "MERA", "brick wall", "aTTN, bond_dim=4", f"aTTN{START}", HASHED)
+TREATMENTS = ("aTTN", "TTN", "MERA", "brick wall", "aTTN, bond_dim=3", f"aTTN{START}", HASHED)
 TRAININGS = (*CONTROLS, *((each, how) for how in (JOINT, APART) for each in TREATMENTS))
 
 

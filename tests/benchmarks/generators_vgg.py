@@ -39,7 +39,7 @@ def settings(shape):
         "TTN": generators.TTNGenerator,
         "aTTN": attn,
         "MERA": generators.MERAGenerator,
-        "aTTN, bond_dim=4": functools.partial(attn, bond_dim=4),
+        "aTTN, bond_dim=3": functools.partial(attn, bond_dim=3),
         "aTTN, 16 groups": functools.partial(grouped, n_groups=16),
         "aTTN, a group each row": functools.partial(grouped, n_groups=shape[0]),
     }

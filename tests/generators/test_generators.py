@@ -359,10 +359,11 @@ def test_he_initialisation_is_what_products_of_dense_layers_need():
     assert np.sqrt(np.mean(made() ** 2)) == pytest.approx(np.sqrt(2 / 512), rel=1e-4)
 
 
+@pytest.mark.parametrize("factor", [3.0, -0.5])
 @pytest.mark.parametrize("generator", ALL)
-def test_scaled_multiplies_the_weight(generator, x64):
+def test_scaled_multiplies_the_weight(generator, factor, x64):
     made = generator((12, 8), key=KEY, dtype=jnp.float64)
-    assert difference(made.scaled(3.0)(), 3 * made()) < 1e-13
+    assert difference(made.scaled(factor)(), factor * made()) < 1e-13
 
 
 @pytest.mark.parametrize("generator", ALL)

@@ -208,9 +208,24 @@ def test_smooth_weights_are_fitted(options):
     fitted = fit(start, 0.01 * SMOOTH, n_steps=600, **options)
     found = np.linalg.norm(fitted.generator() - 0.01 * SMOOTH) / np.linalg.norm(0.01 * SMOOTH)
     assert fitted.error == pytest.approx(found, rel=1e-3)
-    assert fitted.error < 0.35
+    assert fitted.error < 0.2
     assert fitted.losses.shape == (600,)
     assert fitted.losses[-50:].mean() < 0.2 * fitted.losses[:10].mean()
+
+
+@pytest.mark.parametrize("tree", [TTNGenerator, ATTNGenerator, BrickWallGenerator])
+def test_fits_find_the_size_and_the_sign(tree):
+    start = tree((32, 32), key=KEY)
+    fitted = fit(start, -7 * start(), n_steps=1, optimizer=optax.sgd(0.0))
+    assert fitted.error < 1e-5
+    assert_close(fitted.generator(), -7 * start(), 1e-4)
+
+
+def test_fits_do_not_shrink_to_zero():
+    """A narrow band, of which a start by chance has next to nothing."""
+    points = jnp.linspace(-1, 1, 256)
+    band = jnp.exp(-200 * (points[:, None] - points) ** 2)
+    assert fit(ATTNGenerator((256, 256), key=KEY), band, n_steps=300).error < 0.5
 
 
 def test_fits_repeat_and_compile_once(compilations):
@@ -239,7 +254,7 @@ def test_what_cannot_be_fitted_is_named(weight, options, message):
 
 def test_diverging_fits_say_so():
     with pytest.raises(match="lower learning rate"):
-        fit(TTNGenerator((16, 16), key=KEY), SMOOTH[:16, :16], optimizer=optax.sgd(1e8), n_steps=20)
+        fit(TTNGenerator((16, 16), key=KEY), SMOOTH[:16, :16], optimizer=optax.sgd(1e38), n_steps=20)
 
 
 def test_isometry_counts_cores_and_gates():

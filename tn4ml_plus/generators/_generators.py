@@ -297,9 +297,14 @@ def _near_identity(noise, numbers):
 
 
 def _scaled(layer, factor):
-    """The layer times a factor, which all its cores share."""
-    each = jnp.asarray(factor ** (1 / len(layer.cores)), layer.split.dtype)
-    return Layer(each * layer.split, each * layer.keep, layer.gates)
+    """The layer times a factor."""
+    each = jnp.asarray(jnp.abs(factor) ** (1 / len(layer.cores)), layer.split.dtype)
+    return Layer(_signed(each * layer.split, factor), each * layer.keep, layer.gates)
+
+
+def _signed(cores, factor):
+    """Cores, the first of which takes the sign of a factor."""
+    return cores.at[0].multiply(jnp.sign(factor).astype(cores.dtype))
 
 
 class BrickWall(eqx.Module):
@@ -323,8 +328,9 @@ class BrickWall(eqx.Module):
         self.n_modes, self.radix = n_modes, radix
 
     def scaled(self, factor):
-        each = jnp.asarray(factor ** (1 / len(self.vectors)), self.vectors.dtype)
-        return eqx.tree_at(lambda b: b.vectors, self, each * self.vectors)
+        each = jnp.asarray(jnp.abs(factor) ** (1 / len(self.vectors)), self.vectors.dtype)
+        vectors = _signed(each * self.vectors, factor)
+        return eqx.tree_at(lambda b: b.vectors, self, vectors)
 
     def factors(self):
         if self.n_modes < 2:
