@@ -19,8 +19,9 @@ import numpy as np
 
 from ._tensorisations import parted
 
-# Entries of a Kronecker product, at most, that takes the place of its factors.
-FUSED_SIZE = 2**18
+# Rows of a Kronecker product, at most, that takes the place of its factors: one pass over the state
+# for all of them, and few arithmetic operations still.
+FUSED_ROWS = 32
 
 
 class Layer(eqx.Module):
@@ -39,36 +40,71 @@ class Layer(eqx.Module):
         """Matrices (bond_in, what follows) of all cores in the order of modes."""
         return [*self.split, *self.keep]
 
+    @property
+    def n_made(self):
+        """How many modes each core makes."""
+        return [2] * len(self.split) + [1] * len(self.keep)
+
 
 def kron(matrices, dtype):
     """Kronecker product of matrices; of none, the number one."""
     return reduce(jnp.kron, matrices, jnp.ones((1, 1), dtype))
 
 
-def mixed(state, gate, before):
-    """A flat state with a gate on its modes that follow the first `before` numbers."""
-    state = state.reshape(before, len(gate), -1)
+def mixed(state, matrix, before):
+    """A flat state with a matrix on its modes that follow the first `before` numbers."""
+    state = state.reshape(before, len(matrix), -1)
+    if before == 1:
+        return (matrix.T @ state[0]).reshape(-1)
     if state.shape[-1] == 1:
-        return (state[..., 0] @ gate).reshape(-1)
-    return jnp.einsum("lir,io->lor", state, gate).reshape(-1)
+        return (state[..., 0] @ matrix).reshape(-1)
+    return jnp.einsum("lir,io->lor", state, matrix).reshape(-1)
+
+
+def fused(n, size):
+    """Where to cut n matrices of this many rows each so that products of a part have few."""
+    return pairwise(round(i) for i in np.linspace(0, n, -(-n // _most(size, FUSED_ROWS)) + 1))
+
+
+def _most(size, rows):
+    """How many matrices of this many rows have a product of at most so many; one or more."""
+    return max(m for m in range(1, 7) if m == 1 or size**m <= rows)
 
 
 def absorbed(matrix, gates, first, bond):
     """A matrix (rows, bond**n) with gates on its columns' modes (first, first + 1), and so on."""
     state = matrix.reshape(-1)
-    for t, gate in enumerate(gates):
-        state = mixed(state, gate, len(matrix) * bond ** (first + 2 * t))
+    for start, end in fused(len(gates), bond * bond):
+        gate = kron(gates[start:end], matrix.dtype)
+        state = mixed(state, gate, len(matrix) * bond ** (first + 2 * start))
     return state.reshape(matrix.shape)
+
+
+def expanded(state, cores, n_made, gates, bond, before=1):
+    """A flat state with cores on the modes after the first `before` numbers, then gates.
+
+    n_made: how many modes of size bond each core makes; gates: on the pairs (1, 2), (3, 4), ... of
+    them, or None.
+    """
+    place, across = 0, []
+    for start, end in fused(len(cores), len(cores[0])):
+        matrix, n = kron(cores[start:end], state.dtype), sum(n_made[start:end])
+        if gates is not None:
+            if place and place % 2 == 0:
+                across.append(place)
+            first = 1 - place % 2
+            gate = (place + first) // 2
+            matrix = absorbed(matrix, gates[gate : gate + (n - first) // 2], first, bond)
+        state = mixed(state, matrix, before * bond**place)
+        place += n
+    for place in across:
+        state = mixed(state, gates[place // 2 - 1], before * bond ** (place - 1))
+    return state
 
 
 def hidden(state, layer, bond):
     """The state after a hidden layer, before its activation."""
-    cores, half = layer.cores, (len(layer.split) + len(layer.keep)) // 2
-    left, right = kron(cores[:half], state.dtype), kron(cores[half:], state.dtype)
-    state = left.T @ state.reshape(len(left), len(right)) @ right
-    if layer.gates is not None:
-        state = absorbed(state.reshape(1, -1), layer.gates, 1, bond)
-    return state.reshape(-1)
+    return expanded(state, layer.cores, layer.n_made, layer.gates, bond)
 
 
 class Factors(NamedTuple):
@@ -162,46 +198,23 @@ def _number(digits, radix):
     return digits @ (radix ** jnp.arange(digits.shape[-1])[::-1]).astype(digits.dtype)
 
 
-def _nodes(bond, rows, n):
-    """How many of n nodes a factor of about so many rows takes; the centre keeps one or more."""
-    most = max(m for m in range(1, 6) if m == 1 or bond**m <= rows)
-    return min(most, (n - 1) // 2)
-
-
 def last(state, layer, bond, radix, left_rows=8, right_rows=16):
     """`Factors` of the last layer, about so many rows of bonds left and columns of them right.
 
     Every gate goes to exactly one factor. The sizes are what measured fastest at 2**24 entries.
     """
-    cores, dtype = layer.cores, state.dtype
+    cores, gates, dtype = layer.cores, layer.gates, state.dtype
     n = len(cores)
-    k, j = _nodes(max(bond, 2), left_rows, n), n - _nodes(max(bond, 2), right_rows, n)
-    state = state.reshape(bond**k, -1, bond ** (n - j))
-    if layer.gates is None:
-        left, right = kron(cores[:k], dtype), kron(cores[j:], dtype)
-        return Factors(left, _centre(state, cores[k:j], None, bond, radix), right)
-    gates, one = layer.gates, jnp.eye(radix, dtype=dtype)
-    left = absorbed(kron([*cores[:k], one], dtype), gates[:k], 1, radix)
-    right = absorbed(kron([one, *cores[j:]], dtype), gates[j - 1 :], 0, radix)
-    centre = _centre(state, cores[k:j], gates[k : j - 1], bond, radix)
+    # The centre keeps one node or more.
+    k, from_end = (min(_most(max(bond, 2), rows), (n - 1) // 2) for rows in (left_rows, right_rows))
+    j = n - from_end
+    left, right = cores[:k], cores[j:]
+    if gates is None:
+        inner, left, right = None, kron(left, dtype), kron(right, dtype)
+    else:
+        one = jnp.eye(radix, dtype=dtype)
+        left = absorbed(kron([*left, one], dtype), gates[:k], 1, radix)
+        right = absorbed(kron([one, *right], dtype), gates[j - 1 :], 0, radix)
+        inner = gates[k : j - 1]
+    centre = expanded(state, cores[k:j], layer.n_made[k:j], inner, radix, bond**k)
     return Factors(left, centre.reshape(len(left), -1, len(right)), right)
-
-
-def _centre(state, cores, gates, bond, radix):
-    """A state (a, bond**m, b) with m cores on its middle modes, and the gates between them.
-
-    Cores are fused as long as their Kronecker product is small, which decides for large bonds.
-    """
-    a, _, b = state.shape
-    most = max(1, int(math.log(FUSED_SIZE, bond * radix * radix)))
-    ends = [round(i) for i in np.linspace(0, len(cores), -(-len(cores) // most) + 1)]
-    for start, end in pairwise(ends):
-        matrix = kron(cores[start:end], state.dtype)
-        if gates is not None:
-            matrix = absorbed(matrix, gates[start : end - 1], 1, radix)
-        state = state.reshape(a * radix ** (2 * start), len(matrix), -1)
-        state = jnp.einsum("amb,mn->anb", state, matrix)
-    state = state.reshape(-1)
-    for end in ends[1:-1] if gates is not None else ():
-        state = mixed(state, gates[end - 1], a * radix ** (2 * end - 1))
-    return state.reshape(a, -1, b)
