@@ -23,8 +23,11 @@ DENSE, REMOVED = "dense", "attention removed"
 JOINT, APART = "Q, K, V jointly, O apart", "all apart"
 # What the four weights are, and how they are given to it.
 CONTROLS = ((DENSE, ""), (REMOVED, ""), (RANDOM, APART), ("rank 1", APART))
-TREATMENTS = ("aTTN", "TTN", "MERA", "brick wall", "aTTN, bond_dim=3", f"aTTN{START}", HASHED)
-TRAININGS = (*CONTROLS, *((each, how) for how in (JOINT, APART) for each in TREATMENTS))
+TREATMENTS = {
+    JOINT: ("aTTN", "MERA", "aTTN, bond_dim=3", f"aTTN{START}", HASHED),
+    APART: ("aTTN", "MERA", HASHED),
+}
+TRAININGS = (*CONTROLS, *((each, how) for how, these in TREATMENTS.items() for each in these))
 
 
 def block(key, has_attention=True):
