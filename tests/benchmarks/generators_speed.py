@@ -36,7 +36,7 @@ FORMS = {
     ("x W without W", "Paired"): ("layer", {"formed": False, "gradient": False}, 1.4),
     ("its gradient without W", "Paired"): ("layer", {"formed": False, "gradient": True}, 4.5),
 }
-COMPILE_SECONDS, TEMPORARY_BYTES = 3.5, 100e6
+COMPILE_SECONDS, TEMPORARY_MEGABYTES = 3.5, 100
 
 
 def contenders():
@@ -68,22 +68,24 @@ def report(timings, compiled, versions, arguments):
         rows.append([form, tensorisation, *cells])
     for tensorisation, formed in itertools.product(("RowMajor", "Paired"), (True, False)):
         found = [compiled[decoder, tensorisation, formed] for decoder in DECODERS]
-        form = "gradient" if formed else "gradient without W"
+        form = "its gradient" if formed else "its gradient without W"
+        # A paired weight has to be put in order, which takes its size once more: no goal.
+        most = None if (formed and tensorisation == "Paired") else TEMPORARY_MEGABYTES
         cells = [judged(s, f"{s:.1f}", COMPILE_SECONDS, True) for s, _ in found]
         rows.append([f"{form}, first call, s", tensorisation, *cells])
-        cells = [judged(b, f"{b / 1e6:.0f}", TEMPORARY_BYTES, True) for _, b in found]
+        cells = [judged(b / 1e6, f"{b / 1e6:.0f}", most, True) for _, b in found]
         rows.append([f"{form}, temporaries, MB", tensorisation, *cells])
     variables = ", ".join(f"`{v}`" for v in arguments.env) or "none, the default allocator"
     return f"""\
 Times over that of one dense product x W forward, W {CASE.n} x {CASE.n}, batches of {CASE.B},
 float32; medians over {arguments.rounds} interleaved rounds. Gradients are by the generator's
-numbers.
+numbers. The first call of a gradient compiles it.
 
 {table(["", "tensorisation", *DECODERS], rows)}
 
 - {processor()}, {arguments.threads} of {os.cpu_count()} cores; Python {platform.python_version()};
-  {", ".join(f"{name} {version}" for name, version in sorted(versions.items()))}; environment
-  variables: {variables}.
+  {", ".join(f"{name} {version}" for name, version in sorted(versions.items()))}; variables:
+  {variables}.
 """
 
 

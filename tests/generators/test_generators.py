@@ -109,6 +109,7 @@ def test_default_schedule_of_every_even_order_is_valid():
     [
         ((8, 8), 2, 2),
         ((64, 16), 3, 2),
+        ((64, 128), 4, 2),  # layers in several parts, gates across them
         ((9, 9), 2, 3),
         ((10, 7), 1, 2),
         ((30,), 2, 2),
@@ -422,11 +423,31 @@ def test_groups_are_blocks_of_rows_from_generators_of_their_own(x64):
         ({"schedule": (3, 3, 6)}, "increase"),
         ({"schedule": (4, 6)}, "twofold in the last"),
         ({"schedule": (6,)}, "schedule"),
+        ({"schedule": 6}, "schedule"),
+        ({"activation": "elu"}, "such as ELU"),
+        ({"activation": jax.nn.elu}, "such as ELU"),
+        ({"activation": ELU()}, "such as ELU"),
+        ({"dtype": jnp.float16}, "float32 or float64"),
+        ({"dtype": jnp.complex64}, "float32 or float64"),
     ],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         TTNGenerator((8, 8), key=KEY, **options)
+
+
+@pytest.mark.parametrize("order", [0, 7])
+def test_bad_orders_have_no_schedule(order):
+    with pytest.raises(ValueError, match="order"):
+        default_schedule(order)
+    with pytest.raises(ValueError, match="latent_order"):
+        default_schedule(24, 0)
+
+
+@pytest.mark.parametrize("activation", [PReLU, Rational])
+def test_activations_have_the_type_of_the_cores(activation, x64):
+    made = MERAGenerator((64, 64), key=KEY, activation=activation, dtype=jnp.float32)
+    assert made.dtype == made().dtype == jnp.float32
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (2, -1), (1.5, 2)])

@@ -177,8 +177,37 @@ def test_generators_must_be_generators():
     def array(shape, key):
         return jax.random.normal(key, shape)
 
-    with pytest.raises(ValueError, match="class of generators"):
-        compress(perceptron(), lambda m: m.layers[0], generator=array, key=KEY)
+    for generator in (array, "mera", TTNGenerator((64, 64), key=KEY)):
+        with pytest.raises(ValueError, match="class of generators"):
+            compress(perceptron(), lambda m: m.layers[0], generator=generator, key=KEY)
+        with pytest.raises(ValueError, match="class of generators"):
+            Linear(4, 4, generator=generator, key=KEY)
+
+
+def test_compressed_models_are_compressed_further():
+    once = compress(perceptron(), lambda m: m.layers[0], key=KEY)
+    twice = compress(once, lambda m: m.layers[1].weight, key=KEY)
+    assert type(twice.cached()) is eqx.nn.MLP
+    chosen = large_weights(once, 640)(once.model)
+    assert [layer.weight.shape for layer in chosen] == [(64, 64), (10, 64)]
+    for where in (lambda m: m.layers[0], lambda m: m.layers[1], lambda m: m.layers[1].weight):
+        with pytest.raises(ValueError, match=r"cached\(\)"):
+            compress(twice, where, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [(jnp.ones((8, 8), jnp.float16), "float16"), (jnp.full((8, 8), jnp.nan), "not finite")],
+)
+def test_weights_that_no_generator_can_replace_are_named(weight, message):
+    with pytest.raises(ValueError, match=message):
+        compress([weight], lambda m: m[0], key=KEY)
+
+
+def test_scalar_layers_are_refused():
+    layer = eqx.nn.Linear("scalar", 16, key=KEY)
+    with pytest.raises(ValueError, match="leave it out"):
+        compress([layer], lambda m: m[0], key=KEY)
 
 
 def test_large_weights_are_chosen_by_size():
@@ -221,6 +250,20 @@ def test_fits_find_the_size_and_the_sign(tree):
     assert_close(fitted.generator(), -7 * start(), 1e-4)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_some_entries_teach_all(seed):
+    places = np.arange(64)
+    wave = jnp.asarray(np.outer(np.sin(places / 9), np.cos(places / 5)), jnp.float32)
+    start = ATTNGenerator((64, 64), key=jax.random.key(seed))
+    fitted = fit(start, wave, n_entries=256, key=KEY)
+    assert fitted.error < 0.4
+
+
+def test_only_generators_are_fitted():
+    with pytest.raises(ValueError, match="takes a generator"):
+        fit(compressed_perceptron(), jnp.ones((64, 64)))
+
+
 def test_fits_do_not_shrink_to_zero():
     """A narrow band, of which a start by chance has next to nothing."""
     points = jnp.linspace(-1, 1, 256)
@@ -245,6 +288,7 @@ def test_fits_repeat_and_compile_once(compilations):
         (jnp.full((8, 8), jnp.nan), {}, "must be finite"),
         (jnp.ones((8, 8)), {"n_entries": 5}, "give key="),
         (jnp.ones((8, 8)), {"n_steps": 0}, "n_steps"),
+        (jnp.ones((8, 8)), {"n_entries": 1, "key": KEY}, "n_entries"),
     ],
 )
 def test_what_cannot_be_fitted_is_named(weight, options, message):
@@ -254,7 +298,9 @@ def test_what_cannot_be_fitted_is_named(weight, options, message):
 
 def test_diverging_fits_say_so():
     with pytest.raises(match="lower learning rate"):
-        fit(TTNGenerator((16, 16), key=KEY), SMOOTH[:16, :16], optimizer=optax.sgd(1e38), n_steps=20)
+        fit(
+            TTNGenerator((16, 16), key=KEY), SMOOTH[:16, :16], optimizer=optax.sgd(1e38), n_steps=20
+        )
 
 
 def test_isometry_counts_cores_and_gates():
@@ -351,6 +397,22 @@ def test_students_come_near_their_teachers():
         assert distance(taught) < 0.6 * distance(student)
 
 
+def test_losses_of_other_shapes_are_refused():
+    outputs = jnp.ones((4, 1))
+    for loss in (squared_distance, SoftTargets()):
+        with pytest.raises(ValueError, match="same shape"):
+            loss(outputs, jnp.ones(4))
+    with pytest.raises(ValueError, match="temperature"):
+        SoftTargets(0.0)
+
+
+def test_validation_that_is_not_finite_ends_training():
+    bad = np.nan * VALIDATION[0], VALIDATION[1]
+    with pytest.raises(match="validation loss") as caught:
+        train(perceptron(), *TRAINING, key=KEY, n_epochs=2, validation=bad)
+    assert caught.value.model is not None
+
+
 def test_soft_targets_are_the_cross_entropy_of_soft_classes():
     a, b = np.random.default_rng(0).normal(size=(2, 5, 3))
     p, q = (np.exp(each / 3) / np.exp(each / 3).sum(1, keepdims=True) for each in (b, a))
@@ -437,11 +499,25 @@ def test_good_fits_are_kept_bad_ones_not():
         ({"bonds": (4, 3)}, "increase"),
         ({"min_size": 0}, "min_size"),
         ({"fit_steps": -1}, "fit_steps"),
+        ({"bonds": 3}, "sequence"),
+        ({"patience": 0}, "patience"),
+        ({"isometry_weight": -1}, "isometry_weight"),
     ],
 )
 def test_bad_options_of_the_pipeline_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         CompressionPipeline(**options)
+
+
+def test_without_targets_a_loss_of_outputs_is_needed(teacher):
+    with pytest.raises(ValueError, match="SoftTargets"):
+        QUICK.run(teacher, TRAINING[0], validation=VALIDATION[0], key=KEY)
+
+
+def test_zero_weights_are_not_fitted():
+    small, errors = CompressionPipeline(min_size=256)._generated([jnp.zeros((16, 16))], KEY)
+    assert not errors
+    assert np.isfinite(small.dense()[0]).all()
 
 
 def test_growth_of_what_has_no_bonds_fails_before_training(teacher):

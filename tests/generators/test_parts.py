@@ -30,6 +30,7 @@ from tn4ml_plus.generators import (
     TTNGenerator,
     compress,
     grow,
+    isometry,
     load,
     quantise,
     save,
@@ -232,10 +233,29 @@ def test_rounding_twice_keeps_the_last_bits():
     assert isinstance(model["w"].generator, TTNGenerator)
 
 
-@pytest.mark.parametrize("bits", [2, 16, "8"])
+@pytest.mark.parametrize("bits", [2, 16, "8", 8.0])
 def test_other_bits_are_refused(bits):
     with pytest.raises(ValueError, match="4 or 8"):
         Quantised(TTNGenerator((8, 8), key=KEY), bits)
+
+
+def test_models_without_generators_neither_grow_nor_round():
+    for function in (quantise, partial(grow, bond_dim=3, key=KEY)):
+        with pytest.raises(ValueError, match="compress the model first"):
+            function({"w": jnp.ones((8, 8))})
+
+
+def test_growth_beyond_memory_is_refused():
+    with pytest.raises(ValueError, match="take a smaller bond_dim"):
+        grow(TTNGenerator((64, 64), key=KEY), 200, key=KEY)
+
+
+def test_circuits_of_isometries_are_isometric():
+    unit = jnp.eye(1, 4)
+    wall = BrickWallGenerator((64,), key=KEY, gate_noise=0.0)
+    circuit = wall.circuits[0]
+    circuit = eqx.tree_at(lambda c: c.vectors, circuit, jnp.broadcast_to(unit, (3, 1, 4)))
+    assert float(isometry(circuit)) == pytest.approx(0, abs=1e-10)
 
 
 def test_only_generators_are_rounded():
@@ -291,6 +311,16 @@ def test_files_of_other_trees_are_refused(tmp_path):
     other = compress(other, lambda m: [m.layers[0], m.layers[1].weight], key=KEY)
     with pytest.raises(ValueError, match="is stored as"):
         load(path, other)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_files_of_other_bonds_are_refused(bits, tmp_path):
+    small = TTNGenerator((64, 64), key=KEY)
+    path = tmp_path / "generator.safetensors"
+    for stored, like in ((grow(small, 3, key=KEY), small), (small, grow(small, 3, key=KEY))):
+        save(path, quantise(stored, bits))
+        with pytest.raises(ValueError, match="is stored as"):
+            load(path, quantise(like, bits))
 
 
 def test_layers_are_stored_too(tmp_path):

@@ -85,18 +85,50 @@ def is_generator(x):
     return isinstance(x, Generator)
 
 
+def mapped(function, tree):
+    """A pytree with a function applied to its generators; ValueError where it has none."""
+    leaves, structure = jax.tree.flatten(tree, is_leaf=is_generator)
+    if not any(map(is_generator, leaves)):
+        raise ValueError("There are no generators here: compress the model first.")
+    leaves = [function(leaf) if is_generator(leaf) else leaf for leaf in leaves]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def check_dtype(dtype):
+    """ValueError unless numbers of this type have the range that generators need."""
+    if dtype not in (jnp.bfloat16, jnp.float32, jnp.float64):
+        raise ValueError(
+            f"dtype must be bfloat16, float32 or float64, got {jnp.dtype(dtype).name}: sums over a "
+            "weight leave the range of float16."
+        )
+
+
+def cast(tree, dtype):
+    """A pytree whose floating-point arrays are of this type."""
+    return jax.tree.map(lambda p: p.astype(dtype) if eqx.is_inexact_array(p) else p, tree)
+
+
+def made_by(generator, shape, key):
+    """The generator that a class, or a partial of one, makes; ValueError where it makes none."""
+    is_made = is_generator(generator) or not callable(generator)
+    made = None if is_made else generator(shape, key=key)
+    if not is_generator(made) or made.shape != tuple(shape):
+        raise ValueError(
+            "generator must be a class of generators, or a partial of one, that is called with "
+            f"(shape, key=key), got {generator!r}."
+        )
+    return made
+
+
 def in_place_of(weight, key, *, generator, rms=None):
     """A generator of the shape, the type and the root mean square of a weight.
 
     generator: called with a shape and key=; rms: another root mean square to start from.
     """
-    made = generator(weight.shape, key=key)
-    if not is_generator(made) or made.shape != weight.shape:
-        raise ValueError(
-            "generator must be a class of generators, or a partial of one, that is called with "
-            f"(shape, key=key), got {generator!r}."
-        )
-    made = jax.tree.map(lambda p: p.astype(weight.dtype) if eqx.is_inexact_array(p) else p, made)
+    check_dtype(weight.dtype)
+    made = cast(made_by(generator, weight.shape, key), weight.dtype)
     wanted = jnp.sqrt(jnp.mean(weight**2)) if rms is None else rms
+    if not isinstance(wanted, jax.core.Tracer) and not math.isfinite(wanted):
+        raise ValueError("A weight to replace is not finite: mend the model first.")
     factor = wanted / jnp.sqrt(jnp.mean(made() ** 2))
     return made.scaled(jnp.where(factor > 0, factor, 1))

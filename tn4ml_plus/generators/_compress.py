@@ -62,6 +62,8 @@ def compress(model, where, *, generator=ATTNGenerator, key):
     generator : class of generators, or a partial of one with its options.
     key : of the start.
 
+    A model that is `Compressed` already is compressed further; where is given the model in it.
+
     The new weights are random, of the old ones' root mean square; `fit` brings them near to the old
     ones. ValueError where what is chosen is no array of floating-point numbers or known layer.
 
@@ -76,6 +78,7 @@ def compress(model, where, *, generator=ATTNGenerator, key):
 
 def compressed(model, where, make, key):
     """`compress` with a function of an old weight and a key that makes its generator."""
+    model = model.model if isinstance(model, Compressed) else model
     chosen = where(model)
     several = isinstance(chosen, list | tuple)
     chosen = list(chosen) if several else [chosen]
@@ -101,11 +104,14 @@ def large_weights(model, min_size=2**16):
     39190
     """
     check_int("min_size", min_size, 1)
+    model = model.model if isinstance(model, Compressed) else model
 
     def parts(model):
-        return jax.tree.leaves(model, is_leaf=lambda x: type(x) in LAYERS)
+        return jax.tree.leaves(model, is_leaf=lambda x: type(x) in LAYERS or _is_generated(x))
 
     def size(part):
+        if _is_generated(part):
+            return 0
         if type(part) in LAYERS:
             return max(p.size for p in parameters(part))
         return part.size if eqx.is_inexact_array(part) and part.ndim > 1 else 0
@@ -120,7 +126,19 @@ def large_weights(model, min_size=2**16):
     return lambda model: [parts(model)[i] for i in chosen]
 
 
+def _is_generated(part):
+    """Whether a part of a model is generated, or a layer of which some weight is."""
+    if type(part) in LAYERS:
+        return any(map(is_generator, jax.tree.leaves(part, is_leaf=is_generator)))
+    return is_generator(part) or isinstance(part, GeneratedLayer)
+
+
 def _replaced(chosen, make, key):
+    if _is_generated(chosen):
+        raise ValueError(
+            f"where chooses a {type(chosen).__name__} that is generated already: compress the "
+            "model's cached() form to generate it anew."
+        )
     if type(chosen) in LAYERS:
         return LAYERS[type(chosen)].of(chosen, make, key)
     floating = hasattr(chosen, "dtype") and jnp.issubdtype(chosen.dtype, jnp.floating)

@@ -11,7 +11,7 @@ import numpy as np
 
 from .._checks import check_int, check_number
 from ._activations import ELU, Activation, Identity
-from ._base import Generator
+from ._base import Generator, cast, check_dtype
 from ._decoder import Factors, Layer, hidden, last
 from ._tensorisations import Modes, Paired, Tensorisation, check_weight_shape, n_digits
 
@@ -22,9 +22,15 @@ LARGEST_STATE = 2**30
 def default_schedule(order, latent_order=5):
     """Numbers of modes of the states: doubled until half the order, then the order itself.
 
+    order: even, at least 2; latent_order: of the latent tensor, at least 1.
+
     >>> default_schedule(24), default_schedule(8)
     ((5, 10, 12, 24), (4, 8))
     """
+    check_int("latent_order", latent_order, 1)
+    check_int("order", order, 2)
+    if order % 2:
+        raise ValueError(f"order must be even, as the last layer doubles modes, got {order}.")
     found = [min(latent_order, order // 2)]
     while found[-1] < order // 2:
         found.append(min(2 * found[-1], order // 2))
@@ -94,14 +100,11 @@ class TreeGenerator(Generator):
         self.bond_dim = bond_dim
         self.modes = tensorisation.modes(self.shape, radix)
         self.schedule = _checked_schedule(schedule, len(self.modes.sides))
-        if bond_dim ** self.schedule[-2] > LARGEST_STATE:
-            raise ValueError(
-                f"The last hidden state would have bond_dim**{self.schedule[-2]} = "
-                f"{bond_dim ** self.schedule[-2]:.1e} numbers: take a smaller bond_dim, a larger "
-                "radix, or a GroupedGenerator."
-            )
+        check_state(bond_dim, self.schedule)
+        check_dtype(dtype)
+        _check_activation(activation)
         n_layers = len(self.schedule) - 1
-        self.activations = tuple(activation() for _ in range(n_layers - 1))
+        self.activations = cast(tuple(activation() for _ in range(n_layers - 1)), dtype)
         rms = math.sqrt(2 / self.shape[0]) if rms is None else rms
         sizes = [jnp.asarray(size, dtype) for size in (rms, latent_std, gate_noise)]
         self.latent, self.layers = _start(
@@ -226,6 +229,25 @@ class MERAGenerator(TreeGenerator):
         return (True,) * n_layers
 
 
+def check_state(bond_dim, schedule):
+    """ValueError where the last hidden state, or the latent tensor, would be too large."""
+    order = max(schedule[0], schedule[-2])
+    if bond_dim**order > LARGEST_STATE:
+        raise ValueError(
+            f"The last hidden state would have bond_dim**{order} = {bond_dim**order:.1e} numbers: "
+            "take a smaller bond_dim, a larger radix, or a GroupedGenerator."
+        )
+
+
+def _check_activation(activation):
+    try:
+        made = activation()
+    except TypeError:
+        made = None
+    if not isinstance(made, Activation):
+        raise ValueError(f"activation must be a class of them, such as ELU, got {activation!r}.")
+
+
 def _is_last(n_layers):
     return (False,) * (n_layers - 1) + (True,)
 
@@ -233,7 +255,7 @@ def _is_last(n_layers):
 def _checked_schedule(schedule, order):
     if schedule is None:
         return default_schedule(order)
-    schedule = tuple(schedule)
+    schedule = tuple(schedule) if isinstance(schedule, list | tuple) else (schedule,)
     for n in schedule:
         check_int("each number in schedule", n, 1)
     steps = list(pairwise(schedule))
@@ -314,14 +336,14 @@ class BrickWall(eqx.Module):
     free numbers, as there is no pair.
     """
 
-    vectors: jax.Array
+    vectors: jax.Array  # (n, 1, radix**2): cores without a bond
     gates: jax.Array
     n_modes: int = eqx.field(static=True)
     radix: int = eqx.field(static=True)
 
     def __init__(self, n_modes, radix, noise, key, dtype):
         vectors, gates = jax.random.split(key)
-        shape = (n_modes // 2, radix**2) if n_modes > 1 else (1, radix**n_modes)
+        shape = (n_modes // 2, 1, radix**2) if n_modes > 1 else (1, 1, radix**n_modes)
         self.vectors = jax.random.normal(vectors, shape, dtype)
         shape = max(0, (n_modes - 1) // 2), radix**2, radix**2
         self.gates = _near_identity(noise, jax.random.normal(gates, shape, dtype))
@@ -335,9 +357,9 @@ class BrickWall(eqx.Module):
     def factors(self):
         if self.n_modes < 2:
             one = jnp.ones((1, 1), self.vectors.dtype)
-            return Factors(one, self.vectors[:, :, None], one)
+            return Factors(one, jnp.moveaxis(self.vectors, 1, 2), one)
         unit = jnp.eye(1, self.radix, dtype=self.vectors.dtype)
-        layer = Layer(self.vectors[:, None], unit[None][: self.n_modes % 2], self.gates)
+        layer = Layer(self.vectors, unit[None][: self.n_modes % 2], self.gates)
         return last(jnp.ones(1, self.vectors.dtype), layer, 1, self.radix)
 
 
@@ -364,6 +386,7 @@ class BrickWallGenerator(Generator):
         check_int("radix", radix, 2)
         check_number("rms", rms, above=0, optional=True)
         check_number("gate_noise", gate_noise, at_least=0)
+        check_dtype(dtype)
         powers = []
         size = math.prod(self.shape)
         while size:
@@ -381,7 +404,7 @@ class BrickWallGenerator(Generator):
         return jnp.concatenate(parts).reshape(self.shape)
 
     def entries(self, index):
-        """Entries at flat positions of the weight."""
+        index = jnp.asarray(index)
         start, found = 0, 0
         for circuit in self.circuits:
             radix, n = circuit.radix, circuit.n_modes
@@ -446,7 +469,7 @@ class GroupedGenerator(Generator):
         return eqx.filter_vmap(lambda g, x: g.product(x))(self.groups, x).sum(0)
 
     def entries(self, index):
-        size = math.prod(self.groups.shape)
+        size, index = math.prod(self.groups.shape), jnp.asarray(index)
         found = eqx.filter_vmap(lambda g: g.entries(index % size))(self.groups)
         return jnp.take_along_axis(found, (index // size)[None], 0)[0]
 

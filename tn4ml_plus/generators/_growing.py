@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_int, check_number
-from ._base import Generator, built
+from ._base import built, is_generator, mapped
 from ._decoder import Layer
-from ._generators import GroupedGenerator, TreeGenerator
+from ._generators import GroupedGenerator, TreeGenerator, check_state
 
 
 def grow(tree, bond_dim, *, key, noise=1e-2):
@@ -28,13 +28,8 @@ def grow(tree, bond_dim, *, key, noise=1e-2):
     """
     check_int("bond_dim", bond_dim, 1)
     check_number("noise", noise, at_least=0)
-    leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, Generator))
-    keys = jax.random.split(key, len(leaves))
-    grown = [
-        _grown(leaf, bond_dim, key, noise) if isinstance(leaf, Generator) else leaf
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, grown)
+    keys = iter(jax.random.split(key, len(jax.tree.leaves(tree, is_leaf=is_generator))))
+    return mapped(lambda generator: _grown(generator, bond_dim, next(keys), noise), tree)
 
 
 def _grown(generator, bond_dim, key, noise):
@@ -50,6 +45,7 @@ def _grown(generator, bond_dim, key, noise):
     old = generator.bond_dim
     if bond_dim < old:
         raise ValueError(f"bond_dim is {bond_dim}, less than the {old} of the generator: grow.")
+    check_state(bond_dim, generator.schedule)
     first, *keys = jax.random.split(key, 1 + len(generator.layers))
     latent = generator.latent.reshape((old,) * generator.schedule[0])
     latent = _larger(latent, (bond_dim,) * latent.ndim, first, noise)

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._base import Generator, built, in_place_of, is_generator
+from ._base import Generator, built, in_place_of, is_generator, made_by
 from ._generators import ATTNGenerator
 
 
@@ -49,11 +49,16 @@ class Linear(GeneratedLayer):
     bias: jax.Array | None
 
     def __init__(self, in_features, out_features, use_bias=True, *, generator=ATTNGenerator, key):
-        self.weight = generator((in_features, out_features), key=key)
+        self.weight = made_by(generator, (in_features, out_features), key)
         self.bias = jnp.zeros(out_features, self.weight.dtype) if use_bias else None
 
     @classmethod
     def of(cls, layer, make, key):
+        if "scalar" in (layer.in_features, layer.out_features):
+            raise ValueError(
+                'A Linear layer of a "scalar" has one row or column, which no generator makes '
+                "smaller: leave it out of where."
+            )
         return built(cls, weight=make(layer.weight.T, key), bias=layer.bias)
 
     def __call__(self, x, *, key=None):

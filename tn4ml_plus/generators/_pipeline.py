@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from .._checks import check_int, check_number
-from ..losses import CrossEntropy
+from ..losses import CrossEntropy, Loss
 from ._base import in_place_of
 from ._compress import Compressed, compressed, large_weights, n_bytes, n_parameters
 from ._generators import ATTNGenerator
@@ -106,6 +107,10 @@ class CompressionPipeline:
         check_number("max_error", self.max_error, at_least=0)
         check_int("n_epochs", self.n_epochs, 1)
         check_int("batch_size", self.batch_size, 1)
+        check_int("patience", self.patience, 1, optional=True)
+        check_number("isometry_weight", self.isometry_weight, at_least=0)
+        if not isinstance(self.bonds, list | tuple):
+            raise ValueError(f"bonds must be a sequence of integers, got {self.bonds!r}.")
         for bond in self.bonds:
             check_int("each of bonds", bond, 1)
         if list(self.bonds) != sorted(set(self.bonds)):
@@ -124,6 +129,11 @@ class CompressionPipeline:
         Returns a `CompressionReport`. ValueError where nothing is large enough.
         """
         if y is None:
+            if isinstance(self.loss, Loss):
+                raise ValueError(
+                    "Without y the model's own outputs are the targets: give "
+                    "loss=squared_distance, or SoftTargets() for logits."
+                )
             y = predict(model, X, apply=self.apply)
             validation = validation, predict(model, validation, apply=self.apply)
         stages = []
@@ -183,7 +193,7 @@ class CompressionPipeline:
 
         def make(weight, key):
             start = in_place_of(weight, key, generator=self.generator)
-            if not self.fit_steps:
+            if not self.fit_steps or not jnp.any(weight):
                 return start
             fitted = fit(start, weight, n_steps=self.fit_steps)
             errors.append(fitted.error)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ._activations import Activation
-from ._base import Generator, parameters
+from ._base import Generator, mapped, parameters
 
 BITS = (4, 8)
 
@@ -15,6 +15,7 @@ BITS = (4, 8)
 class Quantised(Generator):
     """A generator whose cores are rounded to signed integers times one scale for each core.
 
+    A latent tensor counts as a core, those of groups together as one.
     The forward pass sees the rounded cores and gradients pass the rounding as if it were not there
     (straight-through estimator), so training goes on as before: quantisation-aware. Numbers that
     learn inside of activations stay as they are. bits: 4 or 8.
@@ -35,7 +36,7 @@ class Quantised(Generator):
     def __init__(self, generator, bits=8):
         if not isinstance(generator, Generator):
             raise ValueError(f"generator must be a Generator, got {type(generator).__name__}.")
-        if bits not in BITS:
+        if not isinstance(bits, int) or bits not in BITS:
             raise ValueError(f"bits must be 4 or 8, got {bits!r}.")
         self.generator = generator
         self.bits = bits
@@ -104,9 +105,8 @@ def quantise(tree, bits=8):
     bits: 4 or 8. Train on for a few steps to win back what rounding loses.
     """
 
-    def quantised(leaf):
-        if isinstance(leaf, Quantised):
-            leaf = leaf.generator
-        return Quantised(leaf, bits) if isinstance(leaf, Generator) else leaf
+    def quantised(generator):
+        inner = generator.generator if isinstance(generator, Quantised) else generator
+        return Quantised(inner, bits)
 
-    return jax.tree.map(quantised, tree, is_leaf=lambda x: isinstance(x, Generator))
+    return mapped(quantised, tree)

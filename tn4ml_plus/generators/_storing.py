@@ -37,7 +37,7 @@ def save(path, tree):
             codes = np.append(codes, np.zeros(codes.size % 2, np.int8)).astype(np.uint8) & 15
             codes = codes[::2] << 4 | codes[1::2]
         arrays[f"{name}.codes"], arrays[f"{name}.scales"] = codes, np.asarray(scales)
-    bits = {name: bits for name, _, bits in _leaves(tree) if bits is not None}
+    bits = {name: [bits, *leaf.shape] for name, leaf, bits in _leaves(tree) if bits is not None}
     write(path, arrays, {"kind": "pytree", "bits": bits})
 
 
@@ -45,8 +45,9 @@ def load(path, like):
     """A pytree like another, with the arrays of a file that `save` made.
 
     like: a tree of the same structure and shapes, such as the model compressed anew; arrays may be
-    `jax.ShapeDtypeStruct`, as `equinox.filter_eval_shape` gives them. ValueError where names,
-    shapes or types differ.
+    `jax.ShapeDtypeStruct`, as `equinox.filter_eval_shape` gives them. What is no array, such as
+    activations, tensorisations and schedules, is that of `like`. ValueError where names, shapes or
+    types differ.
     """
     arrays, metadata = read(path)
     if metadata.get("kind") != "pytree":
@@ -57,7 +58,7 @@ def load(path, like):
         if not _is_array(leaf):
             continue
         name, _, bits = next(found)
-        stored = metadata["bits"].get(name)
+        stored, *shape = metadata["bits"].get(name, [None])
         if stored != bits:
             raise ValueError(
                 f"{name} is stored with bits={stored}, `like` has bits={bits}: quantise `like` as "
@@ -68,7 +69,7 @@ def load(path, like):
         if missing := [part for part in parts if part not in arrays]:
             raise ValueError(f"The file has no array {missing[0]!r}, which `like` has.")
         codes, *scales = (arrays[part] for part in parts)
-        array = _decoded(codes, *scales, leaf.shape, bits) if scales else codes
+        array = _decoded(codes, *scales, shape, bits) if scales else codes
         if array.shape != leaf.shape or array.dtype != leaf.dtype:
             raise ValueError(
                 f"{name} is stored as {array.dtype}{array.shape}, `like` has "

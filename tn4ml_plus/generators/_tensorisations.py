@@ -57,7 +57,7 @@ class Modes:
 
     def digits(self, index):
         """Values of the modes at flat positions of the weight, (..., n_modes)."""
-        numbers = jnp.unravel_index(index, self.sizes)
+        numbers = jnp.unravel_index(jnp.asarray(index), self.sizes)
         left = [self.sides.count(side) for side in range(len(self.sizes))]
         found = []
         for side in self.sides:

@@ -1,5 +1,6 @@
 """Training of generators and of models that have some: to weights, to outputs, to data."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ def default_optimizer(n_steps, generator_rate=1e-2, learning_rate=1e-3):
     """Adam, cosine decay, gradients clipped to norm 1; generators learn ten times as fast.
 
     A generator has few numbers, each of which moves a large part of the weight. The same arguments
-    give the same object, so that nothing is compiled again.
+    give the same object, so that nothing is compiled again. In a loop of your own, give it what
+    `equinox.filter(model, equinox.is_inexact_array)` leaves of a model.
     """
     rates = {"generators": generator_rate, "others": learning_rate}
     parts = {
@@ -90,14 +92,16 @@ def fit(
 
     Parameters
     ----------
-    generator : the start, of any size: each step compares with the weight what is generated times
-        the factor of least squares, and the last factor is put into the generator. So nothing is
-        won by shrinking to zero, from where no core has a gradient.
+    generator : the start, of any size: each step brings what is generated to the weight's root
+        mean square before it is compared, and the factor of least squares is put into the
+        generator at last. So nothing is won by shrinking to zero, from where no core has a
+        gradient.
     weight : of the generator's shape, finite, not all zero.
     n_steps : of the optimizer.
     loss : function of predictions and targets, number by number, in units of the weight's root mean
         square, such as `optax.huber_loss`.
-    n_entries : how many entries of the weight a step looks at, drawn with replacement; None: all.
+    n_entries : how many entries of the weight a step looks at, drawn with replacement, at least 2;
+        None: all. Few teach little; `error` tells.
     isometry_weight : what `isometry` counts in the loss; the last factor is not seen by it.
     optimizer : optax transformation; None: `default_optimizer`.
     key : of the entries drawn; required with n_entries.
@@ -115,8 +119,13 @@ def fit(
     True
     """
     check_int("n_steps", n_steps, 1)
-    check_int("n_entries", n_entries, 1, optional=True)
+    check_int("n_entries", n_entries, 2, optional=True)
     check_number("isometry_weight", isometry_weight, at_least=0)
+    if not is_generator(generator):
+        raise ValueError(
+            f"fit takes a generator, got {type(generator).__name__}: fit those of a model one by "
+            "one, or take train or distill."
+        )
     weight = jnp.asarray(weight, generator.dtype)
     if weight.shape != generator.shape:
         raise ValueError(
@@ -152,8 +161,8 @@ def _fit(generator, weight, optimizer, loss, n_steps, n_entries, isometry_weight
         else:
             index = jax.random.randint(key, (n_entries,), 0, weight.size)
             found, target = made.entries(index), weight.reshape(-1)[index]
-        total = loss(_factor(found, target) * found, target).mean()
-        return total + isometry_weight * isometry(made)
+        total = loss(_rms(target) / _rms(found) * found, target).mean()
+        return total + isometry_weight * isometry(made) if isometry_weight else total
 
     def step(carry, key):
         params, state = carry
@@ -165,15 +174,15 @@ def _fit(generator, weight, optimizer, loss, n_steps, n_entries, isometry_weight
     (params, _), losses = jax.lax.scan(step, start, jax.random.split(key, n_steps))
     made = eqx.combine(params, static)
     found = made()
-    factor = _factor(found, weight)
+    squares = jnp.vdot(found, found)
+    factor = jnp.vdot(found, weight) / jnp.where(squares > 0, squares, 1)
     error = jnp.linalg.norm(factor * found - weight) / jnp.linalg.norm(weight)
     return made.scaled(factor), losses, error
 
 
-def _factor(found, target):
-    """What brings one array nearest to another."""
-    squares = jnp.vdot(found, found)
-    return jnp.vdot(found, target) / jnp.where(squares > 0, squares, 1)
+def _rms(array):
+    squares = jnp.mean(array**2)
+    return jnp.sqrt(jnp.where(squares > 0, squares, 1))
 
 
 class Trained(NamedTuple):
@@ -265,6 +274,14 @@ def train(
             best, best_epoch = model, epoch
             continue
         validation_losses.append(evaluate(model, *validation, loss=loss, apply=apply))
+        if not np.isfinite(validation_losses[-1]):
+            error = NotFiniteError(
+                f"The validation loss of epoch {epoch + 1} is not finite: look at the validation "
+                "samples, or take a lower learning rate. The best weights are in this error's "
+                "`model`."
+            )
+            error.model = best
+            raise error
         if validation_losses[-1] < best_loss:
             best, best_loss, best_epoch = model, validation_losses[-1], epoch
         elif patience is not None and epoch - best_epoch >= patience:
@@ -288,11 +305,13 @@ def distill(student, teacher, X, *, loss=None, key, apply=per_sample, **options)
 
 
 def squared_distance(outputs, targets):
-    """Sum of squared differences, (batch,)."""
+    """Sum of squared differences, (batch,); both (batch, ...)."""
+    _check_same(outputs, targets)
     return jnp.sum((outputs - targets) ** 2, axis=tuple(range(1, outputs.ndim)))
 
 
-class SoftTargets(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class SoftTargets:
     """Cross-entropy of softened class probabilities times temperature**2, for distillation.
 
     temperature: above 0, divides the logits of both. Source: Hinton et al. 2015, section 2.
@@ -300,10 +319,23 @@ class SoftTargets(NamedTuple):
 
     temperature: float = 2.0
 
+    def __post_init__(self):
+        check_number("temperature", self.temperature, above=0)
+
     def __call__(self, outputs, targets):
+        """A number for each sample, (batch,), of logits (batch, n_classes)."""
+        _check_same(outputs, targets)
         wanted = jax.nn.softmax(targets / self.temperature)
         found = jax.nn.log_softmax(outputs / self.temperature)
         return -(self.temperature**2) * jnp.sum(wanted * found, -1)
+
+
+def _check_same(outputs, targets):
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"This loss compares outputs with targets of the same shape, got {outputs.shape} and "
+            f"{targets.shape}: reshape the targets, or take another loss."
+        )
 
 
 def predict(model, X, *, apply=per_sample, batch_size=1024):
@@ -372,7 +404,7 @@ def _epoch(model, state, X, y, order, isometry_weight, optimizer, loss, apply):
     def objective(params, rows):
         made = eqx.combine(params, static)
         total = _losses(apply(made, X[rows]), y[rows], loss).mean()
-        return total + isometry_weight * isometry(made)
+        return total + isometry_weight * isometry(made) if isometry_weight else total
 
     def step(carry, rows):
         params, state = carry
