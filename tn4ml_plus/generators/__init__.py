@@ -12,35 +12,33 @@ except ImportError as error:
 
 from ._activations import ELU, GELU, Activation, Identity, PReLU, Rational, SiLU, Sine
 from ._base import Generator
+from ._brick_wall import BrickWallGenerator
 from ._compress import Compressed, cached, compress, large_weights, n_bytes, n_parameters
-from ._generators import (
-    ATTNGenerator,
-    BrickWallGenerator,
-    GroupedGenerator,
-    MERAGenerator,
-    TreeGenerator,
-    TTNGenerator,
-    default_schedule,
-)
+from ._fitting import Fit, fit, isometry
+from ._grouped import GroupedGenerator
 from ._growing import grow
 from ._layers import Conv2d, GeneratedLayer, Linear, MultiheadAttention
+from ._optimizer import default_optimizer
 from ._pipeline import CompressionPipeline, CompressionReport, Stage
 from ._quantising import Quantised, quantise
 from ._storing import load, save
 from ._tensorisations import ChannelsApart, Modes, Paired, RowMajor, Tensorisation
 from ._training import (
-    Fit,
     SoftTargets,
     Trained,
-    default_optimizer,
     distill,
     evaluate,
-    fit,
-    isometry,
     per_sample,
     predict,
     squared_distance,
     train,
+)
+from ._trees import (
+    ATTNGenerator,
+    MERAGenerator,
+    TreeGenerator,
+    TTNGenerator,
+    default_schedule,
 )
 
 __all__ = [

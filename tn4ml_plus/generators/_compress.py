@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from .._checks import check_int
 from ._base import in_place_of, is_generator, parameters
-from ._generators import ATTNGenerator
 from ._layers import LAYERS, GeneratedLayer
+from ._trees import ATTNGenerator
 
 
 class Compressed(eqx.Module):

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from .._checks import check_int, check_number
 from ._base import built, is_generator, mapped
 from ._decoder import Layer
-from ._generators import GroupedGenerator, TreeGenerator, check_state
+from ._grouped import GroupedGenerator
+from ._trees import TreeGenerator, check_state
 
 
 def grow(tree, bond_dim, *, key, noise=1e-2):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ._base import Generator, built, in_place_of, is_generator, made_by
-from ._generators import ATTNGenerator
+from ._trees import ATTNGenerator
 
 
 class GeneratedLayer(eqx.Module):

@@ -14,10 +14,11 @@ from .._checks import check_int, check_number
 from ..losses import CrossEntropy, Loss
 from ._base import in_place_of
 from ._compress import Compressed, compressed, large_weights, n_bytes, n_parameters
-from ._generators import ATTNGenerator
+from ._fitting import fit
 from ._growing import grow
 from ._quantising import BITS, quantise
-from ._training import evaluate, fit, per_sample, predict, train
+from ._training import evaluate, per_sample, predict, train
+from ._trees import ATTNGenerator
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,106 @@
+"""Generators of brick walls: gates on a product state."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check_int, check_number
+from ._base import Generator, check_dtype
+from ._decoder import Factors, Layer, last
+from ._tensorisations import check_weight_shape, n_digits
+from ._trees import near_identity, signed
+
+
+class BrickWall(eqx.Module):
+    """A tensor of n modes: a vector for every two of them, then gates on (1, 2), (3, 4), ...
+
+    Where n is odd the last mode starts as the unit vector (1, 0, ...). Fewer than two modes are
+    free numbers, as there is no pair.
+    """
+
+    vectors: jax.Array  # (n, 1, radix**2): cores without a bond
+    gates: jax.Array
+    n_modes: int = eqx.field(static=True)
+    radix: int = eqx.field(static=True)
+
+    def __init__(self, n_modes, radix, noise, key, dtype):
+        vectors, gates = jax.random.split(key)
+        shape = (n_modes // 2, 1, radix**2) if n_modes > 1 else (1, 1, radix**n_modes)
+        self.vectors = jax.random.normal(vectors, shape, dtype)
+        shape = max(0, (n_modes - 1) // 2), radix**2, radix**2
+        self.gates = near_identity(noise, jax.random.normal(gates, shape, dtype))
+        self.n_modes, self.radix = n_modes, radix
+
+    def scaled(self, factor):
+        each = jnp.asarray(jnp.abs(factor) ** (1 / len(self.vectors)), self.vectors.dtype)
+        vectors = signed(each * self.vectors, factor)
+        return eqx.tree_at(lambda b: b.vectors, self, vectors)
+
+    def factors(self):
+        if self.n_modes < 2:
+            one = jnp.ones((1, 1), self.vectors.dtype)
+            return Factors(one, jnp.moveaxis(self.vectors, 1, 2), one)
+        unit = jnp.eye(1, self.radix, dtype=self.vectors.dtype)
+        layer = Layer(self.vectors, unit[None][: self.n_modes % 2], self.gates)
+        return last(jnp.ones(1, self.vectors.dtype), layer, 1, self.radix)
+
+
+class BrickWallGenerator(Generator):
+    """Circuits of gates on a product state, one for each power of the radix that adds up to P.
+
+    The P entries of the weight are filled row by row, without padding; a circuit of radix**Q
+    entries has Q // 2 vectors and (Q - 1) // 2 gates. It is multilinear. The parameters are those
+    of `TreeGenerator` that are named here.
+
+    Source: ADTN, Qing et al., arXiv 2305.06058.
+
+    >>> import jax
+    >>> sizes = [(512, 4096), (4096, 4096)]
+    >>> sum(BrickWallGenerator(size, key=jax.random.key(0)).n_parameters for size in sizes)
+    424
+    """
+
+    circuits: tuple[BrickWall, ...]
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, shape, *, key, radix=2, rms=None, gate_noise=0.3, dtype=jnp.float32):
+        self.shape = check_weight_shape(shape)
+        check_int("radix", radix, 2)
+        check_number("rms", rms, above=0, optional=True)
+        check_number("gate_noise", gate_noise, at_least=0)
+        check_dtype(dtype)
+        powers = []
+        size = math.prod(self.shape)
+        while size:
+            powers.append(n_digits(size + 1, radix) - 1)
+            size -= radix ** powers[-1]
+        rms = math.sqrt(2 / self.shape[0]) if rms is None else rms
+        circuits = []
+        for power, each in zip(powers, jax.random.split(key, len(powers)), strict=True):
+            circuit = BrickWall(power, radix, gate_noise, each, dtype)
+            circuits.append(circuit.scaled(rms / circuit.factors().rms()))
+        self.circuits = tuple(circuits)
+
+    def __call__(self):
+        parts = [circuit.factors().tensor() for circuit in self.circuits]
+        return jnp.concatenate(parts).reshape(self.shape)
+
+    def entries(self, index):
+        index = jnp.asarray(index)
+        start, found = 0, 0
+        for circuit in self.circuits:
+            radix, n = circuit.radix, circuit.n_modes
+            place = index - start
+            inside = (place >= 0) & (place < radix**n)
+            places = radix ** np.arange(n)[::-1]
+            digits = jnp.where(inside, place, 0)[..., None] // places % radix
+            found = jnp.where(inside, circuit.factors().entries(digits, radix), found)
+            start += radix**n
+        return found
+
+    def scaled(self, factor):
+        circuits = tuple(circuit.scaled(factor) for circuit in self.circuits)
+        return eqx.tree_at(lambda g: g.circuits, self, circuits)

@@ -1,0 +1,159 @@
+"""Fits of generators to given weights, and the soft constraint that their cores be isometries."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from .._checks import check_int, check_number
+from .._errors import NotFiniteError
+from ._base import Generator, is_generator
+from ._brick_wall import BrickWall
+from ._decoder import Layer
+from ._optimizer import default_optimizer
+
+
+def isometry(tree):
+    """Sum over all cores of a pytree of |A A^T - 1|^2, a soft constraint to add to a loss.
+
+    Cores take bonds of size m to n >= m numbers; those with n < m count |A^T A - 1|^2 instead.
+    Disentanglers count too; activations, latent tensors and weights that are not generated do not.
+
+    >>> import jax
+    >>> from tn4ml_plus.generators import TTNGenerator
+    >>> float(isometry(TTNGenerator((16, 16), key=jax.random.key(0)))) > 0
+    True
+    """
+    parts = (Layer, BrickWall)
+    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, parts))
+    arrays = [a for leaf in leaves if isinstance(leaf, parts) for a in jax.tree.leaves(leaf)]
+    return sum((_off_isometry(a) for a in arrays if a.size and a.ndim > 1), jnp.zeros(()))
+
+
+def _off_isometry(array):
+    if array.shape[-2] > array.shape[-1]:
+        array = jnp.swapaxes(array, -1, -2)
+    gram = array @ jnp.swapaxes(array, -1, -2)
+    return jnp.sum((gram - jnp.eye(array.shape[-2], dtype=array.dtype)) ** 2)
+
+
+class Fit(NamedTuple):
+    """What `fit` returns: generator: Generator; losses: (n_steps,) of the steps.
+
+    error: |generated - weight| / |weight|, Frobenius norms, of all entries.
+    """
+
+    generator: Generator
+    losses: np.ndarray
+    error: float
+
+
+def fit(
+    generator,
+    weight,
+    *,
+    n_steps=1000,
+    loss=optax.squared_error,
+    n_entries=None,
+    isometry_weight=0.0,
+    optimizer=None,
+    key=None,
+):
+    """A generator brought near to a given weight, for example a trained one: a warm start.
+
+    Parameters
+    ----------
+    generator : the start, of any size: each step brings what is generated to the weight's root
+        mean square before it is compared, and the factor of least squares is put into the
+        generator at last. So nothing is won by shrinking to zero, from where no core has a
+        gradient.
+    weight : of the generator's shape, finite, not all zero.
+    n_steps : of the optimizer.
+    loss : function of predictions and targets, number by number, in units of the weight's root mean
+        square, such as `optax.huber_loss`.
+    n_entries : how many entries of the weight a step looks at, drawn with replacement, at least 2;
+        None: all. Few teach little; `error` tells.
+    isometry_weight : what `isometry` counts in the loss; the last factor is not seen by it.
+    optimizer : optax transformation; None: `default_optimizer`.
+    key : of the entries drawn; required with n_entries.
+
+    Returns the generator, the losses and the relative error as a `Fit`. A weight without structure
+    cannot be generated: expect errors near 1 for trained dense layers. NotFiniteError where
+    training diverges.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tn4ml_plus.generators import TTNGenerator
+    >>> x = jnp.linspace(-1, 1, 32)
+    >>> smooth = jnp.exp(-20 * (x[:, None] - x) ** 2)
+    >>> fitted = fit(TTNGenerator((32, 32), key=jax.random.key(0), bond_dim=3), smooth)
+    >>> fitted.error < 0.1
+    True
+    """
+    check_int("n_steps", n_steps, 1)
+    check_int("n_entries", n_entries, 2, optional=True)
+    check_number("isometry_weight", isometry_weight, at_least=0)
+    if not is_generator(generator):
+        raise ValueError(
+            f"fit takes a generator, got {type(generator).__name__}: fit those of a model one by "
+            "one, or take train or distill."
+        )
+    weight = jnp.asarray(weight, generator.dtype)
+    if weight.shape != generator.shape:
+        raise ValueError(
+            f"weight has shape {weight.shape}, the generator makes {generator.shape}: build the "
+            "generator with the weight's shape."
+        )
+    rms = float(jnp.sqrt(jnp.mean(weight**2)))
+    if not 0 < rms < np.inf:
+        raise ValueError("weight must be finite and not all zero: there is nothing to fit.")
+    if n_entries is not None and key is None:
+        raise ValueError("n_entries draws entries at random: give key=jax.random.key(...).")
+    optimizer = default_optimizer(n_steps) if optimizer is None else optimizer
+    key = jax.random.key(0) if key is None else key
+    fitted, losses, error = _fit(
+        generator, weight / rms, optimizer, loss, n_steps, n_entries, isometry_weight, key
+    )
+    if not np.isfinite(losses).all():
+        raise NotFiniteError(
+            "The fit met a loss that is not finite: take a lower learning rate, such as "
+            f"optimizer=default_optimizer({n_steps}, 1e-3)."
+        )
+    return Fit(fitted.scaled(rms), np.asarray(losses), float(error))
+
+
+@eqx.filter_jit
+def _fit(generator, weight, optimizer, loss, n_steps, n_entries, isometry_weight, key):
+    params, static = eqx.partition(generator, eqx.is_inexact_array)
+
+    def objective(params, key):
+        made = eqx.combine(params, static)
+        if n_entries is None:
+            found, target = made(), weight
+        else:
+            index = jax.random.randint(key, (n_entries,), 0, weight.size)
+            found, target = made.entries(index), weight.reshape(-1)[index]
+        total = loss(_rms(target) / _rms(found) * found, target).mean()
+        return total + isometry_weight * isometry(made) if isometry_weight else total
+
+    def step(carry, key):
+        params, state = carry
+        value, gradient = jax.value_and_grad(objective)(params, key)
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    start = params, optimizer.init(params)
+    (params, _), losses = jax.lax.scan(step, start, jax.random.split(key, n_steps))
+    made = eqx.combine(params, static)
+    found = made()
+    squares = jnp.vdot(found, found)
+    factor = jnp.vdot(found, weight) / jnp.where(squares > 0, squares, 1)
+    error = jnp.linalg.norm(factor * found - weight) / jnp.linalg.norm(weight)
+    return made.scaled(factor), losses, error
+
+
+def _rms(array):
+    squares = jnp.mean(array**2)
+    return jnp.sqrt(jnp.where(squares > 0, squares, 1))
