@@ -1,11 +1,9 @@
 """A layer y = x W with a generated weight, in several forms, beside the dense product.
 
-A contender takes a Case and returns ``run(k)``, which does the work k times on one fixed batch,
-waits for it and returns a number of the result.
+A contender takes a Case and returns a function and its arguments.
 """
 
 import dataclasses
-import time
 
 import numpy as np
 
@@ -59,32 +57,6 @@ def layer(case, decoder, tensorisation, formed, gradient):
     if gradient:
         return jax.value_and_grad(loss), (generator, x, target)
     return forward, (generator, x)
-
-
-def timed(case, function, **options):
-    """`run` of a compiled function of this file."""
-    import jax
-
-    made, arguments = globals()[function](case, **options)
-    compiled = jax.jit(made)
-
-    def run(k):
-        for _ in range(k):
-            out = jax.block_until_ready(compiled(*arguments))
-        return float(jax.tree.leaves(out)[0].reshape(-1)[0])
-
-    return run
-
-
-def compiling(case, **options):
-    """Seconds of the first call of a layer's gradient, and bytes of its temporaries."""
-    import jax
-
-    function, arguments = layer(case, gradient=True, **options)
-    start = time.perf_counter()
-    compiled = jax.jit(function).lower(*arguments).compile()
-    jax.block_until_ready(compiled(*arguments))
-    return time.perf_counter() - start, compiled.memory_analysis().temp_size_in_bytes
 
 
 def _generator(case, decoder, tensorisation):
