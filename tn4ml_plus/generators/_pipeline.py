@@ -122,6 +122,9 @@ class CompressionPipeline:
     def run(self, model, X, y=None, *, validation, key):
         """Compress a model that is trained already; it stays as it is.
 
+        Parameters
+        ----------
+        model : the model.
         X, y : as in `train`; without y the model's own outputs are the targets, and `loss` must be
             one of outputs, such as `squared_distance` or `SoftTargets`.
         validation : (X, y), or X alone where there is no y: what growth and epochs are judged by.
