@@ -1,5 +1,6 @@
 """Machine learning with tensor networks: quimb networks, JAX speed, scikit-learn manners."""
 
+from ._registry import register
 from .estimators import (
     DTTNClassifier,
     TNAnomalyDetector,
@@ -13,11 +14,6 @@ from .estimators import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "DTTNClassifier",
-    "TNAnomalyDetector",
-    "TNBornMachine",
-    "TNClassifier",
-    "TNRegressor",
-    "TNTransformer",
-    "load",
-]
+    "DTTNClassifier", "TNAnomalyDetector", "TNBornMachine", "TNClassifier", "TNRegressor",
+    "TNTransformer", "load", "register",
+]  # fmt: skip

@@ -16,15 +16,10 @@ from tqdm import tqdm
 
 from .estimators import TNClassifier
 
-TABLES = {
-    "iris": load_iris,
-    "wine": load_wine,
-    "breast_cancer": load_breast_cancer,
-    "digits": load_digits,
-}
+TABLES = {"iris": load_iris, "wine": load_wine}
+TABLES |= {"breast_cancer": load_breast_cancer, "digits": load_digits}
 QUICK = ("iris", "wine")
 FOLDS = 5
-
 MODELS = {
     "TNClassifier": lambda: TNClassifier(random_state=0),
     "logistic regression": lambda: make_pipeline(
@@ -33,7 +28,6 @@ MODELS = {
     "SVM (RBF)": lambda: make_pipeline(StandardScaler(), SVC()),
     "random forest": lambda: RandomForestClassifier(random_state=0),
 }
-
 NEXT = """
 How to go on:
   from tn4ml_plus import TNClassifier; clf = TNClassifier().fit(X, y); clf.predict_proba(X)
@@ -64,16 +58,13 @@ def table(names, accuracy, seconds):
     mean, deviation = 100 * accuracy.mean(axis=2), 100 * accuracy.std(axis=2)
     rows = [["accuracy in %", *MODELS]]
     for name, means, deviations in zip(names, mean.round(1), deviation, strict=True):
-        cells = [
-            f"{m:5.1f} ± {d:3.1f} {'*' if m == means.max() else ' '}"
-            for m, d in zip(means, deviations, strict=True)
-        ]
-        rows.append([name, *cells])
+        stars = np.where(means == means.max(), "*", " ")
+        cells = zip(means, deviations, stars, strict=True)
+        rows.append([name, *(f"{m:5.1f} ± {d:3.1f} {star}" for m, d, star in cells)])
     rows.append(["seconds in all", *(f"{s:.1f}  " for s in seconds.sum(axis=(0, 2)))])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
+    rows = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    lines = list(map("  ".join, rows))
     lines.insert(1, "-" * len(lines[0]))
     note = f"Stratified {FOLDS}-fold cross-validation, mean ± standard deviation; * best of a row."
     return "\n".join([*lines, note, ""])

@@ -1,4 +1,4 @@
-"""Small choices about arrays that have to be made alike everywhere."""
+"""Small choices about arrays that must be the same everywhere."""
 
 import numpy as np
 

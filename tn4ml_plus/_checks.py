@@ -9,6 +9,8 @@ ValueError: decay must be a finite number of at least 0, got 'much'.
 
 import math
 import numbers
+import sys
+import warnings
 
 import numpy as np
 
@@ -37,13 +39,13 @@ def check_number(
 
 
 def check_index(name, value, n, what):
-    """ValueError unless `value` is an integer in [0, n); what: of which there are n."""
+    """ValueError unless `value` is an integer in [0, n), the number of one of n `what`."""
     valid = _is(numbers.Integral, value) and 0 <= value < n
     _check(name, value, valid, f"the number of {what}, from 0 to {n - 1}")
 
 
 def check_shape(shape, n, what):
-    """A tuple (rows, columns), or None; ValueError unless these are n."""
+    """The shape as a tuple (rows, columns), or None; ValueError unless rows * columns is n."""
     if shape is None:
         return None
     sizes = tuple(shape) if isinstance(shape, list | tuple | np.ndarray) else ()
@@ -83,3 +85,12 @@ def _is(number, value):
 def _check(name, value, valid, allowed, optional=False):
     if not valid and not (optional and value is None):
         raise ValueError(f"{name} must be {allowed}{', or None' * optional}, got {value!r}.")
+
+
+def warn(message, category=UserWarning):
+    """A warning at the line of the caller outside of this package."""
+    package, level = __name__.partition(".")[0], 1
+    frame = sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

@@ -1,8 +1,8 @@
-"""Names for variants: the one table between the strings of estimators and saved files, and classes.
+"""Names of variants: the one table from the strings in estimators and saved files to classes.
 
 A variant (embedding, initializer, loss, trainer, ...) is a frozen dataclass whose fields are JSON
-values, tuples of them or other variants. Registering it under its kind is what makes its snake_case
-name valid in estimators and its instances storable.
+values, tuples of them or other variants. Once it is registered under its kind, its snake_case name
+is valid in estimators and its instances can be stored.
 
 >>> from tn4ml_plus._registry import resolve, to_json, from_json
 >>> import tn4ml_plus.embeddings
@@ -13,9 +13,14 @@ True
 
 import dataclasses
 import difflib
+import importlib
 import re
+import typing
+from collections.abc import Callable
 
 _CLASSES: dict[str, dict[str, type]] = {}
+# Kinds that a room adds once it is imported, which needs an optional package.
+_ROOMS = dict.fromkeys(("variant", "block", "merge"), "image")
 
 
 def snake_case(name):
@@ -27,8 +32,24 @@ def snake_case(name):
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def register(kind, name=None):
-    """Class decorator that makes a variant known under `kind` as `name`, its snake_case default."""
+def register(kind: str, name: str | None = None) -> Callable[[type], type]:
+    """Class decorator that makes a variant known by its name.
+
+    Instances with a name of their own may be registered too, as ``register(kind, name)(instance)``.
+
+    >>> @register("example")
+    ... @dataclasses.dataclass(frozen=True)
+    ... class SmallExample:
+    ...     size: int = 1
+    >>> resolve("example", "small_example")
+    SmallExample(size=1)
+
+    Parameters
+    ----------
+    kind : str
+        Such as "embedding", "initializer", "loss", "trainer" or "network".
+    name : str, optional, the name; by default that of the class in snake_case
+    """
 
     def decorate(cls):
         _CLASSES.setdefault(kind, {})[name or snake_case(cls.__name__)] = cls
@@ -37,17 +58,31 @@ def register(kind, name=None):
     return decorate
 
 
+@typing.dataclass_transform(frozen_default=True)
+def variant(kind):
+    """Class decorator of a variant: a frozen dataclass that is registered by its name."""
+    return lambda cls: register(kind)(dataclasses.dataclass(frozen=True)(cls))
+
+
+def _known(kind):
+    """Registered classes and objects of one kind, by name."""
+    if kind in _ROOMS:
+        importlib.import_module(f".{_ROOMS[kind]}", __package__)
+    return _CLASSES.get(kind, {})
+
+
 def names(kind):
     """Sorted registry names of one kind."""
-    return sorted(_CLASSES.get(kind, {}))
+    return sorted(_known(kind))
 
 
 def lookup(kind, name):
-    """Class registered as `name`; ValueError listing the valid names otherwise."""
+    """Class or object registered as `name`; ValueError listing the valid names otherwise."""
+    known = _known(kind)
     try:
-        return _CLASSES[kind][name]
+        return known[name]
     except KeyError:
-        valid = [n for n in names(kind) if not _required(_CLASSES[kind][n])]
+        valid = [n for n in names(kind) if not _required(known[n])]
         close = difflib.get_close_matches(str(name), valid, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
@@ -55,15 +90,21 @@ def lookup(kind, name):
         ) from None
 
 
+def registered(cls):
+    """Kind and name of a class, None if it is not registered."""
+    for kind, classes in _CLASSES.items():
+        for name, known in classes.items():
+            if known is cls:
+                return kind, name
+    return None
+
+
 def _required(cls):
     """Names of the fields without a default, of a class that has fields."""
-    if not dataclasses.is_dataclass(cls):
+    if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.init):
         return []
-    return [
-        field.name
-        for field in dataclasses.fields(cls)
-        if field.default is field.default_factory is dataclasses.MISSING
-    ]
+    fields, none = dataclasses.fields(cls), dataclasses.MISSING
+    return [field.name for field in fields if field.default is field.default_factory is none]
 
 
 def resolve(kind, spec):
@@ -73,16 +114,16 @@ def resolve(kind, spec):
     """
     if isinstance(spec, str):
         cls = lookup(kind, spec)
-        missing = _required(cls)
-        if missing:
+        if missing := _required(cls):
             raise ValueError(
                 f"The {kind} {spec!r} needs {', '.join(missing)}: pass an object, "
                 f"{cls.__name__}({', '.join(f'{name}=...' for name in missing)})."
             )
-        return cls()
-    if isinstance(spec, tuple(_CLASSES.get(kind, {}).values())):
+        return cls() if isinstance(cls, type) else cls
+    classes = tuple(known for known in _known(kind).values() if isinstance(known, type))
+    if isinstance(spec, classes):
         return spec
-    if isinstance(spec, type) and spec in _CLASSES.get(kind, {}).values():
+    if spec in classes:
         raise ValueError(
             f"{kind} must be an instance, not the class {spec.__name__}: write {spec.__name__}()."
         )
@@ -97,12 +138,10 @@ def to_json(value):
 
     Raises TypeError for anything else, since only registered classes can be rebuilt.
     """
-    for kind, classes in _CLASSES.items():
-        for name, cls in classes.items():
-            if type(value) is cls:
-                fields = dataclasses.fields(cls)
-                fields = {f.name: to_json(getattr(value, f.name)) for f in fields if f.init}
-                return {"kind": kind, "class": name, "fields": fields}
+    if known := registered(type(value)):
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        fields = {name: to_json(getattr(value, name)) for name in names}
+        return {"kind": known[0], "class": known[1], "fields": fields}
     if isinstance(value, tuple | list):
         return {"tuple" if isinstance(value, tuple) else "list": [to_json(v) for v in value]}
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Types that several rooms share."""
+"""Network outputs with an exact scale: a value and an integer power of two."""
 
 from typing import NamedTuple
 
@@ -10,10 +10,7 @@ import numpy as np
 def power_of_two(exponent, dtype):
     """Exact 2**exponent for integer `exponent` within the normal range of the float `dtype`."""
     info = jnp.finfo(dtype)
-    integer, mantissa, bias = {
-        32: (jnp.int32, 23, 127),
-        64: (jnp.int64, 52, 1023),
-    }[info.bits]
+    integer, mantissa, bias = {32: (jnp.int32, 23, 127), 64: (jnp.int64, 52, 1023)}[info.bits]
     return jax.lax.bitcast_convert_type(
         (exponent.astype(integer) + bias) << mantissa, jnp.dtype(dtype)
     )
@@ -27,6 +24,11 @@ def scale_by_power_of_two(value, exponent):
         value = value * power_of_two(part, value.dtype)
         exponent = exponent - part
     return value
+
+
+def times_power_of_two(value, exponent):
+    """Exact value * 2**exponent for value (..., batch) and exponent (batch,) in normal range."""
+    return value * power_of_two(exponent, value.dtype)[(None,) * (value.ndim - 1)]
 
 
 def exponent_of(v):
@@ -43,7 +45,10 @@ def exponent_of(v):
 class Amplitude(NamedTuple):
     """A batch of network outputs ``value * 2**exponent``, so that no scale under- or overflows.
 
-    value: (batch, *outputs) floats of moderate size; exponent: (batch,) int32.
+    Attributes
+    ----------
+    value : (batch, *outputs), floats of moderate size
+    exponent : (batch,), integers, int32
     """
 
     value: jax.Array
@@ -55,15 +60,12 @@ class Amplitude(NamedTuple):
         return self.exponent.astype(self.value.dtype) * np.log(2.0).astype(self.value.dtype)
 
     def dense(self):
-        """The plain numbers, (batch, *outputs)."""
-        exponent = self.exponent.reshape(
-            self.exponent.shape + (1,) * (self.value.ndim - self.exponent.ndim)
-        )
-        return scale_by_power_of_two(self.value, exponent)
+        """Plain numbers, (batch, *outputs); 0 or inf beyond the range of the dtype."""
+        return scale_by_power_of_two(self.value, self._by_output(self.exponent))
 
     def log_abs(self):
         """Natural logarithm of the modulus, (batch, *outputs); -inf where the value is zero."""
-        log_scale = self.log_scale.reshape(
-            self.exponent.shape + (1,) * (self.value.ndim - self.exponent.ndim)
-        )
-        return jnp.log(jnp.abs(self.value)) + log_scale
+        return jnp.log(jnp.abs(self.value)) + self._by_output(self.log_scale)
+
+    def _by_output(self, x):
+        return x.reshape(x.shape + (1,) * (self.value.ndim - x.ndim))
