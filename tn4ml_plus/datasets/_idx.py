@@ -7,21 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .._errors import MissingDataError
+from ..errors import MissingDataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
-
-_DTYPES = {
-    0x08: np.dtype("u1"),
-    0x09: np.dtype("i1"),
-    0x0B: np.dtype(">i2"),
-    0x0C: np.dtype(">i4"),
-    0x0D: np.dtype(">f4"),
-    0x0E: np.dtype(">f8"),
-}
+_CODES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_DTYPES = {code: np.dtype(name) for code, name in _CODES.items()}
 
 
-def load_idx(path):
+def load_idx(path: str | Path) -> np.ndarray:
     """Read one IDX file, plain or compressed with gzip, as an array of its own shape and dtype.
 
     The dtype is uint8, int8, int16, int32, float32 or float64, in the machine's byte order.

@@ -1,11 +1,22 @@
-"""What every embedding offers: the map itself, its domain, unit weights and Gram matrix."""
+"""The base of embeddings: the map itself, its domain, unit weights and Gram matrix."""
 
 import abc
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
+
+from .._types import AnyArray, ArrayLike
+
+# Of an embedding, `self`: embedded vectors, and what belongs to the vectors of one or of all sites.
+Vectors = Float[jax.Array, "... {self.phys_dim}"]
+Weights = Float[np.ndarray, "{self.phys_dim}"]
+SiteWeights = Float[np.ndarray, "nsites {self.phys_dim}"]
+Gram = Float[np.ndarray, "{self.phys_dim} {self.phys_dim}"]
+SiteGrams = Float[np.ndarray, "nsites {self.phys_dim} {self.phys_dim}"]
 
 
 def as_float(x):
@@ -14,13 +25,19 @@ def as_float(x):
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
 
 
+def along(values, x):
+    """`values` along the last axis of x, with its dtype and all of its axes: strict ranks hold."""
+    arrays = jnp if isinstance(x, jax.Array) else np  # float64 of the host stays there
+    return arrays.asarray(values, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 def basis_vector(size, index=0):
     """Float64 unit vector."""
     return np.eye(size)[index]
 
 
 def gauss_legendre(breakpoints, pieces=64, order=16):
-    """Nodes and weights of Gauss-Legendre on `pieces` equal parts between each two breakpoints."""
+    """Gauss-Legendre nodes and weights on `pieces` equal parts between neighbouring breakpoints."""
     breakpoints = np.asarray(breakpoints, float)
     fractions = np.arange(pieces) / pieces
     starts = (breakpoints[:-1, None] + np.diff(breakpoints)[:, None] * fractions).ravel()
@@ -39,7 +56,8 @@ class Embedding(abc.ABC):
     """Feature map phi from the features of one site to a vector of size `phys_dim`.
 
     Subclasses are frozen dataclasses with JSON-able fields, hence valid static arguments of jitted
-    functions. Inputs are expected inside `domain`; an infinite domain means "as they are".
+    functions. Inputs are expected inside `domain`; an infinite domain means that columns are not
+    scaled.
 
     >>> from tn4ml_plus.embeddings import LinearComplement
     >>> embedding = LinearComplement()
@@ -66,11 +84,11 @@ class Embedding(abc.ABC):
         """Size of an embedded vector."""
 
     @abc.abstractmethod
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         """Embed floats (...,), or (..., site_features) if that is above 1, into (..., phys_dim)."""
 
     @property
-    def unit_weights(self) -> np.ndarray | None:
+    def unit_weights(self) -> Weights | None:
         """Float64 w (phys_dim,) with w . phi(x) = 1 for every x of the domain, None without one."""
         return None
 
@@ -79,24 +97,25 @@ class Embedding(abc.ABC):
         """Whether `unit_weights` exist."""
         return self.unit_weights is not None
 
-    def for_data(self, X, weight) -> "Embedding":
-        """The embedding with what it learns from data settled.
+    def for_data(self, X: AnyArray, weight: AnyArray) -> "Embedding":
+        """The embedding with what it learns from data; estimators call it on the outermost one.
 
-        X: (n_samples, n_features) inside the domain; weight: (n_samples,). Estimators call it on
-        the embedding that they were given, not on what is inside of PerFeature, UnitNorm and so on.
+        Parameters
+        ----------
+        X, weight : (n_samples, n_features), inside the domain, and (n_samples,), sample weights
         """
         del X, weight
         return self
 
-    def split(self):
-        """A part that is the same for all data, and a tuple of the arrays learned from them.
+    def split(self) -> tuple["Embedding", tuple[np.ndarray, ...]]:
+        """The part that is the same for all data, a key of compiled functions, and learned arrays.
 
-        Compiled functions are keyed by the one and take the other; ``part.join(arrays)`` is whole.
+        ``part.join(arrays)`` is the whole embedding.
         """
         return self, ()
 
-    def join(self, arrays) -> "Embedding":
-        """The embedding with the arrays that `split` took away."""
+    def join(self, arrays: Sequence[AnyArray]) -> "Embedding":
+        """The embedding with the arrays that `split` separated from it."""
         del arrays
         return self
 
@@ -105,20 +124,18 @@ class Embedding(abc.ABC):
         if n_features < 1 or n_features % self.site_features:
             raise ValueError(
                 f"{type(self).__name__} needs a multiple of {self.site_features} features "
-                f"(that many a site), got {n_features}: add or drop columns."
+                f"({self.site_features} per site), got {n_features}: add or drop columns."
             )
         return n_features // self.site_features
 
-    def embed(self, X):
+    def embed(self, X: ArrayLike) -> Vectors:
         """Embed (batch, n_features) into (batch, nsites, phys_dim); ValueError as in `nsites`."""
         X = as_float(X)
-        nsites = self.nsites(X.shape[-1])
-        if self.site_features > 1:
-            X = X.reshape(*X.shape[:-1], nsites, self.site_features)
-        return self(X)
+        nsites, n = self.nsites(X.shape[-1]), self.site_features
+        return self(X if n == 1 else X.reshape(*X.shape[:-1], nsites, n))
 
     def phys_dims(self, n_features: int) -> tuple[int, ...]:
-        """Own size of each site's vector, before any zero-padding to `phys_dim`."""
+        """Size of each site's own vector, before any zero-padding to `phys_dim`."""
         return (self.phys_dim,) * self.nsites(n_features)
 
     def domains(self, n_features: int) -> tuple[tuple[float, float], ...]:
@@ -126,24 +143,24 @@ class Embedding(abc.ABC):
         self.nsites(n_features)
         return (self.domain,) * n_features
 
-    def site_unit_weights(self, n_features: int) -> np.ndarray | None:
+    def site_unit_weights(self, n_features: int) -> SiteWeights | None:
         """Unit weights of each site (nsites, phys_dim), None unless every site has them."""
         nsites, weights = self.nsites(n_features), self.unit_weights
         return None if weights is None else np.tile(weights, (nsites, 1))
 
-    def gram(self) -> np.ndarray:
+    def gram(self) -> Gram:
         """Float64 (phys_dim, phys_dim) integral of phi phi^T over the domain of a site's features.
 
-        Composite Gauss-Legendre quadrature, a sum over the integers of a discrete domain.
-        Raises ValueError for several features a site, unless the subclass knows the integral.
+        Composite Gauss-Legendre quadrature, or a sum over the integers of a discrete domain.
+        ValueError for several features per site, unless the subclass knows the integral.
         """
         phi, weights = self.quadrature()
         return (phi.T * weights) @ phi
 
-    def quadrature(self):
+    def quadrature(self) -> tuple[Float[np.ndarray, "points {self.phys_dim}"], np.ndarray]:
         """Float64 phi (points, phys_dim) and weights of an integral over the domain of a site.
 
-        Raises ValueError for several features a site.
+        ValueError for several features per site.
         """
         if self.site_features > 1:
             raise ValueError(
@@ -151,19 +168,18 @@ class Embedding(abc.ABC):
                 f"{self.site_features} features is not known. Use an embedding of single features."
             )
         if self.discrete:
-            points = self._grid()
-            weights = np.ones(len(points))
-        else:
-            points, weights = gauss_legendre(self._breakpoints)
+            phi = self._evaluate(self._grid())
+            return phi, np.ones(len(phi))
+        points, weights = gauss_legendre(self._breakpoints)
         return self._evaluate(points), weights
 
-    def site_grams(self, n_features: int) -> np.ndarray:
+    def site_grams(self, n_features: int) -> SiteGrams:
         """Gram matrix of each site (nsites, phys_dim, phys_dim), zero where vectors are padded."""
         return np.tile(self.gram(), (self.nsites(n_features), 1, 1))
 
     @property
     def _breakpoints(self):
-        """Domain ends and the points between where phi is not smooth."""
+        """The ends of the domain and the points between them where phi is not smooth."""
         return self.domain
 
     def _grid(self, size=1025):

@@ -3,25 +3,26 @@
 import abc
 import dataclasses
 import functools
+import operator
 
 import jax.numpy as jnp
 import numpy as np
 
 from .._checks import float_tuple
-from .._registry import register
-from ._base import Embedding, as_float
+from .._registry import variant
+from .._types import ArrayLike
+from ._base import Embedding, Gram, SiteGrams, SiteWeights, Vectors, Weights, along, as_float
 from ._polynomial import LinearComplement
 from ._trigonometric import Trigonometric
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class PerFeature(Embedding):
     """Another embedding for each feature, vectors zero-padded to the largest phys_dim.
 
-    `domains`, `phys_dims`, `site_unit_weights` and `site_grams` tell the sites apart; `domain`,
-    `unit_weights` and `norm` describe what all sites share (`domain`: the hull).
-    ValueError unless embeddings are one or more of single features.
+    `domains`, `phys_dims`, `site_unit_weights` and `site_grams` are those of each site; `domain`
+    (the hull), `unit_weights` and `norm` are common to all sites. ValueError unless embeddings are
+    one or more of single features.
 
     >>> from tn4ml_plus.embeddings import LinearComplement, OneHot
     >>> mixed = PerFeature((LinearComplement(), OneHot(3)))
@@ -32,6 +33,7 @@ class PerFeature(Embedding):
     """
 
     embeddings: tuple[Embedding, ...] = ()
+    phys_dim = property(lambda self: max(embedding.phys_dim for embedding in self.embeddings))
 
     def __post_init__(self):
         if not isinstance(self.embeddings, list | tuple) or not self.embeddings:
@@ -48,36 +50,26 @@ class PerFeature(Embedding):
                 )
         object.__setattr__(self, "embeddings", tuple(self.embeddings))
 
-    def _shared(self, values):
-        """The value that all sites have, else None."""
-        values = list(values)
-        return values[0] if all(value == values[0] for value in values) else None
-
     @property
-    def phys_dim(self):
-        return max(embedding.phys_dim for embedding in self.embeddings)
-
-    @property
-    def domain(self):
+    def domain(self) -> tuple[float, float]:
         lows, highs = zip(*(embedding.domain for embedding in self.embeddings))
         return min(lows), max(highs)
 
     @property
-    def norm(self):
-        return self._shared(embedding.norm for embedding in self.embeddings)
+    def norm(self) -> float | None:
+        norms = {embedding.norm for embedding in self.embeddings}
+        return norms.pop() if len(norms) == 1 else None
 
     @property
-    def unit_weights(self):
+    def unit_weights(self) -> Weights | None:
         weights = self.site_unit_weights(len(self.embeddings))
-        if weights is None or not (weights == weights[0]).all():
-            return None
-        return weights[0]
+        return weights[0] if weights is not None and (weights == weights[0]).all() else None
 
     @property
-    def is_partition_of_unity(self):
+    def is_partition_of_unity(self) -> bool:
         return all(embedding.is_partition_of_unity for embedding in self.embeddings)
 
-    def nsites(self, n_features):
+    def nsites(self, n_features: int) -> int:
         if n_features != len(self.embeddings):
             raise ValueError(
                 f"PerFeature has {len(self.embeddings)} embeddings for {n_features} features: "
@@ -85,15 +77,15 @@ class PerFeature(Embedding):
             )
         return n_features
 
-    def phys_dims(self, n_features):
+    def phys_dims(self, n_features: int) -> tuple[int, ...]:
         self.nsites(n_features)
         return tuple(embedding.phys_dim for embedding in self.embeddings)
 
-    def domains(self, n_features):
+    def domains(self, n_features: int) -> tuple[tuple[float, float], ...]:
         self.nsites(n_features)
         return tuple(embedding.domain for embedding in self.embeddings)
 
-    def site_unit_weights(self, n_features):
+    def site_unit_weights(self, n_features: int) -> SiteWeights | None:
         nsites = self.nsites(n_features)
         if not self.is_partition_of_unity:
             return None
@@ -102,18 +94,18 @@ class PerFeature(Embedding):
             row[: embedding.phys_dim] = embedding.unit_weights
         return weights
 
-    def gram(self):
-        if self._shared(self.embeddings) is None:
+    def gram(self) -> Gram:
+        if len(set(self.embeddings)) > 1:
             raise ValueError("The sites of PerFeature have different Gram matrices: site_grams.")
         return self.embeddings[0].gram()
 
-    def site_grams(self, n_features):
+    def site_grams(self, n_features: int) -> SiteGrams:
         grams = np.zeros((self.nsites(n_features), self.phys_dim, self.phys_dim))
         for gram, embedding in zip(grams, self.embeddings):
             gram[: embedding.phys_dim, : embedding.phys_dim] = embedding.gram()
         return grams
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)
         self.nsites(x.shape[-1])
         columns = {}
@@ -127,6 +119,11 @@ class PerFeature(Embedding):
             parts.append(jnp.pad(phi, [(0, 0)] * x.ndim + [(0, padding)]))
         order = np.argsort(np.concatenate(list(columns.values()))).astype(np.int32)
         return jnp.concatenate(parts, axis=-2)[..., order, :]
+
+
+def _inner(name):
+    """An attribute of the embedding inside."""
+    return property(operator.attrgetter(f"embedding.{name}"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,37 +143,17 @@ class _Wrapper(Embedding):
     def _change(self, phi):
         """The changed vectors (..., phys_dim) of embedded vectors of the same shape."""
 
-    @property
-    def phys_dim(self):
-        return self.embedding.phys_dim
+    phys_dim, domain = _inner("phys_dim"), _inner("domain")
+    columnwise, discrete = _inner("columnwise"), _inner("discrete")
+    site_features, _breakpoints = _inner("site_features"), _inner("_breakpoints")
 
-    @property
-    def domain(self):
-        return self.embedding.domain
-
-    @property
-    def columnwise(self):
-        return self.embedding.columnwise
-
-    @property
-    def discrete(self):
-        return self.embedding.discrete
-
-    @property
-    def site_features(self):
-        return self.embedding.site_features
-
-    @property
-    def _breakpoints(self):
-        return self.embedding._breakpoints
-
-    def nsites(self, n_features):
+    def nsites(self, n_features: int) -> int:
         return self.embedding.nsites(n_features)
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         return self._change(self.embedding(x))
 
-    def embed(self, X):
+    def embed(self, X: ArrayLike) -> Vectors:
         return self._change(self.embedding.embed(X))
 
 
@@ -198,18 +175,15 @@ class _Rescaled(_Wrapper):
 
     @abc.abstractmethod
     def _divisor(self, phi):
-        """Positive (...,) of embedded vectors (..., phys_dim)."""
+        """Positive divisors (...,) of embedded vectors (..., phys_dim)."""
 
     def _change(self, phi):
         return phi / self._divisor(phi)[..., None]
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class UnitNorm(_Rescaled):
-    """phi / |phi|_2 of another embedding.
-
-    ValueError if phi vanishes on a grid over the domain.
+    """phi / |phi|_2 of another embedding, whose phi must not vanish on a grid over its domain.
 
     >>> from tn4ml_plus.embeddings import LinearComplement
     >>> UnitNorm(LinearComplement())(0.5).round(3).tolist()
@@ -217,11 +191,10 @@ class UnitNorm(_Rescaled):
     """
 
     embedding: Embedding = dataclasses.field(default=LinearComplement())
-
     norm = 1.0
 
     @property
-    def unit_weights(self):
+    def unit_weights(self) -> Weights | None:
         weights, norm = self.embedding.unit_weights, self.embedding.norm
         return None if weights is None or norm is None else weights * norm
 
@@ -229,16 +202,18 @@ class UnitNorm(_Rescaled):
         return (phi**2).sum(axis=-1) ** 0.5
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class UnitSum(_Rescaled):
-    """phi / (w . phi) of another embedding: a partition of unity with unit weights w = `weights`.
-
-    ValueError unless there are phys_dim weights and w . phi > 0 on a grid over the domain.
+    """phi / (w . phi) of another embedding: a partition of unity with unit weights w.
 
     >>> from tn4ml_plus.embeddings import Trigonometric
     >>> UnitSum(Trigonometric(), (1.0, 1.0))(0.5).round(3).tolist()
     [0.5, 0.5]
+
+    Parameters
+    ----------
+    embedding : Embedding, the other embedding
+    weights : tuple of float, w (phys_dim,), with w . phi > 0 on a grid over the domain
     """
 
     embedding: Embedding = dataclasses.field(default=Trigonometric())
@@ -252,21 +227,20 @@ class UnitSum(_Rescaled):
         super().__post_init__()
 
     @property
-    def unit_weights(self):
+    def unit_weights(self) -> Weights | None:
         return np.array(self.weights)
 
     def _divisor(self, phi):
-        return (phi * np.asarray(self.weights, phi.dtype)).sum(axis=-1)
+        return (phi * along(self.weights, phi)).sum(axis=-1)
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class Orthonormal(_Wrapper):
     """L^-1 phi of another embedding, with L L^T its Gram matrix: an orthonormal basis.
 
-    In it the squared norm of a network is the integral of its squared value over the domain, so
-    that entropies and densities need no metric. It spans what the embedding spans.
-    ValueError for embeddings whose components are linearly dependent on the domain.
+    In this basis the squared norm of a network is the integral of its squared value over the
+    domain, so that entropies and densities need no metric. Its span is that of the other embedding,
+    whose components must be linearly independent on the domain.
 
     >>> from tn4ml_plus.embeddings import Legendre
     >>> Orthonormal(Legendre(1)).gram().round(12).tolist()
@@ -290,7 +264,7 @@ class Orthonormal(_Wrapper):
         return np.linalg.cholesky(self.embedding.gram())
 
     @property
-    def unit_weights(self):
+    def unit_weights(self) -> Weights | None:
         weights = self.embedding.unit_weights
         return None if weights is None else self._factor.T @ weights
 
@@ -298,5 +272,5 @@ class Orthonormal(_Wrapper):
         inverse = np.linalg.inv(self._factor)
         return jnp.matmul(phi, jnp.asarray(inverse.T, phi.dtype), precision="highest")
 
-    def gram(self):
+    def gram(self) -> Gram:
         return np.eye(self.phys_dim)

@@ -1,24 +1,23 @@
 """Embeddings of categories 0, 1, ..."""
 
-import dataclasses
-
 import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_int, float_tuple
-from .._registry import register
-from ._base import Embedding, as_float
+from .._registry import variant
+from .._types import ArrayLike
+from ._base import Embedding, Vectors, Weights, along, as_float
 
 
 def _memberships(x, levels):
     """(..., levels) indicator of x = 0..levels-1, uniform where x is none of them."""
-    indicator = x[..., None] == jnp.arange(levels, dtype=x.dtype)
+    x = x[..., None]
+    indicator = x == along(np.arange(levels), x)
     known = indicator.any(axis=-1, keepdims=True)
     return jnp.where(known, indicator.astype(x.dtype), 1 / levels)
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class OneHot(Embedding):
     """Basis vector of the category x = 0..levels-1; the uniform vector 1/levels for anything else.
 
@@ -30,31 +29,23 @@ class OneHot(Embedding):
     """
 
     levels: int = 2
-
     norm = 1.0
     discrete = True
+    phys_dim = property(lambda self: self.levels)
+    domain = property(lambda self: (0.0, float(self.levels - 1)))
 
     def __post_init__(self):
         check_int("levels", self.levels, 2)
 
     @property
-    def phys_dim(self):
-        return self.levels
-
-    @property
-    def domain(self):
-        return 0.0, float(self.levels - 1)
-
-    @property
-    def unit_weights(self):
+    def unit_weights(self) -> Weights | None:
         return np.ones(self.levels)
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         return _memberships(as_float(x), self.levels)
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class QuantumBasis(Embedding):
     """The given state of the category x = 0..len(states)-1; the mean state for anything else.
 
@@ -65,8 +56,9 @@ class QuantumBasis(Embedding):
     """
 
     states: tuple[tuple[float, ...], ...] = ((1.0, 0.0), (0.0, 1.0))
-
     discrete = True
+    phys_dim = property(lambda self: len(self.states[0]))
+    domain = property(lambda self: (0.0, float(len(self.states) - 1)))
 
     def __post_init__(self):
         if not hasattr(self.states, "__iter__"):
@@ -80,24 +72,16 @@ class QuantumBasis(Embedding):
         object.__setattr__(self, "states", states)
 
     @property
-    def phys_dim(self):
-        return len(self.states[0])
-
-    @property
-    def domain(self):
-        return 0.0, float(len(self.states) - 1)
-
-    @property
-    def norm(self):
+    def norm(self) -> float | None:
         norms = np.linalg.norm(self.states, axis=1)
         return float(norms[0]) if np.allclose(norms, norms[0], rtol=1e-12, atol=0) else None
 
     @property
-    def unit_weights(self):
+    def unit_weights(self) -> Weights | None:
         weights = np.linalg.lstsq(np.array(self.states), np.ones(len(self.states)))[0]
         return weights if np.allclose(self.states @ weights, 1, rtol=0, atol=1e-9) else None
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         memberships = _memberships(as_float(x), len(self.states))
         states = jnp.asarray(self.states, memberships.dtype)
         return jnp.matmul(memberships, states, precision="highest")

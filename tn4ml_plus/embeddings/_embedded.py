@@ -1,43 +1,38 @@
 """Vectors that need no embedding."""
 
-import dataclasses
 import math
 
 import numpy as np
 
 from .._checks import check_int
-from .._registry import register
-from ._base import Embedding, as_float
+from .._registry import variant
+from .._types import ArrayLike
+from ._base import Embedding, Gram, Vectors, as_float
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class Embedded(Embedding):
     """Input that is embedded already: `phys_dim` consecutive columns are the vector of one site.
 
     `embed` takes (batch, nsites phys_dim) or (batch, nsites, phys_dim). `gram` is the identity, the
-    sum over an orthonormal basis. ValueError unless phys_dim >= 1 and it fits the input.
+    sum over an orthonormal basis. ValueError unless phys_dim >= 1 and the input fits it.
 
     >>> Embedded(2).embed([[1.0, 2.0, 3.0, 4.0]]).tolist()
     [[[1.0, 2.0], [3.0, 4.0]]]
     """
 
     phys_dim: int = 2
-
     domain = (-math.inf, math.inf)
     columnwise = False
+    site_features = property(lambda self: self.phys_dim)
 
     def __post_init__(self):
         check_int("phys_dim", self.phys_dim, 1)
 
-    @property
-    def site_features(self):
-        return self.phys_dim
-
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         return self._site_inputs(x)
 
-    def embed(self, X):
+    def embed(self, X: ArrayLike) -> Vectors:
         X = as_float(X)
         if X.ndim < 3:
             return super().embed(X)
@@ -47,5 +42,5 @@ class Embedded(Embedding):
             )
         return X
 
-    def gram(self):
+    def gram(self) -> Gram:
         return np.eye(self.phys_dim)

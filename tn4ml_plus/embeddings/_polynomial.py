@@ -1,5 +1,6 @@
 """Embeddings made of polynomials."""
 
+import abc
 import collections
 import dataclasses
 import functools
@@ -11,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_int, check_number
-from .._registry import register
-from ._base import Embedding, as_float, basis_vector
+from .._registry import variant
+from .._types import ArrayLike
+from ._base import Embedding, Gram, Vectors, Weights, along, as_float, basis_vector
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class LinearComplement(Embedding):
     """phi(x) = [x, 1 - x] (p = 2) or [1, x, 1 - x] (p = 3), x in [0, 1].
 
@@ -27,6 +28,7 @@ class LinearComplement(Embedding):
     """
 
     p: int = 2
+    phys_dim = property(lambda self: self.p)
 
     def __post_init__(self):
         check_int("p", self.p, 2)
@@ -34,37 +36,39 @@ class LinearComplement(Embedding):
             raise ValueError(f"p must be 2 for [x, 1-x] or 3 for [1, x, 1-x], got {self.p!r}.")
 
     @property
-    def phys_dim(self):
-        return self.p
-
-    @property
-    def unit_weights(self):
+    def unit_weights(self) -> Weights | None:
         return np.ones(2) if self.p == 2 else basis_vector(3)
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)
         return jnp.stack([jnp.ones_like(x), x, 1 - x][-self.p :], axis=-1)
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class Polynomial(Embedding):
     """Monomials of `n` consecutive features in [0, 1] up to `degree`, by degree, 1 first if biased.
 
-    One site for each `n` features; products of different features only with
-    `include_cross_terms`; a partition of unity with `include_bias`.
-    ValueError unless degree >= 1 and n >= 1.
+    A partition of unity with `include_bias`.
 
     >>> Polynomial()(0.5).tolist()
     [1.0, 0.5, 0.25]
     >>> Polynomial(n=2, include_cross_terms=True).embed([[0.5, 1.0]]).tolist()
     [[[1.0, 0.5, 1.0, 0.25, 0.5, 1.0]]]
+
+    Parameters
+    ----------
+    degree : int, highest degree, at least 1
+    include_bias : bool, whether the constant 1 is a component
+    n : int, features per site, at least 1
+    include_cross_terms : bool, whether products of different features are components
     """
 
     degree: int = 2
     include_bias: bool = True
     n: int = 1
     include_cross_terms: bool = False
+    phys_dim = property(lambda self: len(self._monomials))
+    site_features = property(lambda self: self.n)
 
     def __post_init__(self):
         check_int("degree", self.degree, 1)
@@ -80,18 +84,10 @@ class Polynomial(Embedding):
         return [m for m in monomials if self.include_cross_terms or len(set(m)) <= 1]
 
     @property
-    def phys_dim(self):
-        return len(self._monomials)
-
-    @property
-    def site_features(self):
-        return self.n
-
-    @property
-    def unit_weights(self):
+    def unit_weights(self) -> Weights | None:
         return basis_vector(self.phys_dim) if self.include_bias else None
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         columns = jnp.moveaxis(self._site_inputs(x), -1, 0)
         one = jnp.ones_like(columns[0])
         parts = [
@@ -100,144 +96,146 @@ class Polynomial(Embedding):
         ]
         return jnp.stack(parts, axis=-1)
 
-    def gram(self):
+    def gram(self) -> Gram:
         counts = map(collections.Counter, self._monomials)
         exponents = np.array([[count[i] for i in range(self.n)] for count in counts])
         return (1.0 / (exponents[:, None] + exponents + 1)).prod(axis=-1)
 
 
-def _recurrence(degree, p0, p1, step):
-    """Stack p_0..p_degree on a new last axis, p_{k+1} = step(k, p_k, p_{k-1})."""
-    values = [p0, p1]
-    for k in range(1, degree):
-        values.append(step(k, values[-1], values[-2]))
-    return jnp.stack(values, axis=-1)
-
-
-@register("embedding")
 @dataclasses.dataclass(frozen=True)
-class Legendre(Embedding):
-    """Legendre polynomials P_0..P_degree, x in [-1, 1]; `orthonormal` scales by sqrt((2k+1)/2).
-
-    A partition of unity, since P_0 = 1; orthogonal with weight 1. ValueError unless degree >= 1.
-
-    >>> Legendre()([0.5]).tolist()
-    [[1.0, 0.5, -0.125]]
-    """
+class _Recurrent(Embedding):
+    """Functions p_0..p_degree made by a recurrence."""
 
     degree: int = 2
-    orthonormal: bool = False
-
-    domain = (-1.0, 1.0)
+    phys_dim = property(lambda self: self.degree + 1)
 
     def __post_init__(self):
         check_int("degree", self.degree, 1)
-
-    @property
-    def phys_dim(self):
-        return self.degree + 1
 
     @property
     def _scale(self):
-        k = np.arange(self.phys_dim)
-        return np.sqrt(k + 0.5) if self.orthonormal else np.ones(self.phys_dim)
+        """Factors of the functions, (phys_dim,)."""
+        return np.ones(self.phys_dim)
+
+    @abc.abstractmethod
+    def _first(self, x):
+        """p_0 and p_1."""
+
+    @abc.abstractmethod
+    def _next(self, k, x, p, q):
+        """p_{k+1} from p = p_k and q = p_{k-1}."""
+
+    def __call__(self, x: ArrayLike) -> Vectors:
+        x = as_float(x)
+        values = [*self._first(x)]
+        for k in range(1, self.degree):
+            values.append(self._next(k, x, *values[:-3:-1]))
+        phi = jnp.stack(values, axis=-1)
+        return phi * along(self._scale, phi)
+
+
+@variant("embedding")
+class Legendre(_Recurrent):
+    """Legendre polynomials P_0..P_degree, x in [-1, 1], orthogonal with weight 1.
+
+    A partition of unity, since P_0 = 1.
+
+    >>> Legendre()([0.5]).tolist()
+    [[1.0, 0.5, -0.125]]
+
+    Parameters
+    ----------
+    degree : int, at least 1
+    orthonormal : bool, whether they are scaled by sqrt((2k + 1) / 2)
+    """
+
+    orthonormal: bool = False
+    domain = (-1.0, 1.0)
 
     @property
-    def unit_weights(self):
+    def _scale(self):
+        return np.sqrt(np.arange(self.phys_dim) + 0.5) if self.orthonormal else super()._scale
+
+    @property
+    def unit_weights(self) -> Weights | None:
         return basis_vector(self.phys_dim) / self._scale
 
-    def __call__(self, x):
-        x = as_float(x)
-        phi = _recurrence(
-            self.degree,
-            jnp.ones_like(x),
-            x,
-            lambda k, p, q: ((2 * k + 1) * x * p - k * q) / (k + 1),
-        )
-        return phi * jnp.asarray(self._scale, x.dtype)
+    def _first(self, x):
+        return jnp.ones_like(x), x
 
-    def gram(self):
+    def _next(self, k, x, p, q):
+        return ((2 * k + 1) * x * p - k * q) / (k + 1)
+
+    def gram(self) -> Gram:
         return np.diag(self._scale**2 / (np.arange(self.phys_dim) + 0.5))
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
-class Laguerre(Embedding):
+@variant("embedding")
+class Laguerre(_Recurrent):
     """Laguerre functions exp(-x/2) L_k(x), k = 0..degree, x in [0, upper].
 
     The square root of their weight exp(-x) is included, so they are orthonormal on [0, inf); `gram`
-    integrates over the finite domain. ValueError unless degree >= 1 and upper > 0.
+    integrates over the finite domain.
 
     >>> Laguerre()([0.0]).tolist()
     [[1.0, 1.0, 1.0]]
+
+    Parameters
+    ----------
+    degree : int, at least 1
+    upper : float, end of the domain, above 0
     """
 
-    degree: int = 2
     upper: float = 10.0
+    domain = property(lambda self: (0.0, float(self.upper)))
 
     def __post_init__(self):
-        check_int("degree", self.degree, 1)
+        super().__post_init__()
         check_number("upper", self.upper, above=0)
 
-    @property
-    def phys_dim(self):
-        return self.degree + 1
-
-    @property
-    def domain(self):
-        return 0.0, float(self.upper)
-
-    def __call__(self, x):
-        x = as_float(x)
+    def _first(self, x):
         weight = jnp.exp(-x / 2)
-        return _recurrence(
-            self.degree,
-            weight,
-            weight * (1 - x),
-            lambda k, p, q: ((2 * k + 1 - x) * p - k * q) / (k + 1),
-        )
+        return weight, weight * (1 - x)
+
+    def _next(self, k, x, p, q):
+        return ((2 * k + 1 - x) * p - k * q) / (k + 1)
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
-class Hermite(Embedding):
+@variant("embedding")
+class Hermite(_Recurrent):
     """Hermite functions exp(-x^2/2) H_k(x), k = 0..degree, x in [-half_width, half_width].
 
     The square root of their weight exp(-x^2) is included, so they are orthogonal on the real line
-    (H_k are the physicists'); `orthonormal` divides by sqrt(2^k k! sqrt(pi)). `gram` integrates
-    over the finite domain. ValueError unless degree >= 1 and half_width > 0.
+    (H_k are the physicists'); `gram` integrates over the finite domain.
 
     >>> Hermite()([0.0]).tolist()
     [[1.0, 0.0, -2.0]]
+
+    Parameters
+    ----------
+    degree : int, at least 1
+    half_width : float, end of the domain, above 0
+    orthonormal : bool, whether they are divided by sqrt(2^k k! sqrt(pi))
     """
 
-    degree: int = 2
     half_width: float = 3.0
     orthonormal: bool = False
+    domain = property(lambda self: (-float(self.half_width), float(self.half_width)))
 
     def __post_init__(self):
-        check_int("degree", self.degree, 1)
+        super().__post_init__()
         check_number("half_width", self.half_width, above=0)
-
-    @property
-    def phys_dim(self):
-        return self.degree + 1
-
-    @property
-    def domain(self):
-        return -float(self.half_width), float(self.half_width)
 
     @property
     def _scale(self):
         if not self.orthonormal:
-            return np.ones(self.phys_dim)
+            return super()._scale
         norms = [2.0**k * math.factorial(k) * math.sqrt(math.pi) for k in range(self.phys_dim)]
         return 1 / np.sqrt(norms)
 
-    def __call__(self, x):
-        x = as_float(x)
+    def _first(self, x):
         weight = jnp.exp(-(x**2) / 2)
-        phi = _recurrence(
-            self.degree, weight, weight * 2 * x, lambda k, p, q: 2 * x * p - 2 * k * q
-        )
-        return phi * jnp.asarray(self._scale, x.dtype)
+        return weight, weight * 2 * x
+
+    def _next(self, k, x, p, q):
+        return 2 * x * p - 2 * k * q

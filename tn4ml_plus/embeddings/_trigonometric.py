@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_int
-from .._registry import register
-from ._base import Embedding, as_float
+from .._registry import variant
+from .._types import ArrayLike
+from ._base import Embedding, Gram, Vectors, Weights, along, as_float
 
 
 def _frequencies(k):
@@ -39,8 +40,7 @@ def trigonometric_moments(k, group=1):
     return _interleave(mean.real, mean.imag) / math.sqrt(k), gram / k
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class Trigonometric(Embedding):
     """phi(x) = k^-1/2 [cos(pi x / 2^i), sin(pi x / 2^i)] for i = 1..k, x in [0, 1].
 
@@ -52,105 +52,84 @@ class Trigonometric(Embedding):
     """
 
     k: int = 1
-
     norm = 1.0
+    phys_dim = property(lambda self: 2 * self.k)
 
     def __post_init__(self):
         check_int("k", self.k, 1)
 
-    @property
-    def phys_dim(self):
-        return 2 * self.k
-
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)
-        angles = x[..., None] * jnp.asarray(_frequencies(self.k), x.dtype)
+        angles = x[..., None] * along(_frequencies(self.k), x[..., None])
         phi = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         return phi.reshape(*x.shape, self.phys_dim) / math.sqrt(self.k)
 
-    def gram(self):
+    def gram(self) -> Gram:
         return trigonometric_moments(self.k)[1]
 
 
-@register("embedding")
 @dataclasses.dataclass(frozen=True)
-class TrigonometricChain(Embedding):
-    """The `Trigonometric` vectors of `group` consecutive features in [0, 1], concatenated.
-
-    One site for each group, phys_dim 2 k group, norm sqrt(group).
-    ValueError unless k >= 1 and group >= 1.
-
-    >>> TrigonometricChain(group=2).embed([[0.0, 1.0, 0.0, 0.0]]).round(3).tolist()
-    [[[1.0, 0.0, -0.0, 1.0], [1.0, 0.0, 1.0, 0.0]]]
-    """
+class _Grouped(Embedding):
+    """One site for each group of consecutive features."""
 
     k: int = 1
     group: int = 2
+    site_features = property(lambda self: self.group)
 
     def __post_init__(self):
         check_int("k", self.k, 1)
         check_int("group", self.group, 1)
 
-    @property
-    def phys_dim(self):
-        return 2 * self.k * self.group
 
-    @property
-    def norm(self):
-        return math.sqrt(self.group)
+@variant("embedding")
+class TrigonometricChain(_Grouped):
+    """The `Trigonometric` vectors of `group` consecutive features in [0, 1], concatenated.
 
-    @property
-    def site_features(self):
-        return self.group
+    One site for each group, phys_dim 2 k group, norm sqrt(group).
 
-    def __call__(self, x):
+    >>> TrigonometricChain(group=2).embed([[0.0, 1.0, 0.0, 0.0]]).round(3).tolist()
+    [[[1.0, 0.0, -0.0, 1.0], [1.0, 0.0, 1.0, 0.0]]]
+
+    Parameters
+    ----------
+    k, group : int, frequencies, and features per site, at least 1
+    """
+
+    phys_dim = property(lambda self: 2 * self.k * self.group)
+    norm = property(lambda self: math.sqrt(self.group))
+
+    def __call__(self, x: ArrayLike) -> Vectors:
         x = self._site_inputs(x)
         return Trigonometric(self.k)(x).reshape(*x.shape[:-1], self.phys_dim)
 
-    def gram(self):
+    def gram(self) -> Gram:
         mean, gram = trigonometric_moments(self.k)
         product = np.outer(mean, mean)
         ones, eye = np.ones((self.group, self.group)), np.eye(self.group)
         return np.kron(ones, product) + np.kron(eye, gram - product)
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
-class TrigonometricAverage(Embedding):
+@variant("embedding")
+class TrigonometricAverage(_Grouped):
     """The `Trigonometric` vector of the mean of `group` consecutive features in [0, 1].
 
-    One site for each group, phys_dim 2 k, unit norm. ValueError unless k >= 1 and group >= 1.
+    One site for each group, phys_dim 2 k, unit norm. See `TrigonometricChain` for the parameters.
 
     >>> TrigonometricAverage(group=2).embed([[0.0, 1.0]]).round(3).tolist()
     [[[0.707..., 0.707...]]]
     """
 
-    k: int = 1
-    group: int = 2
-
     norm = 1.0
+    phys_dim = property(lambda self: 2 * self.k)
 
-    def __post_init__(self):
-        check_int("k", self.k, 1)
-        check_int("group", self.group, 1)
-
-    @property
-    def phys_dim(self):
-        return 2 * self.k
-
-    @property
-    def site_features(self):
-        return self.group
-
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         return Trigonometric(self.k)(self._site_inputs(x).mean(axis=-1))
 
-    def gram(self):
+    def gram(self) -> Gram:
         return trigonometric_moments(self.k, self.group)[1]
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class Fourier(Embedding):
     """phi_j(x) = |sum_k exp(2 pi i k ((p - 1) x - j) / p)| / p for j, k = 0..p-1, x in [0, 1].
 
@@ -161,35 +140,27 @@ class Fourier(Embedding):
     """
 
     p: int = 2
-
     norm = 1.0
+    phys_dim = property(lambda self: self.p)
+    _breakpoints = property(lambda self: np.linspace(0.0, 1.0, max(self.p, 2)))
 
     def __post_init__(self):
         check_int("p", self.p, 1)
 
     @property
-    def phys_dim(self):
-        return self.p
-
-    @property
-    def unit_weights(self):
+    def unit_weights(self) -> Weights | None:
         return np.ones(1) if self.p == 1 else None
 
-    def __call__(self, x):
-        x = as_float(x)
-        offsets = (self.p - 1) * x[..., None] - jnp.arange(self.p, dtype=x.dtype)
+    def __call__(self, x: ArrayLike) -> Vectors:
+        x = as_float(x)[..., None]
+        offsets = ((self.p - 1) * x - along(np.arange(self.p), x))[..., None]
         # Centred frequencies make the sum real, so that the modulus has a bounded gradient.
         frequencies = 2 * np.pi / self.p * (np.arange(self.p) - (self.p - 1) / 2)
-        angles = offsets[..., None] * jnp.asarray(frequencies, x.dtype)
+        angles = offsets * along(frequencies, offsets)
         return jnp.abs(jnp.cos(angles).mean(axis=-1))
 
-    @property
-    def _breakpoints(self):
-        return np.linspace(0.0, 1.0, max(self.p, 2))
 
-
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class SpinCoherent(Embedding):
     """phi_s(x) = sqrt(binom(d-1, s)) cos(pi x/2)^(d-1-s) sin(pi x/2)^s, s = 0..d-1, x in [0, 1].
 
@@ -203,14 +174,13 @@ class SpinCoherent(Embedding):
     """
 
     phys_dim: int = 3
-
     norm = 1.0
 
     def __post_init__(self):
         check_int("phys_dim", self.phys_dim, 2)
 
     @property
-    def unit_weights(self):
+    def unit_weights(self) -> Weights | None:
         k, odd = divmod(self.phys_dim - 1, 2)
         if odd:
             return None
@@ -218,7 +188,7 @@ class SpinCoherent(Embedding):
         weights[::2] = [math.comb(k, m) / math.sqrt(math.comb(2 * k, 2 * m)) for m in range(k + 1)]
         return weights
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)
         cos, sin = jnp.cos(np.pi / 2 * x), jnp.sin(np.pi / 2 * x)
         top = self.phys_dim - 1

@@ -1,4 +1,6 @@
-"""Losses and norm regularisers: pure functions of a network's outputs, targets and log-norm.
+"""Losses and regularisers of the norm: pure functions of a network's outputs, targets, log-norm.
+
+Examples here assume jnp (`jax.numpy`) and `tn4ml_plus.contraction.Amplitude`.
 
 >>> from tn4ml_plus.losses import CrossEntropy, ReluLogNorm
 >>> CrossEntropy(label_smoothing=0.1) + 0.4 * ReluLogNorm()
@@ -15,26 +17,11 @@ from ._density import (
     SemiSupervisedLogQuadratic,
 )
 from ._norms import LogNorm, Penalty, QuadraticNorm, Regularizer, ReluLogNorm
-from ._regression import Huber, SquaredError
-from ._wrapped import CallableLoss, OptaxLoss
+from ._values import CallableLoss, Huber, OptaxLoss, SquaredError
 
 __all__ = [
-    "BornCrossEntropy",
-    "CallableLoss",
-    "CrossEntropy",
-    "Huber",
-    "LogNorm",
-    "LogQuadratic",
-    "Loss",
-    "NegativeLogLikelihood",
-    "Objective",
-    "OptaxLoss",
-    "Penalty",
-    "Quadratic",
-    "QuadraticNorm",
-    "Regularizer",
-    "ReluLogNorm",
-    "SemiSupervisedLogQuadratic",
-    "SemiSupervisedLogistic",
+    "BornCrossEntropy", "CallableLoss", "CrossEntropy", "Huber", "LogNorm", "LogQuadratic", "Loss",
+    "NegativeLogLikelihood", "Objective", "OptaxLoss", "Penalty", "Quadratic", "QuadraticNorm",
+    "Regularizer", "ReluLogNorm", "SemiSupervisedLogQuadratic", "SemiSupervisedLogistic",
     "SquaredError",
-]
+]  # fmt: skip

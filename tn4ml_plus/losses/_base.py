@@ -1,38 +1,80 @@
-"""What every loss is, and its sum with norm penalties."""
+"""The base of losses, and their sums with penalties on the norm."""
 
 import abc
-import dataclasses
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
-from .._registry import register
-from .._typing import Amplitude
-from ._norms import Penalty, Regularizer
+from .._amplitude import Amplitude
+from .._registry import variant
+from .._types import ArrayLike
+from ._norms import Penalty, Regularizer, Value
+
+# One loss per sample of the batch whose outputs are `amplitude`, and numbers of its classes.
+Losses = Float[jax.Array, "{len(amplitude.value)}"]
+ByClass = Float[jax.Array, "{len(amplitude.value)} {amplitude.value.shape[1]}"]
 
 
-class Loss(abc.ABC):
+class _Minimised:
+    """Sum of a loss and weighted penalties on the norm."""
+
+    loss: "Loss"
+    terms: tuple = ()
+
+    @property
+    def needs_norm(self) -> bool:
+        """Whether the network's norm is read."""
+        return self.loss.normalized or bool(self.terms)
+
+    def with_log_norm(self, losses: jax.Array, log_norm_squared: ArrayLike) -> jax.Array:
+        """Losses, (batch,), with log n added where the loss is normalized.
+
+        Parameters
+        ----------
+        losses, log_norm_squared : (batch,) losses of samples, and the scalar log n
+        """
+        return losses + log_norm_squared if self.loss.normalized else losses
+
+    def penalty(self, log_norm_squared: ArrayLike) -> Value:
+        """Weighted sum of the regularisers, a scalar; log_norm_squared: natural log, a scalar."""
+        return Penalty(self.terms)(log_norm_squared)
+
+    def __add__(self, penalty):
+        if not isinstance(penalty, Regularizer):
+            return NotImplemented
+        return Objective(self.loss, self.terms + (1.0 * penalty).terms)
+
+    __radd__ = __add__
+
+
+class Loss(_Minimised, abc.ABC):
     """A loss per sample, from a network's outputs and the targets.
 
     A subclass is a frozen dataclass that sets `task`, ``"classification"``, ``"regression"`` or
-    ``"density"``, and defines `per_sample`. Calling it checks shapes while tracing, so a wrong
-    target raises ValueError before anything is computed and never broadcasts.
+    ``"density"``, and defines `per_sample`. Calls check shapes while tracing, so a wrong target
+    raises ValueError before anything is computed and never broadcasts.
     """
 
     task: str
-    #: Whether log n, with n the network's squared norm, is a part of every sample's loss.
+    #: A loss alone is an objective without penalties.
+    terms: ClassVar[tuple] = ()
+    #: Whether log n, with n the network's squared norm, is part of every sample's loss.
     normalized: ClassVar[bool] = False
     #: Whether a density's loss reads which samples are outliers.
     supervised: ClassVar[bool] = False
 
-    def __call__(self, amplitude: Amplitude, target) -> jax.Array:
+    def __call__(self, amplitude: Amplitude, target: ArrayLike) -> Losses:
         """Losses, (batch,).
 
-        Classification: amplitude.value (batch, n_classes), target (batch,) integer classes; a class
-        outside 0..n_classes-1 gives NaN, since values cannot be checked while tracing. Regression:
-        target of exactly the shape of amplitude.value. Density: amplitude.value (batch,), the
-        squared norm of the network's outputs; target (batch,), 1 for inliers, -1 for outliers.
+        Parameters
+        ----------
+        amplitude : Amplitude, outputs; for a density their squared norm, (batch,)
+        target : array
+            Classification: (batch,) integers; one outside 0..n_classes-1 gives NaN, since values
+            cannot be checked while tracing. Regression: targets of exactly the outputs' shape.
+            Density: (batch,), 1 for inliers and -1 for outliers.
         """
         target = jnp.asarray(target)
         if self.task == "classification":
@@ -42,19 +84,27 @@ class Loss(abc.ABC):
         _check_values(amplitude.value, target)
         if self.task == "density" and amplitude.value.ndim != 1:
             raise ValueError(
-                "A density's loss reads one squared norm a sample, shape (batch,), got "
+                "A density's loss reads one squared norm per sample, shape (batch,), got "
                 f"{amplitude.value.shape}: see tn4ml_plus.contraction.SquaredNorm."
             )
         return self.per_sample(amplitude, target.astype(amplitude.value.dtype))
 
     @abc.abstractmethod
-    def per_sample(self, amplitude: Amplitude, target: jax.Array) -> jax.Array:
-        """Losses, (batch,), for targets whose shape and dtype are already checked."""
+    def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
+        """Losses, (batch,), for targets whose shape and dtype are already checked.
 
-    def log_probabilities(self, amplitude: Amplitude) -> jax.Array:
+        See `__call__` for the parameters.
+        """
+
+    @property
+    def loss(self) -> "Loss":
+        """The loss itself."""
+        return self
+
+    def log_probabilities(self, amplitude: Amplitude) -> ByClass:
         """Natural log of the class probabilities, (batch, n_classes): softmax of the outputs.
 
-        ValueError for other losses, which have none.
+        ValueError for losses of other tasks, which have none.
         """
         if self.task != "classification":
             raise ValueError(
@@ -67,45 +117,24 @@ class Loss(abc.ABC):
         outputs = amplitude._replace(value=amplitude.value - largest).dense()
         return outputs - jnp.log(jnp.sum(jnp.exp(outputs), axis=-1, keepdims=True))
 
-    def probabilities(self, amplitude: Amplitude) -> jax.Array:
+    def probabilities(self, amplitude: Amplitude) -> ByClass:
         """Class probabilities, (batch, n_classes), rows summing to 1."""
         return jnp.exp(self.log_probabilities(amplitude))
 
-    # A loss alone is the objective without penalty, so that training treats both alike.
 
-    @property
-    def loss(self):
-        """The loss itself."""
-        return self
-
-    @property
-    def needs_norm(self):
-        """Whether the network's norm is read."""
-        return self.normalized
-
-    def penalty(self, log_norm_squared):
-        """Zero."""
-        return jnp.zeros_like(log_norm_squared)
-
-    def __add__(self, penalty):
-        if not isinstance(penalty, Regularizer):
-            return NotImplemented
-        return Objective(self, (1.0 * penalty).terms)
-
-    __radd__ = __add__
-
-
-@register("loss")
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """A loss plus weighted norm penalties; training minimises mean(loss) + penalty.
-
-    loss: a Loss; terms: pairs (weight >= 0, Regularizer).
+@variant("loss")
+class Objective(_Minimised):
+    """A loss plus weighted penalties on the norm; training minimises mean(loss) + penalty.
 
     >>> from tn4ml_plus.losses import LogNorm, ReluLogNorm, SquaredError
     >>> objective = SquaredError() + 0.4 * ReluLogNorm() + 0.1 * LogNorm()
     >>> objective.loss, objective.needs_norm, f'{objective.penalty(2.0):.3f}'
     (SquaredError(), True, '1.200')
+
+    Parameters
+    ----------
+    loss : Loss, the loss per sample
+    terms : tuple, pairs (weight >= 0, Regularizer)
     """
 
     loss: Loss
@@ -115,22 +144,6 @@ class Objective:
         if not isinstance(self.loss, Loss):
             raise TypeError(f"loss must be a Loss, got {type(self.loss).__name__}.")
         object.__setattr__(self, "terms", Penalty(self.terms).terms)
-
-    @property
-    def needs_norm(self):
-        """Whether the network's norm is read."""
-        return self.loss.normalized or bool(self.terms)
-
-    def penalty(self, log_norm_squared):
-        """Weighted sum of the regularisers, a scalar; log_norm_squared: natural log, a scalar."""
-        return Penalty(self.terms)(log_norm_squared)
-
-    def __add__(self, penalty):
-        if not isinstance(penalty, Regularizer):
-            return NotImplemented
-        return Objective(self.loss, self.terms + (1.0 * penalty).terms)
-
-    __radd__ = __add__
 
 
 def _check_classes(value, target):
@@ -155,7 +168,7 @@ def _check_values(value, target):
     if target.shape != value.shape:
         raise ValueError(
             f"Targets must have exactly the shape of the outputs, {value.shape}, got "
-            f"{target.shape}; reshape them, for instance target[:, None] for one output."
+            f"{target.shape}; reshape them, such as target[:, None] for one output."
         )
     if not jnp.issubdtype(target.dtype, jnp.number) or jnp.iscomplexobj(target):
         raise ValueError(f"Targets must be real numbers, got {target.dtype}; convert to float.")

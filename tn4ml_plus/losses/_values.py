@@ -1,0 +1,151 @@
+"""Losses on the values of the outputs: of this package, of optax by name, or any callable."""
+
+import abc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .._amplitude import Amplitude
+from .._registry import variant
+from ._base import Loss, Losses
+
+# Losses of optax that read class labels, as integers or as one-hot rows.
+_INTEGER_TARGETS = {f"multiclass_{name}_loss" for name in ("hinge", "perceptron", "sparsemax")}
+_INTEGER_TARGETS |= {"softmax_cross_entropy_with_integer_labels"}
+_ONE_HOT_TARGETS = {"poly_loss_cross_entropy", "safe_softmax_cross_entropy", "sigmoid_focal_loss"}
+_ONE_HOT_TARGETS |= {"sigmoid_binary_cross_entropy", "softmax_cross_entropy"}
+
+
+def _mean_over_outputs(losses):
+    """(batch, *outputs) to (batch,)."""
+    return losses.mean(axis=tuple(range(1, losses.ndim)))
+
+
+@variant("loss")
+class SquaredError(Loss):
+    """Squared difference of outputs and targets, averaged over the outputs.
+
+    >>> outputs = Amplitude(jnp.array([[1.0, 2.0]]), jnp.array([1])) # the numbers 2 and 4
+    >>> SquaredError()(outputs, jnp.array([[0.0, 4.0]])).tolist()
+    [2.0]
+    """
+
+    task = "regression"
+
+    def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
+        return _mean_over_outputs(jnp.square(amplitude.dense() - target))
+
+
+@variant("loss")
+class Huber(Loss):
+    """Half the squared difference up to `delta`, linear beyond, averaged over the outputs.
+
+    `delta` is positive, in units of the targets (Huber 1964), which `TNRegressor` standardises.
+
+    >>> outputs = Amplitude(jnp.array([[0.5], [10.0]]), jnp.array([0, 0]))
+    >>> Huber(delta=1.0)(outputs, jnp.zeros((2, 1))).tolist()
+    [0.125, 9.5]
+    """
+
+    task = "regression"
+    delta: float = 1.0
+
+    def __post_init__(self):
+        if not 0 < self.delta < float("inf"):
+            raise ValueError(f"delta must be positive and finite, got {self.delta}.")
+
+    def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
+        losses = optax.losses.huber_loss(amplitude.dense(), target, delta=self.delta)
+        return _mean_over_outputs(losses)
+
+
+class _Wrapped(Loss):
+    @abc.abstractmethod
+    def _losses(self, predictions, target):
+        """Losses of the wrapped function, (batch, ...)."""
+
+    def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
+        losses = self._losses(amplitude.dense(), target)
+        if losses.shape[:1] != amplitude.value.shape[:1]:
+            raise ValueError(
+                f"{self} returned shape {losses.shape}; a loss must return one value per sample, "
+                f"shape {amplitude.value.shape[:1]} with further axes averaged: do not reduce over "
+                "the batch."
+            )
+        return _mean_over_outputs(losses)
+
+
+@variant("loss")
+class OptaxLoss(_Wrapped):
+    """A loss of `optax.losses` by its name; axes beyond the batch are averaged.
+
+    The functions of class labels are classification losses, given integer or one-hot labels as each
+    expects, with softmax probabilities; all others are regression losses.
+
+    >>> import jax.numpy as jnp
+    >>> outputs = Amplitude(jnp.array([[3.0]]), jnp.array([0]))
+    >>> OptaxLoss("huber_loss", {"delta": 2.0})(outputs, jnp.array([[0.0]])).tolist()
+    [4.0]
+
+    Parameters
+    ----------
+    name : str, a public function of `optax.losses` that takes outputs and targets
+    options : mapping or pairs, its keyword arguments; values must be hashable
+    """
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self):
+        options = self.options.items() if isinstance(self.options, Mapping) else self.options
+        object.__setattr__(self, "options", tuple(sorted((str(k), v) for k, v in options)))
+        public = sorted(n for n, f in vars(optax.losses).items() if callable(f) and n[0] != "_")
+        if self.name not in public:
+            raise ValueError(
+                f"optax.losses has no loss {self.name!r}. Valid names: {', '.join(public)}. For a "
+                "function from elsewhere use CallableLoss(function)."
+            )
+
+    @property
+    def task(self) -> str:
+        labels = self.name in _INTEGER_TARGETS | _ONE_HOT_TARGETS
+        return "classification" if labels else "regression"
+
+    def _losses(self, predictions, target):
+        if self.name in _ONE_HOT_TARGETS:
+            target = jax.nn.one_hot(target, predictions.shape[1], dtype=predictions.dtype)
+        return getattr(optax.losses, self.name)(predictions, target, **dict(self.options))
+
+
+@variant("loss")
+class CallableLoss(_Wrapped):
+    """Any JAX function f(predictions, targets); axes beyond the batch are averaged.
+
+    A model trained with it cannot be saved, since a file never holds code: use `OptaxLoss` or a
+    registered class for that.
+
+    >>> import jax.numpy as jnp
+    >>> outputs = Amplitude(jnp.array([[3.0, 1.0]]), jnp.array([0]))
+    >>> CallableLoss(lambda p, t: jnp.abs(p - t))(outputs, jnp.zeros((1, 2))).tolist()
+    [2.0]
+
+    Parameters
+    ----------
+    function : callable, hashable, of predictions (batch, *outputs) and targets; (batch, ...)
+    task : str, "regression", or "classification", with integer targets and softmax probabilities
+    """
+
+    function: Callable
+    task: str = "regression"
+
+    def __post_init__(self):
+        if not callable(self.function):
+            raise TypeError(f"function must be callable, got {type(self.function).__name__}.")
+        if self.task not in ("classification", "regression"):
+            raise ValueError(f"task must be 'classification' or 'regression', got {self.task!r}.")
+
+    def _losses(self, predictions, target):
+        return self.function(predictions, target)
