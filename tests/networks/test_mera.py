@@ -9,9 +9,9 @@ import pytest
 import quimb.tensor as qtn
 
 from tn4ml_plus import TNClassifier
-from tn4ml_plus._errors import ContractionTooLargeError
 from tn4ml_plus._registry import from_json, names, resolve, to_json
 from tn4ml_plus.contraction import _generic, calibrate, contract, log_norm_squared, pack, unpack
+from tn4ml_plus.errors import ContractionTooLargeError
 from tn4ml_plus.initializers import LeastSquaresIdentity, Noiseless
 from tn4ml_plus.networks import MERA, MERASpec, from_quimb
 

@@ -1,13 +1,13 @@
 """Tensor networks with named inputs and outputs, all of them quimb TensorNetworks."""
 
-from ._generic import Network, from_quimb
-from ._information import MutualInformation
+from ._generic import Network, as_network, from_quimb
 from ._layered import LayeredMPS, MPOSpec, SMPOSpec
 from ._mera import MERA, MERASpec
 from ._mpo import MPO, SMPO
 from ._mps import MPS, MPSSpec
 from ._spec import NetworkSpec
-from ._tree import Tree
+from ._statistics import MutualInformation
+from ._tree_graph import Tree
 from ._ttn import TTN, TTNSpec
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "SMPOSpec",
     "TTNSpec",
     "Tree",
+    "as_network",
     "from_quimb",
 ]

@@ -2,60 +2,68 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 import quimb.tensor as qtn
 
-from ._layered import LayeredMPS
-from ._mera import MERA
-from ._mpo import MPO, SMPO
+from ._mpo import MPO
 from ._mps import MPS
-from ._ttn import TTN
+from ._tensors import NamedOutputs
 
 
-class Network(qtn.TensorNetwork):
+class Network(NamedOutputs, qtn.TensorNetwork):
     """A quimb TensorNetwork of any geometry that knows its inputs and outputs.
 
-    Inputs are the indices ``k0, k1, ...`` (`site_ind_id`), one tensor each. Make one by
-    `from_quimb`, which checks them. ``view_like`` turns it back into the quimb class it came from.
+    Inputs are the indices ``k0, k1, ...`` (`site_ind_id`), one tensor each. `from_quimb` makes and
+    checks one; ``view_like`` turns it back into the quimb class it came from.
     """
 
     _EXTRA_PROPS = ("_site_ind_id", "_nsites", "_output_inds")
 
     @property
-    def site_ind_id(self):
+    def site_ind_id(self) -> str:
         """Format string of the names of the inputs."""
         return self._site_ind_id
 
     @property
-    def nsites(self):
+    def nsites(self) -> int:
         """Number of inputs."""
         return self._nsites
 
     @property
-    def output_inds(self):
-        """Names of the output indices, in the order of the axes of the outputs."""
-        return self._output_inds
-
-    @property
-    def phys_dims(self):
+    def phys_dims(self) -> tuple[int, ...]:
         """Size of every input."""
         return tuple(self.ind_size(self.site_ind(i)) for i in range(self.nsites))
 
-    def site_ind(self, i):
+    def site_ind(self, i: int) -> str:
         """Name of the input index of site `i`."""
         return self.site_ind_id.format(i)
 
 
-def from_quimb(network, output_inds=None, site_ind_id="k{}"):
-    """Take a quimb TensorNetwork whose open indices are named, of any geometry, as a model.
+def from_quimb(
+    network: qtn.TensorNetwork, output_inds: Sequence[str] | None = None, site_ind_id: str = "k{}"
+) -> qtn.TensorNetwork:
+    """Model made of a quimb TensorNetwork of any geometry whose open indices are named.
 
-    Its inputs are the indices ``k0, k1, ...`` (`site_ind_id`), its outputs `output_inds`: every
-    other open index, by default in order of appearance; an index that joins tensors may be an
-    output too. A matrix product state becomes an `MPS` where that holds its outputs (none, or all
-    on one site), a matrix product operator from upper to lower indices an `MPO`, anything else a
-    `Network`; networks of this package are passed as they are. Arrays are not copied. Raises
-    ValueError for missing inputs, an input on several tensors or a forgotten open index.
+    A matrix product state becomes an `MPS` where that can hold its outputs (none, or all on one
+    site), a matrix product operator from upper to lower indices an `MPO`, anything else a
+    `Network`; networks of this package are returned unchanged. Arrays are not copied.
 
+    Parameters
+    ----------
+    network : quimb.tensor.TensorNetwork, the network, each input on one tensor only
+    output_inds : sequence of str, optional
+        Outputs: every open index that is no input, by default in order of appearance. An index
+        that joins tensors may be an output too.
+    site_ind_id : str, format of the names of the inputs
+
+    Raises
+    ------
+    ValueError
+        For missing inputs, an input on several tensors or a forgotten open index.
+
+    Examples
+    --------
     >>> import quimb.tensor as qtn
     >>> ring = qtn.MPS_rand_state(4, bond_dim=3, cyclic=True)
     >>> type(from_quimb(ring)).__name__
@@ -64,10 +72,18 @@ def from_quimb(network, output_inds=None, site_ind_id="k{}"):
     >>> type(operator).__name__, operator.output_inds
     ('MPO', ('b0', 'b1', 'b2'))
     """
-    if isinstance(network, (LayeredMPS, MERA, MPS, SMPO, TTN, Network)) and (
-        output_inds is None or tuple(output_inds) == network.output_inds
-    ):
+    # Networks of this package, and of others that follow it, say which are their outputs.
+    own = getattr(network, "output_inds", None)
+    if own is not None and (output_inds is None or tuple(output_inds) == own):
         return network
+    found = as_network(network, output_inds, site_ind_id)
+    return _as_chain(network, found) or found
+
+
+def as_network(
+    network: qtn.TensorNetwork, output_inds: Sequence[str] | None = None, site_ind_id: str = "k{}"
+) -> Network:
+    """A `Network` made of any quimb TensorNetwork; see `from_quimb` for the parameters."""
     counts = Counter(ind for tensor in network for ind in tensor.inds)
     is_input = re.compile(re.escape(site_ind_id).replace(r"\{\}", "(0|[1-9][0-9]*)")).fullmatch
     open_inds = [ind for ind, count in counts.items() if count == 1]
@@ -99,49 +115,21 @@ def from_quimb(network, output_inds=None, site_ind_id="k{}"):
             f"The open indices {', '.join(forgotten)} are neither inputs nor in output_inds: add "
             "them there, or sum over them first with network.sum_reduce(ind)."
         )
-    if _is_chain(network, len(sites), output_inds, site_ind_id):
-        if isinstance(network, qtn.MatrixProductOperator):
-            return network.view_as(MPO)
-        return network.view_as(MPS, output_inds=output_inds)
     return network.view_as(
         Network, site_ind_id=site_ind_id, nsites=len(sites), output_inds=output_inds
     )
 
 
-def _is_chain(network, nsites, output_inds, site_ind_id):
-    """Whether an `MPS` or `MPO` can hold it: a tensor a site, bonds only between neighbours."""
+def _as_chain(network, found):
+    """The `MPS` or `MPO` that holds a quimb network of these classes, None where none does."""
     if isinstance(network, qtn.MatrixProductState):
-        input_id = network.site_ind_id
+        input_id, chain = network.site_ind_id, network.view_as(MPS, output_inds=found.output_inds)
     elif isinstance(network, qtn.MatrixProductOperator):
-        input_id = network.upper_ind_id
+        input_id, chain = network.upper_ind_id, network.view_as(MPO)
     else:
-        return False
-    if (network.L, input_id) != (nsites, site_ind_id):
-        return False
-    cyclic = network.cyclic
-    site_of = {
-        tid: i for i in range(nsites) for tid in network.tag_map.get(network.site_tag(i), ())
-    }
-
-    def sites(ind):
-        return sorted(site_of[tid] for tid in network.ind_map[ind])
-
-    if sorted(site_of.values()) != list(range(nsites)) or network.num_tensors != nsites:
-        return False
-    inputs = [site_ind_id.format(i) for i in range(nsites)]
-    bonds = network.ind_map.keys() - {*inputs, *output_inds}
-    neighbours = [sorted((i, (i + 1) % nsites)) for i in range(nsites if cyclic else nsites - 1)]
-    return (
-        not (cyclic and nsites < 3)
-        and [sites(ind) for ind in inputs] == [[i] for i in range(nsites)]
-        and sorted(sites(ind) for ind in bonds) == sorted(neighbours)
-        and _outputs_fit(network, output_inds, [sites(ind) for ind in output_inds])
-    )
-
-
-def _outputs_fit(network, output_inds, sites):
-    """Whether an `MPS` has all outputs on one site, an `MPO` its own one at every site."""
-    if isinstance(network, qtn.MatrixProductOperator):
-        own = [network.lower_ind(i) for i in range(network.L)]
-        return list(output_inds) == own and sites == [[i] for i in range(network.L)]
-    return all(len(where) == 1 and where == sites[0] for where in sites)
+        return None
+    own = network.L, input_id, chain.output_inds
+    fits = own == (found.nsites, found.site_ind_id, found.output_inds)
+    cores = chain.cores() if fits else None
+    every_output = isinstance(chain, MPS) or len(chain.output_sites) == network.L
+    return chain if cores is not None and cores[1] == network.cyclic and every_output else None

@@ -8,19 +8,31 @@ import quimb.tensor as qtn
 
 from .._checks import check_int
 from .._registry import register
+from .._types import ArrayLike
+from ..initializers import Initializer
 from ._mpo import MPO, SMPO, output_sites_of
 from ._mps import MPS
 from ._spec import NetworkSpec
+from ._tensors import NamedOutputs, tensors_of
+
+_CHANGED = "The tensors of this network no longer form an SMPO and an MPS."
 
 
-class LayeredMPS(qtn.TensorNetworkGenVector):
+class LayeredMPS(NamedOutputs, qtn.TensorNetworkGenVector):
     """An `MPS` that reads the outputs of an `SMPO`: one layer of a deep tensor network.
 
-    The SMPO transforms the embedded features and the MPS, one site an output of it, carries the
-    classes. Inputs are the SMPO's ``k0, k1, ...``; its outputs ``b{site}`` are the bonds between
-    the two layers, tagged "SMPO" and "MPS". Raises ValueError when the layers do not fit together.
-    Source: Zunkovic 2022, Deep tensor networks with matrix product operators.
+    The SMPO transforms the embedded features and the MPS carries the classes. Inputs are the SMPO's
+    ``k0, k1, ...``; its outputs ``b{site}`` are the bonds between the two layers, tagged "SMPO" and
+    "MPS". Source: Zunkovic 2022, Deep tensor networks with matrix product operators.
 
+    Parameters
+    ----------
+    smpo : SMPO, the lower layer
+    mps : MPS, the upper layer, with one site per output of the lower, of the same phys_dim
+    **tn_opts : options of `quimb.tensor.TensorNetwork`
+
+    Examples
+    --------
     >>> import jax
     >>> smpo = SMPO.random(6, spacing=2, out_dim=4, key=jax.random.key(0))
     >>> mps = MPS.random(3, phys_dim=4, n_outputs=10, key=jax.random.key(1))
@@ -29,11 +41,7 @@ class LayeredMPS(qtn.TensorNetworkGenVector):
     (('out',), 9, ('b0', 'b2', 'b4'))
     """
 
-    _EXTRA_PROPS = (
-        *qtn.TensorNetworkGenVector._EXTRA_PROPS,
-        "_lower_ind_id",
-        "_output_inds",
-    )
+    _EXTRA_PROPS = (*qtn.TensorNetworkGenVector._EXTRA_PROPS, "_lower_ind_id", "_output_inds")
 
     def __init__(self, smpo, mps=None, **tn_opts):
         if mps is None:
@@ -44,105 +52,90 @@ class LayeredMPS(qtn.TensorNetworkGenVector):
         if sizes != inputs:
             raise ValueError(
                 f"The SMPO has outputs of the sizes {sizes}, but the MPS reads {inputs}: give it "
-                "one site an output, of the same phys_dim."
+                "one site per output, of the same phys_dim."
             )
         lower, upper = smpo.copy(), mps.copy()
         upper.reindex_({mps.site_ind(j): ind for j, ind in enumerate(smpo.output_inds)})
         upper.retag_({mps.site_tag(j): smpo.site_tag(i) for j, i in enumerate(smpo.output_sites)})
         lower.add_tag("SMPO")
         upper.add_tag("MPS")
-        self._sites = tuple(range(smpo.L))
-        self._site_ind_id = smpo.upper_ind_id
+        self._sites, self._output_inds = tuple(range(smpo.L)), mps.output_inds
+        self._site_ind_id, self._lower_ind_id = smpo.upper_ind_id, smpo.lower_ind_id
         self._site_tag_id = smpo.site_tag_id
-        self._lower_ind_id = smpo.lower_ind_id
-        self._output_inds = mps.output_inds
         qtn.TensorNetwork.__init__(self, [*lower, *upper], virtual=True, **tn_opts)
         self.exponent = smpo.exponent + mps.exponent
 
     @property
-    def output_inds(self):
-        """Names of the output indices, in the order of the axes of the outputs."""
-        return self._output_inds
-
-    @property
-    def lower_ind_id(self):
+    def lower_ind_id(self) -> str:
         """Format string of the names of the bonds between the layers."""
         return self._lower_ind_id
 
     @property
-    def smpo(self):
+    def smpo(self) -> SMPO:
         """The lower layer, which transforms the samples; its arrays are not copied."""
-        smpo = self.select("SMPO", virtual=False).view_as(
-            SMPO,
-            L=len(self.sites),
-            cyclic=_is_ring([self[self.site_tag(i), "SMPO"] for i in self.sites]),
-            upper_ind_id=self.site_ind_id,
-        )
-        smpo.drop_tags("SMPO")
-        smpo.exponent = 0.0
-        return smpo
+        return self.layers()[0]
 
     @property
-    def mps(self):
-        """The upper layer with sites of its own, and the network's exponent; arrays as above."""
-        sites = self.smpo.output_sites
-        mps = self.select("MPS", virtual=False)
-        mps.reindex_({self.lower_ind_id.format(i): f"k{j}" for j, i in enumerate(sites)})
-        mps.retag_({self.site_tag(i): f"I{j}" for j, i in enumerate(sites)})
-        mps = mps.view_as(
-            MPS,
-            L=len(sites),
-            cyclic=_is_ring([self[self.site_tag(i), "MPS"] for i in sites]),
-            site_ind_id="k{}",
-            site_tag_id="I{}",
-        )
-        mps.drop_tags("MPS")
+    def mps(self) -> MPS:
+        """The upper layer, on sites numbered anew, with the network's exponent; arrays shared."""
+        return self.layers()[1]
+
+    def layers(self) -> tuple[SMPO, MPS]:
+        """``(smpo, mps)``, found by the inputs, whatever the tags; their arrays are not copied.
+
+        ValueError where the tensors no longer form two chains.
+        """
+        lower = tensors_of(self, list(map(self.site_ind, self.sites))) or []
+        rest = [t for t in self if all(t is not other for other in lower)]
+        owners = {ind: tensor for tensor in rest for ind in tensor.inds}
+        outputs = {i: ind for i, t in enumerate(lower) for ind in t.inds if ind in owners}
+        upper = [owners[ind] for ind in outputs.values()]
+        if not outputs or len({id(tensor) for tensor in upper}) < len(rest):
+            raise ValueError(_CHANGED)
+        below = {"upper_ind_id": self.site_ind_id, "lower_ind_id": self.lower_ind_id}
+        above = {"site_ind_id": "k{}", "output_inds": self.output_inds}
+        names = {ind: self.lower_ind_id.format(i) for i, ind in outputs.items()}
+        smpo = _chain(SMPO, lower, names, site_tag_id=self.site_tag_id, **below)
+        names = {ind: f"k{j}" for j, ind in enumerate(outputs.values())}
+        mps = _chain(MPS, upper, names, site_tag_id="I{}", **above)
         mps.exponent = self.exponent
-        return mps
+        return smpo, mps
 
     @classmethod
     def random(
         cls,
-        nsites,
+        nsites: int,
         *,
-        bond_dim=8,
-        mps_bond_dim=2,
-        phys_dim=2,
-        out_dim=2,
-        spacing=2,
-        output_sites=None,
-        cyclic=False,
-        n_outputs=None,
-        initializer=None,
-        weights=None,
-        output_std=0.1,
-        output_bias=None,
-        key,
-    ):
+        mps_bond_dim: int = 2,
+        out_dim: int = 2,
+        cyclic: bool = False,
+        n_outputs: int | None = None,
+        initializer: Initializer | None = None,
+        output_std: float = 0.1,
+        output_bias: ArrayLike | None = None,
+        key: jax.Array,
+        **options,
+    ) -> "LayeredMPS":
         """Both layers filled by an initializer, with at most one output index, ``"out"``.
 
-        bond_dim, out_dim, spacing and output_sites are the SMPO's, see `SMPO.random`; mps_bond_dim,
-        n_outputs, output_std and output_bias the MPS's, see `MPS.random`; cyclic: whether the ends
-        of both are joined, of the MPS from 3 sites on.
+        Parameters
+        ----------
+        nsites : int, number of sites
+        mps_bond_dim, out_dim : int, the bond_dim of the MPS and its phys_dim
+        cyclic : bool, whether the ends of both are joined, those of the MPS from 3 sites on
+        n_outputs, initializer, output_std, output_bias, key : as in `MPS.random`
+        **options : other parameters of `SMPO.random`
 
+        Examples
+        --------
         >>> import jax
         >>> layered = LayeredMPS.random(6, spacing=3, n_outputs=2, key=jax.random.key(0))
         >>> layered.smpo.output_sites, layered.mps.bond_sizes()
         ((0, 3), [2])
         """
         below, above = jax.random.split(key)
-        smpo = SMPO.random(
-            nsites,
-            bond_dim=bond_dim,
-            phys_dim=phys_dim,
-            out_dim=out_dim,
-            spacing=spacing,
-            output_sites=output_sites,
-            cyclic=cyclic,
-            initializer=initializer,
-            weights=weights,
-            key=below,
-        )
+        options |= {"out_dim": out_dim, "cyclic": cyclic, "initializer": initializer}
+        smpo = SMPO.random(nsites, key=below, **options)
         n_hidden = len(smpo.output_sites)
         mps = MPS.random(
             n_hidden,
@@ -160,22 +153,35 @@ class LayeredMPS(qtn.TensorNetworkGenVector):
         return cls(smpo, mps)
 
 
-def _is_ring(tensors):
-    """Whether the ends of a chain are joined."""
-    return len(tensors) > 2 and bool(qtn.bonds(tensors[0], tensors[-1]))
+def _chain(cls, tensors, names, site_tag_id, **options):
+    """Chain of a class of the tensors, with new names of their indices and a tag per site."""
+    chain = qtn.TensorNetwork(
+        qtn.Tensor(t.data, [names.get(ind, ind) for ind in t.inds], site_tag_id.format(i))
+        for i, t in enumerate(tensors)
+    )
+    cyclic = len(tensors) > 2 and bool(qtn.bonds(tensors[0], tensors[-1]))
+    options |= {"L": len(tensors), "cyclic": cyclic, "site_tag_id": site_tag_id}
+    chain = chain.view_as(cls, **options)
+    if chain.cores() is None:
+        raise ValueError(_CHANGED)
+    return chain
 
 
 @dataclasses.dataclass(frozen=True)
 class _OperatorSpec(NetworkSpec):
-    """What the specs of operators share."""
+    """The base of specs of operators."""
 
     spacing = 1
     output_sites = None
 
     def random(self, nsites, *, n_outputs=None, output_std=0.1, output_bias=None, **options):
-        """The network: see `SMPO.random`, or `LayeredMPS.random` where n_outputs is given.
+        """An operator, see `SMPO.random`; with n_outputs a `LayeredMPS`, see its `random`.
 
         A single output needs no second layer: it carries the n_outputs itself.
+
+        Parameters
+        ----------
+        nsites, n_outputs, output_std, output_bias, **options : as in `LayeredMPS.random`
         """
         output_sites = output_sites_of(nsites, self.spacing, self.output_sites)
         shape = {"output_sites": output_sites, "out_dim": self.out_dim, "cyclic": self.cyclic}
@@ -198,9 +204,16 @@ class _OperatorSpec(NetworkSpec):
 class SMPOSpec(_OperatorSpec):
     """An `SMPO` yet to be made, with an MPS on its outputs where classes or targets are asked for.
 
-    spacing: distance of the outputs; output_sites: their 0-based sites instead; out_dim: size of
-    each; mps_bond_dim: bond of the MPS, `LayeredMPS`; cyclic: whether the ends are joined.
+    Parameters
+    ----------
+    spacing : int, distance between the outputs
+    output_sites : tuple of int, optional, their 0-based sites instead
+    out_dim : int, size of each output
+    mps_bond_dim : int, size of the bonds of the MPS, see `LayeredMPS`
+    cyclic : bool, whether the ends are joined
 
+    Examples
+    --------
     >>> import jax
     >>> spec = SMPOSpec(spacing=3)
     >>> spec.random(6, bond_dim=2, key=jax.random.key(0)).output_inds
@@ -226,6 +239,12 @@ class SMPOSpec(_OperatorSpec):
 class MPOSpec(_OperatorSpec):
     """An `MPO` yet to be made: an `SMPOSpec` with an output at every site.
 
+    Parameters
+    ----------
+    out_dim, mps_bond_dim, cyclic : as in `SMPOSpec`
+
+    Examples
+    --------
     >>> import jax
     >>> MPOSpec().random(3, bond_dim=2, key=jax.random.key(0)).output_inds
     ('b0', 'b1', 'b2')

@@ -1,22 +1,24 @@
 """Multi-scale entanglement renormalization."""
 
 import dataclasses
-from functools import reduce
+from collections.abc import Sequence
 from itertools import count
 from math import prod
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import quimb.tensor as qtn
 
 from .._checks import check_int
 from .._registry import register
-from ..initializers import LeastSquaresIdentity, generators
-from ._sizes import phys_dims_of, weights_of
+from .._types import ArrayLike
+from ..initializers import generators
 from ._spec import NetworkSpec
+from ._start import default_floats, phys_dims_of, start, top_tensor
+from ._tensors import NamedOutputs, named_tensors
 
 
-class MERA(qtn.MERA):
+class MERA(NamedOutputs, qtn.MERA):
     """quimb's binary MERA for any number of sites, whose top may carry output indices.
 
     A layer has disentanglers, on the pairs of sites that straddle neighbouring blocks, and above
@@ -24,11 +26,19 @@ class MERA(qtn.MERA):
     When `cyclic`, layers of an even number of sites have a disentangler on the last and the first
     one too. The top joins the last two sites. Vidal, Phys. Rev. Lett. 101 (2008) 110501.
 
-    arrays: layer by layer the disentanglers (left, right, left above, right above), then the
-    isometries (left, right, above), and the top (left, right) with one further axis per name in
-    `output_inds`. Inputs are the indices ``k0, k1, ...``; tags are quimb's, ``I{i}`` the causal
-    cone of site i. Raises ValueError when arrays and nsites do not fit together.
+    Inputs are the indices ``k0, k1, ...``; tags are quimb's, ``I{i}`` the causal cone of site i.
 
+    Parameters
+    ----------
+    arrays : sequence of arrays
+        Layer by layer the disentanglers (left, right, left above, right above), then the isometries
+        (left, right, above), and last the top (left, right, *outputs).
+    nsites : int, number of sites
+    cyclic : bool, whether disentanglers join the ends
+    output_inds, site_ind_id, site_tag_id, **tn_opts : as in `MPS`
+
+    Examples
+    --------
     >>> import numpy as np
     >>> shapes = [(2, 2, 2, 2), (2, 2, 3), (2, 2, 3), (3, 3, 5)]
     >>> mera = MERA([np.ones(shape) for shape in shapes], 4, output_inds=("out",))
@@ -59,101 +69,98 @@ class MERA(qtn.MERA):
             )
         names = {i: site_ind_id.format(i) for i in range(nsites)}
         cone = {i: (i,) for i in range(nsites)}
-        tensors, sizes = [], {}
-        for i, (array, (layer, below, above)) in enumerate(zip(arrays, nodes, strict=True)):
+        inds, tags = [], []
+        for layer, below, above in nodes:
             names |= {wire: qtn.rand_uuid() for wire in above}
-            own = [names[wire] for wire in below + above] + list(output_inds) * (not above)
-            if np.ndim(array) != len(own):
-                raise ValueError(
-                    f"Array {i} has {np.ndim(array)} axes where {len(own)} are expected: two "
-                    "below, then two above a disentangler, one above an isometry, at the top one "
-                    "per output index."
-                )
-            for ind, size in zip(own, np.shape(array), strict=True):
-                if sizes.setdefault(ind, size) != size:
-                    raise ValueError(
-                        f"Array {i} and one below share a bond, but one has size {sizes[ind]} "
-                        f"there and the other {size}."
-                    )
+            inds.append([names[wire] for wire in below + above] + list(output_inds) * (not above))
             sites = sorted({site for wire in below for site in cone[wire]})
             cone |= dict.fromkeys(above, sites)
             kind = "_UNI" if len(above) == 2 else "_ISO"
-            tags = [kind, f"_LAYER{layer}", *map(site_tag_id.format, sites)]
-            tensors.append(qtn.Tensor(array, own, tags))
-        self._site_ind_id = site_ind_id
-        self._site_tag_id = site_tag_id
-        self.cyclic = cyclic
-        self._L = nsites
-        self._output_inds = tuple(output_inds)
+            tags.append([kind, f"_LAYER{layer}", *map(site_tag_id.format, sites)])
+        expected = (
+            "two below, then two above a disentangler, one above an isometry, at the top one per "
+            "output index"
+        )
+        tensors = named_tensors(arrays, inds, tags, "tensor", expected)
+        self._L, self.cyclic, self._output_inds = nsites, cyclic, tuple(output_inds)
+        self._site_ind_id, self._site_tag_id = site_ind_id, site_tag_id
         qtn.TensorNetwork.__init__(self, tensors, virtual=True, **tn_opts)
-
-    @property
-    def output_inds(self):
-        """Names of the output indices, in the order of the axes of the outputs."""
-        return self._output_inds
 
     @classmethod
     def random(
         cls,
-        nsites,
+        nsites: int,
         *,
-        cyclic=False,
-        bond_dim=8,
-        phys_dim=2,
-        n_outputs=None,
-        initializer=None,
-        weights=None,
-        output_std=0.1,
-        output_bias=None,
-        key,
-    ):
+        cyclic: bool = False,
+        bond_dim: int = 8,
+        n_outputs: int | None = None,
+        output_std: float = 0.1,
+        output_bias: ArrayLike | None = None,
+        key: jax.Array,
+        **options,
+    ) -> "MERA":
         """MERA filled by an initializer, with at most one output index, ``"out"``.
 
-        bond_dim: size of the bonds above the isometries, less where the sites below span less; the
-        rest as in `MPS.random`. Disentanglers start as the identity, with noise of the
-        initializer's size as an operator; between sites of different phys_dim they embed each one
-        in the largest.
+        Disentanglers start as the identity, with noise of the initializer's size as an operator;
+        between sites of different phys_dim they embed each one in the largest.
 
+        Parameters
+        ----------
+        nsites, cyclic : as in `MERA`
+        bond_dim : int, size of the bonds above the isometries, less where the sites below span less
+        n_outputs, output_std, output_bias, key : as in `MPS.random`
+        **options : phys_dim, initializer and weights as in `MPS.random`
+
+        Examples
+        --------
         >>> import jax
         >>> mera = MERA.random(8, bond_dim=5, n_outputs=3, key=jax.random.key(0))
         >>> mera.num_tensors, mera.max_bond(), mera.ind_size("out")
         (11, 5, 3)
         """
-        initializer = LeastSquaresIdentity() if initializer is None else initializer
-        check_int("bond_dim", bond_dim, at_least=1)
-        check_int("n_outputs", n_outputs, at_least=1, optional=True)
-        phys_dims = phys_dims_of(phys_dim, nsites)
-        weights = weights_of(weights, phys_dims)
+        initializer, weights = start(nsites, bond_dim, n_outputs, **options)
         nodes, fan = _nodes(nsites, cyclic), nsites * bond_dim
-        shapes = mera_shapes(phys_dims, bond_dim, cyclic)
-        # One number an index that stands for "nothing known": w . phi = 1, or the first channel.
-        known = [initializer.unit(w[:d]) for w, d in zip(weights, phys_dims, strict=True)]
-        constants, rngs, arrays = dict(enumerate(known)), generators(key, len(nodes)), []
-        for rng, (_, below, above), shape in zip(rngs[:-1], nodes[:-1], shapes[:-1], strict=True):
-            start = [constants[wire] for wire in below]
+        shapes = cls.shapes(
+            nsites, cyclic=cyclic, bond_dim=bond_dim, phys_dim=list(map(len, weights))
+        )
+        # One vector per index that stands for "nothing known": w . phi = 1, or the first channel.
+        known = {i: initializer.unit(w) for i, w in enumerate(weights)}
+        *rngs, last = generators(key, len(nodes))
+        arrays = []
+        for rng, (_, below, above), shape in zip(rngs, nodes, shapes):
+            vectors = [known[wire] for wire in below]
             if len(above) == 1:
-                arrays.append(initializer.merge(rng, start, shape[-1], fan))
-                constants[above[0]] = np.eye(shape[-1])[0]
+                arrays.append(initializer.merge(rng, vectors, shape[-1], fan))
+                known[above[0]] = np.eye(shape[-1])[0]
                 continue
             rows, columns = prod(shape[:2]), prod(shape[2:])
             noise = initializer.noise(rng, (rows, 1, columns), fan).reshape(shape)
             identity = np.einsum("ac,bd->abcd", np.eye(*shape[::2]), np.eye(*shape[1::2]))
             # Over the root of its length, a row of noise is as large as one of its entries was.
             arrays.append(identity + noise / np.sqrt(columns))
-            for wire, constant, size in zip(above, start, shape[2:], strict=True):
-                constants[wire] = np.pad(constant, (0, size - len(constant)))
-        start = [constants[wire] for wire in nodes[-1][1]]
-        top = rngs[-1].normal(size=(*shapes[-1], n_outputs or 1))
-        top *= output_std / np.sqrt(prod(shapes[-1]))
-        if n_outputs is None:
-            # An amplitude starts at 1, where nothing is known.
-            output_bias = np.ones(1)
-        if output_bias is not None:
-            top += reduce(np.multiply.outer, [*start, np.asarray(output_bias, float)])
-        arrays.append(top if n_outputs else top[..., 0])
-        dtype = jnp.zeros(()).dtype
-        arrays = [np.ascontiguousarray(array, dtype) for array in arrays]
-        return cls(arrays, nsites, cyclic=cyclic, output_inds=("out",) if n_outputs else ())
+            for wire, vector, size in zip(above, vectors, shape[2:], strict=True):
+                known[wire] = np.pad(vector, (0, size - len(vector)))
+        below = [known[wire] for wire in nodes[-1][1]]
+        arrays.append(top_tensor(last, below, n_outputs, output_std, output_bias))
+        outputs = ("out",) if n_outputs else ()
+        return cls(default_floats(arrays), nsites, cyclic=cyclic, output_inds=outputs)
+
+    @staticmethod
+    def shapes(
+        nsites: int, *, cyclic: bool = False, bond_dim: int = 8, phys_dim: int | Sequence[int] = 2
+    ) -> list[tuple[int, ...]]:
+        """Shapes of arrays, that of the top without outputs; see `random` for the parameters."""
+        phys_dims = phys_dims_of(phys_dim, nsites)
+        # The widest site decides everywhere, so that only inputs depend on the order of the sites.
+        sizes = dict.fromkeys(range(nsites), max(phys_dims))
+        shapes = []
+        for _, below, above in _nodes(nsites, cyclic):
+            wide = [sizes[wire] for wire in below]
+            up = wide if len(above) == 2 else [min(bond_dim, prod(wide))] * len(above)
+            sizes |= dict(zip(above, up, strict=True))
+            own = (phys_dims[wire] if wire < nsites else sizes[wire] for wire in below)
+            shapes.append((*own, *up))
+        return shapes
 
 
 def _nodes(nsites, cyclic):
@@ -177,26 +184,10 @@ def _nodes(nsites, cyclic):
     return [*nodes, (layer, tuple(wires), ())]
 
 
-def mera_shapes(phys_dims, bond_dim, cyclic):
-    """Shapes of the arrays of `MERA.random`, that of the top without its outputs."""
-    # The widest site decides everywhere, so that only inputs hang on the order of the sites.
-    sizes = dict.fromkeys(range(len(phys_dims)), max(phys_dims))
-    shapes = []
-    for _, below, above in _nodes(len(phys_dims), cyclic):
-        wide = [sizes[wire] for wire in below]
-        up = wide if len(above) == 2 else [min(bond_dim, prod(wide))] * len(above)
-        sizes |= dict(zip(above, up, strict=True))
-        own = (phys_dims[wire] if wire < len(phys_dims) else sizes[wire] for wire in below)
-        shapes.append((*own, *up))
-    return shapes
-
-
 @register("network", name="mera")
 @dataclasses.dataclass(frozen=True)
 class MERASpec(NetworkSpec):
-    """A `MERA` yet to be made: what estimators take as ``network``.
-
-    cyclic: whether disentanglers join the ends.
+    """A `MERA` yet to be made, the ``network`` of an estimator; `cyclic` as in `MERA`.
 
     >>> import jax
     >>> MERASpec(cyclic=True).random(4, bond_dim=2, key=jax.random.key(0)).num_tensors
@@ -205,6 +196,6 @@ class MERASpec(NetworkSpec):
 
     cyclic: bool = False
 
-    def random(self, nsites, **options):
-        """The network, see `MERA.random`."""
+    def random(self, nsites: int, **options) -> MERA:
+        """The network, see `MERA.random` for the parameters."""
         return MERA.random(nsites, cyclic=self.cyclic, **options)

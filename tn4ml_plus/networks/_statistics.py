@@ -1,14 +1,16 @@
-"""Which features belong together: mutual information, and trees and orders made of it."""
+"""Statistics of which features belong together, and trees and orders made of them."""
 
 import dataclasses
 
 import numpy as np
+from jaxtyping import Float
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from .._checks import check_int
 from .._registry import register
-from ._tree import Tree
+from .._types import ArrayLike
+from ._tree_graph import Tree
 
 # Elements of the contingency tables that are made at a time.
 _BLOCK = 2**24
@@ -17,13 +19,18 @@ _BLOCK = 2**24
 @register("arrangement")
 @dataclasses.dataclass(frozen=True)
 class MutualInformation:
-    """Arrange features by how much pairs of them tell of each other.
+    """Arrangement of features by the mutual information between pairs of them.
 
-    bins: parts of equal frequency into which a feature's values are put; levels: features of at
-    most that many different values, such as the codes of categories, keep their values. X is
-    (n_samples, n_features) in what follows; a row where a feature is NaN counts in none of its
-    pairs.
+    The methods take X (n_samples, n_features); a row where a feature is NaN counts in none of that
+    feature's pairs.
 
+    Parameters
+    ----------
+    bins : int, bins of equal frequency for the values of a feature, at least 2
+    levels : int, features with at most as many different values (codes, say) keep them
+
+    Examples
+    --------
     >>> import numpy as np
     >>> a, b = np.random.default_rng(0).normal(size=(2, 500))
     >>> X = np.stack([a, b, -a, b**3], axis=1)
@@ -40,10 +47,10 @@ class MutualInformation:
         check_int("bins", self.bins, at_least=2)
         check_int("levels", self.levels, at_least=0)
 
-    def matrix(self, X):
+    def matrix(self, X: ArrayLike) -> Float[np.ndarray, "n_features n_features"]:
         """Mutual information of all pairs in nats, (n_features, n_features), from their counts.
 
-        Entropies are on the diagonal. Raises ValueError for an X of other than two dimensions.
+        Entropies are on the diagonal. ValueError unless X has two dimensions.
         """
         X = np.asarray(X, float)
         if X.ndim != 2:
@@ -69,10 +76,10 @@ class MutualInformation:
             found[start:, start : start + block] = information.T
         return found
 
-    def tree(self, X):
-        """Binary `Tree`, as flat as can be: pairs joined layer by layer, the most telling first.
+    def tree(self, X: ArrayLike) -> Tree:
+        """Binary `Tree` of least depth: pairs joined layer by layer, the most informative first.
 
-        Groups tell of each other as much as their halves do on average.
+        The information between groups is the average of that between their halves.
         """
         shared = self.matrix(X)
         n_features = len(shared)
@@ -97,8 +104,8 @@ class MutualInformation:
             shared, names = mean @ shared @ mean.T, above
         return Tree(n_features, tuple(nodes))
 
-    def order(self, X):
-        """The features as a tuple in which related ones are neighbours.
+    def order(self, X: ArrayLike) -> tuple[int, ...]:
+        """Order of the features in which related ones are neighbours.
 
         Leaves of the average linkage in the order of Bar-Joseph, Gifford and Jaakkola,
         Bioinformatics 17 (2001) S22, which makes neighbours as close as the linkage allows.
@@ -123,10 +130,10 @@ class MutualInformation:
 
 
 def check_sites(X, nsites):
-    """`X` itself; ValueError unless it has one feature a site."""
+    """`X` itself; ValueError unless it has one feature per site."""
     if X.shape[1] != nsites:
         raise ValueError(
-            f"MutualInformation arranges single features, but {nsites} sites see {X.shape[1]} of "
+            f"MutualInformation arranges single features, but {nsites} sites read {X.shape[1]} of "
             "them: give an order or a tree of the sites, or use an embedding of single features."
         )
     return X

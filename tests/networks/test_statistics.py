@@ -8,7 +8,7 @@ from sklearn.metrics import mutual_info_score
 from tn4ml_plus import TNClassifier, TNRegressor, load
 from tn4ml_plus._registry import from_json, to_json
 from tn4ml_plus.embeddings import Embedded
-from tn4ml_plus.networks import MPSSpec, MutualInformation, Tree, TTNSpec, _information
+from tn4ml_plus.networks import MPSSpec, MutualInformation, Tree, TTNSpec, _statistics
 
 # Features by the group whose hidden variable they show.
 GROUPS = np.array([0, 1, 2, 0, 1, 2, 2, 0, 1, 0])
@@ -47,7 +47,7 @@ def codes(column, bins):
 @pytest.mark.parametrize("bins", [2, 8, 11])
 @pytest.mark.parametrize("block", [1, 2**24])
 def test_information_is_that_of_scikit_learn(monkeypatch, bins, block):
-    monkeypatch.setattr(_information, "_BLOCK", block)
+    monkeypatch.setattr(_statistics, "_BLOCK", block)
     X = mixed()
     found = MutualInformation(bins).matrix(X)
     for i in range(X.shape[1]):
@@ -129,8 +129,8 @@ def test_few_features(n_features):
         (lambda: MPSSpec(order=(0, 2)), "permutation of 0, 1, ..., got"),
         (lambda: MPSSpec(order=(1, 0)).orders(3, 1, np.random.RandomState()), "2 entries for 3"),
         (lambda: TTNSpec(MutualInformation()).random(3, key=None), "call for_data"),
-        (lambda: TTNSpec(MutualInformation()).for_data(np.ones((5, 6)), 3), "3 sites see 6"),
-        (lambda: MPSSpec(order=MutualInformation()).for_data(np.ones((5, 6)), 3), "3 sites see 6"),
+        (lambda: TTNSpec(MutualInformation()).for_data(np.ones((5, 6)), 3), "3 sites read 6"),
+        (lambda: MPSSpec(order=MutualInformation()).for_data(np.ones((5, 6)), 3), "3 sites read 6"),
     ],
 )
 def test_bad_arguments(make, message):
@@ -199,7 +199,7 @@ def test_estimators_arrange_features_by_their_data(grouped, n_members, tmp_path)
 def test_sites_of_several_features_are_refused(grouped):
     spec = MPSSpec(order=MutualInformation())
     model = TNRegressor(network=spec, embedding=Embedded(5), **SMALL)
-    with pytest.raises(ValueError, match="2 sites see 10 of them: give an order or a tree"):
+    with pytest.raises(ValueError, match="2 sites read 10 of them: give an order or a tree"):
         model.fit(np.abs(grouped), grouped[:, 0])
 
 

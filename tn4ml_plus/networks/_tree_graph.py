@@ -1,6 +1,7 @@
 """Rooted trees: which nodes join which."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import product
 
@@ -11,12 +12,19 @@ from .._registry import register
 @register("tree")
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """How the leaves 0..nsites-1 are joined, node by node, up to a root.
+    """A rooted tree over the leaves 0..nsites-1.
 
-    nodes: the children of node nsites, node nsites + 1, ... as tuples of numbers below the node's
-    own; every leaf and every node but the last, the root, is the child of exactly one node. That is
-    the numbering of `scipy.cluster.hierarchy`. Raises ValueError otherwise.
+    Nodes are numbered as in `scipy.cluster.hierarchy`.
 
+    Parameters
+    ----------
+    nsites : int, number of leaves
+    nodes : tuple of tuples of int
+        Children of node nsites, node nsites + 1, ..., each of a number below the node's own. Every
+        leaf and every node but the last, the root, is the child of exactly one node.
+
+    Examples
+    --------
     >>> Tree.balanced(3).nodes
     ((0, 1), (3, 2))
     """
@@ -41,22 +49,32 @@ class Tree:
                 )
 
     @classmethod
-    def balanced(cls, nsites, arity=2):
-        """Neighbours joined `arity` at a time, layer by layer.
+    def balanced(cls, nsites: int, arity: int = 2) -> "Tree":
+        """Tree of neighbours joined layer by layer; leftovers of a layer take part in the next.
 
-        What is left over of a layer takes part in the next one.
+        Parameters
+        ----------
+        nsites, arity : int, number of leaves, and of children of a node, at least 2
         """
         check_int("nsites", nsites, at_least=1)
         check_int("arity", arity, at_least=2)
         return cls._layered({(i,): i for i in range(nsites)}, [(arity,)])
 
     @classmethod
-    def image(cls, height, width, blocks=((2, 2),)):
-        """Neighbouring pixels of an image joined, layer by layer; leaves are its rows in turn.
+    def image(
+        cls, height: int, width: int, blocks: Sequence[tuple[int, int]] = ((2, 2),)
+    ) -> "Tree":
+        """Tree of neighbouring pixels joined layer by layer; leaves are pixels row by row.
 
-        blocks: (rows, columns) that a node joins, used in turn: ((2, 2),) is a quadtree and
-        ((1, 2), (2, 1)) a binary tree. What overhangs the image is left out.
+        Parameters
+        ----------
+        height, width : int, size of the image
+        blocks : sequence of (rows, columns)
+            Blocks that a node joins, used in turn and cut off at the edges: ((2, 2),) is a quadtree
+            and ((1, 2), (2, 1)) a binary tree.
 
+        Examples
+        --------
         >>> Tree.image(2, 3).nodes
         ((0, 1, 3, 4), (2, 5), (6, 7))
         """
@@ -90,22 +108,22 @@ class Tree:
         return cls(nsites, tuple(nodes))
 
     @cached_property
-    def parents(self):
-        """Which node has each leaf and each node but the root as a child, a tuple."""
+    def parents(self) -> tuple[int, ...]:
+        """Parent of each leaf and of each node but the root, as an index of `nodes`."""
         found = {child: i for i, children in enumerate(self.nodes) for child in children}
         return tuple(found[child] for child in range(len(found)))
 
     @cached_property
-    def leaves(self):
-        """Number of leaves under each node, a tuple."""
+    def leaves(self) -> tuple[int, ...]:
+        """Number of leaves under each node."""
         below = [1] * self.nsites
         for children in self.nodes:
             below.append(sum(below[child] for child in children))
         return tuple(below[self.nsites :])
 
     @cached_property
-    def heights(self):
-        """Length of the longest way from each node down to a leaf, a tuple."""
+    def heights(self) -> tuple[int, ...]:
+        """Length of the longest path from each node down to a leaf."""
         found = [0] * self.nsites
         for children in self.nodes:
             found.append(1 + max(found[child] for child in children))
