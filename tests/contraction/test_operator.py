@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tn4ml_plus._errors import ContractionTooLargeError
 from tn4ml_plus._registry import from_json, names, resolve, to_json
 from tn4ml_plus.contraction import (
     SquaredNorm,
@@ -18,6 +17,7 @@ from tn4ml_plus.contraction import (
     transform,
     unpack,
 )
+from tn4ml_plus.errors import ContractionTooLargeError
 from tn4ml_plus.initializers import LeastSquaresIdentity, RandomNormal
 from tn4ml_plus.losses import LogQuadratic
 from tn4ml_plus.networks import MPO, MPS, SMPO, LayeredMPS
@@ -279,7 +279,10 @@ def log_squares(smpo, phi):
     return np.array(found)
 
 
-@pytest.mark.parametrize("spacing", [1, 2, 3, 7, 8, 28, 100, 783, 784])
+@pytest.mark.parametrize(
+    "spacing",
+    [1, 28, 784, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 3, 7, 8, 100, 783))],
+)
 def test_any_spacing_of_many_sites_is_finite_in_single_precision(spacing):
     phi = np.random.default_rng(0).uniform(0.6, 1.4, (3, LONG, 2)).astype("f4")
     for initializer in (LeastSquaresIdentity(), RandomNormal(0.5)):

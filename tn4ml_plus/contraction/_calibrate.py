@@ -1,22 +1,44 @@
 """Bringing the outputs of a fresh network to a wanted size."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from ._pack import contract
+from ._structure import Structure
 
 
-def calibrate(packed, structure, phi, std=1.0, sample_weight=None):
+def calibrate(
+    packed: Any,
+    structure: Structure,
+    phi: Float[Array | np.ndarray, "batch nsites phys_dim"],
+    std: float = 1.0,
+    sample_weight: Any = None,
+):
     """Scale a packed network so that its outputs on a batch have the standard deviation `std`.
 
     The spread is measured around zero over batch and outputs, in the log domain, so that it works
-    from any start. phi: (batch, nsites, phys_dim); sample_weight: (batch,), not all zero. The
-    output core takes what fits into a factor of 2**10 and all cores share the rest evenly. A
-    network whose outputs are all zero is returned as it is.
+    from any start. The output core takes what fits into a factor of 2**10 and all cores share the
+    rest evenly.
 
+    Parameters
+    ----------
+    packed, structure : a packed network
+    phi : (batch, nsites, phys_dim), embedded samples
+    std : float, standard deviation of the outputs
+    sample_weight : (batch,), optional, not all zero; by default equal
+
+    Returns
+    -------
+    pytree
+        The packed arrays; as they were, where all outputs are zero.
+
+    Examples
+    --------
     >>> import jax, numpy as np
     >>> from tn4ml_plus.contraction import contract, pack
     >>> from tn4ml_plus.networks import MPS

@@ -8,23 +8,73 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .._amplitude import Amplitude, exponent_of, scale_by_power_of_two, times_power_of_two
 from .._registry import register
-from .._typing import Amplitude, exponent_of, power_of_two, scale_by_power_of_two
-from ..networks import MPS
+from ..networks import MPS, as_network
 from ._khatri_rao import khatri_rao
-from ._pack import Structure, _contract, _log_norm_squared, _unpack, pack, real_dtype
+from ._pack import common_dtype, pack, padded, stacked
+from ._rooted import Rooted, arms
+from ._structure import Structure
+
+
+class LinearStructure(Structure):
+    """The base of chains and operators, whose bonds go from left to right or around."""
+
+    bond_dims: tuple[int, ...]
+    cyclic: bool
+
+    @property
+    def bond_dim(self):
+        """Largest bond, that of the packed cores."""
+        return max(self.bond_dims)
+
+    @property
+    def n_tensors(self):
+        """One per site."""
+        return self.nsites
+
+    @property
+    def rooted_needs(self):
+        """Open ends."""
+        return "open ends, cyclic=False" if self.cyclic else None
+
+    def unpadded(self, cores):
+        """Cores (left, input, ..., right) of all sites without padding of these axes."""
+        sizes = zip(cores, self.bond_dims, self.phys_dims, self.bond_dims[1:])
+        return [core[:left, :d, ..., :right] for core, left, d, right in sizes]
+
+    def summed(self, from_boundary, bond, dtype):
+        """Value (outputs, batch) and exponent (batch,) over all states of the boundary.
+
+        from_boundary: from a state (bond,) to a value and its exponent.
+        """
+        if self.cyclic:
+            value, e = jax.vmap(from_boundary)(jnp.eye(bond, dtype=dtype))
+            value, e = aligned(value.swapaxes(0, 1), e)
+            value = jnp.sum(value, axis=1)
+        else:
+            value, e = from_boundary(jnp.zeros(bond, dtype).at[0].set(1))
+        e_value = exponent_of(value)
+        return times_power_of_two(value, -e_value), e + e_value
 
 
 @register("structure", name="chain")
 @dataclasses.dataclass(frozen=True)
-class ChainStructure(Structure):
-    """What a packed chain is besides its arrays.
+class ChainStructure(LinearStructure):
+    """A packed chain besides its arrays.
 
     The arrays are ``left`` (sites before the center) and ``right`` (after it), each
     (nsites, D, d, D) with the bond on the outer side first, and ``center`` (D, d, *outputs, D).
-    center: the site whose core carries the outputs (the middle where there are none);
-    bond_dims: sizes of the bonds left of sites 0..nsites-1, then of the last right bond (1 at open
-    ends); phys_dims: one a site.
+
+    Parameters
+    ----------
+    center : int, the site whose core carries the outputs, the middle where there are none
+    bond_dims : tuple of int
+        Sizes of the bonds left of sites 0..nsites-1, then of the last right bond (1 at open ends).
+    phys_dims : tuple of int, one per site
+    output_inds, output_dims : tuple, names and sizes of the outputs
+    cyclic : bool, whether the ends are joined
+    site_ind_id, site_tag_id : str, those of the `MPS`
     """
 
     center: int
@@ -36,97 +86,138 @@ class ChainStructure(Structure):
     site_ind_id: str = "k{}"
     site_tag_id: str = "I{}"
 
-    def with_bias(self, packed, bias):
-        """`packed` plus the output core of another packed chain."""
-        return packed | {"center": packed["center"] + bias["center"]}
-
-    def rescale(self, packed, log_factor):
-        """Multiply the whole network by exp(log_factor): the center first, then all cores alike."""
-        at_center = np.clip(log_factor, -10 * np.log(2), 10 * np.log(2))
-        a_site = np.exp((log_factor - at_center) / self.nsites)
-        factors = {"left": a_site, "center": a_site * np.exp(at_center), "right": a_site}
-        return {name: core * core.dtype.type(factors[name]) for name, core in packed.items()}
-
     @property
-    def bond_dim(self):
-        """Largest bond, that of the packed cores."""
-        return max(self.bond_dims)
+    def output_tensors(self):
+        """The center."""
+        return {"left": 0, "center": 1, "right": 0}
+
+    def unpack(self, packed):
+        packed = jax.tree.map(np.asarray, packed)
+        cores = [*packed["left"], packed["center"], *packed["right"].swapaxes(1, 3)]
+        return MPS.from_cores(
+            self.unpadded(cores),
+            self.cyclic,
+            output_site=self.center if self.output_inds else None,
+            output_inds=self.output_inds,
+            site_ind_id=self.site_ind_id,
+            site_tag_id=self.site_tag_id,
+        )
+
+    def contract(self, packed, phi):
+        """A walk from both ends to the center; from every boundary state of a ring."""
+        phi = phi.transpose(1, 2, 0).astype(packed["center"].dtype)
+        c, batch = self.center, phi.shape[-1]
+        center = packed["center"]
+        bond, phys, outputs = center.shape[0], center.shape[1], center.shape[2:-1]
+
+        def from_boundary(start):
+            state = boundary(start, batch)
+            left, e_left = walk(packed["left"], phi[:c], state, False)
+            right, e_right = walk(packed["right"], phi[c + 1 :], state, True)
+            z = center.reshape(-1, bond) @ right
+            z = z.reshape(bond * phys, -1, batch)
+            z = jnp.sum(z * khatri_rao(left, phi[c])[:, None], axis=0)
+            return z, e_left + e_right
+
+        z, e = self.summed(from_boundary, bond, center.dtype)
+        return Amplitude(z.T.reshape(batch, *outputs), e)
+
+    def log_norm_squared(self, packed):
+        center = packed["center"]
+        bond = center.shape[0]
+
+        def site(carry, core):
+            double, log = carry
+            if self.cyclic:
+                double = jnp.einsum("abij,isk,jsl->abkl", double, core, core)
+            else:
+                double = jnp.einsum("ij,isk,jsl->kl", double, core, core)
+            size = jnp.max(jnp.abs(double))
+            size = lax.stop_gradient(jnp.where(size > 0, size, 1))
+            return (double / size, log + jnp.log(size)), None
+
+        if self.cyclic:
+            eye = jnp.eye(bond, dtype=center.dtype)
+            double = jnp.einsum("ai,bj->abij", eye, eye)
+        else:
+            double = jnp.zeros((bond, bond), center.dtype).at[0, 0].set(1)
+        carry = (double, jnp.zeros((), center.dtype))
+        middle = jnp.moveaxis(center, 1, -2).reshape(bond, -1, bond)
+        carry, _ = lax.scan(jax.checkpoint(site), carry, packed["left"])
+        carry, _ = site(carry, middle)
+        (double, log), _ = lax.scan(jax.checkpoint(site), carry, packed["right"].swapaxes(1, 3))
+        trace = jnp.einsum("abab->", double) if self.cyclic else double[0, 0]
+        return jnp.log(trace) + log
+
+    def rooted(self):
+        """Two arms below the center."""
+        return super().rooted() if self.cyclic else Rooted.chain(self.nsites, self.center)
+
+    def to_nodes(self, packed):
+        left, center, right = (np.asarray(packed[name]) for name in ("left", "center", "right"))
+        bond, phys = center.shape[:2]
+        center = np.moveaxis(center, -1, 2).reshape(bond, phys, bond, -1)
+        return [*left, *right[::-1], center], arms(self.bond_dims[1:-1], self.center)
+
+    def from_nodes(self, cores, ranks):
+        c, n = self.center, self.nsites
+        bond = cores[0].shape[-1] if n > 1 else 1
+        shape = bond, self.phys_dim, bond
+        center = cores[-1].reshape(*cores[-1].shape[:3], *self.output_dims)
+        packed = {
+            "left": stacked(cores[:c], shape, center.dtype),
+            "center": jnp.asarray(np.moveaxis(center, 2, -1)),
+            "right": stacked(cores[c : n - 1][::-1], shape, center.dtype),
+        }
+        return packed, dataclasses.replace(self, bond_dims=(1, *arms(ranks, c), 1))
 
 
 @pack.register
-def _pack_chain(mps: MPS):
-    nsites, cyclic = mps.L, mps.cyclic
-    center = nsites // 2 if mps.output_site is None else mps.output_site
-    cores, bond_dims, phys_dims = [], [], []
-    for i in range(nsites):
-        tensor = mps[i]
-        inds = [mps.site_ind(i), *(ind for ind in mps.output_inds if ind in tensor.inds)]
-        if cyclic or i > 0:
-            inds.insert(0, mps.bond((i - 1) % nsites, i))
-        if cyclic or i < nsites - 1:
-            inds.append(mps.bond(i, (i + 1) % nsites))
-        data = tensor.transpose(*inds).data
-        if not cyclic:
-            data = data[None] if i == 0 else data
-            data = data[..., None] if i == nsites - 1 else data
-        cores.append(data)
-        bond_dims.append(data.shape[0])
-        phys_dims.append(data.shape[1])
-    bond_dims.append(cores[-1].shape[-1])
+def _(mps: MPS):
+    if (found := mps.cores()) is None:
+        return pack(as_network(mps, mps.output_inds, mps.site_ind_id))
+    cores, cyclic = found
+    center = mps.L // 2 if mps.output_site is None else mps.output_site
+    dtype = common_dtype(cores)
     if mps.exponent:
         cores[center] = cores[center] * 10.0**mps.exponent
     structure = ChainStructure(
         center,
-        tuple(bond_dims),
-        tuple(phys_dims),
+        (*(core.shape[0] for core in cores), cores[-1].shape[-1]),
+        tuple(core.shape[1] for core in cores),
         mps.output_inds,
         cores[center].shape[2:-1],
         cyclic,
         mps.site_ind_id,
         mps.site_tag_id,
     )
-    xp = jnp if any(isinstance(core, jax.core.Tracer) for core in cores) else np
-    bond, phys = structure.bond_dim, structure.phys_dim
-    dtype = real_dtype(jnp.result_type(jnp.float32, *cores))
-
-    def padded(core):
-        widths = [(0, bond - core.shape[0]), (0, phys - core.shape[1])]
-        widths += [(0, 0)] * (core.ndim - 3) + [(0, bond - core.shape[-1])]
-        return xp.pad(xp.asarray(core), widths).astype(dtype)
-
-    def stack(part):
-        return (
-            xp.stack([padded(c) for c in part]) if part else xp.zeros((0, bond, phys, bond), dtype)
-        )
-
+    shape = structure.bond_dim, structure.phys_dim, structure.bond_dim
+    right = [core.swapaxes(0, -1) for core in cores[center + 1 :]]
+    middle = padded(cores[center], (*shape[:2], *structure.output_dims, shape[-1]))
     packed = {
-        "left": stack(cores[:center]),
-        "center": padded(cores[center]),
-        "right": stack([xp.swapaxes(core, 0, -1) for core in cores[center + 1 :]]),
+        "left": stacked(cores[:center], shape, dtype),
+        "center": jnp.asarray(middle, dtype),
+        "right": stacked(right, shape, dtype),
     }
-    return jax.tree.map(jnp.asarray, packed), structure
+    return packed, structure
 
 
-@_unpack.register
-def _unpack_chain(structure: ChainStructure, packed):
-    packed = jax.tree.map(np.asarray, packed)
-    cores = [*packed["left"], packed["center"], *packed["right"].swapaxes(1, 3)]
-    arrays = []
-    for i, core in enumerate(cores):
-        core = core[: structure.bond_dims[i], : structure.phys_dims[i]]
-        core = core[..., : structure.bond_dims[i + 1]]
-        core = np.moveaxis(core, -1, 1)
-        if not structure.cyclic:
-            core = core[:, 0] if i == structure.nsites - 1 else core
-            core = core[0] if i == 0 else core
-        arrays.append(np.ascontiguousarray(core))
-    return MPS(
-        arrays,
-        output_site=structure.center if structure.output_inds else None,
-        output_inds=structure.output_inds,
-        site_ind_id=structure.site_ind_id,
-        site_tag_id=structure.site_tag_id,
-    )
+def boundary(start, batch):
+    """State (bond, batch) at the ends of a chain, the same for all samples."""
+    # Without the barrier XLA folds this constant into chains of two sites and, on the CPU,
+    # miscompiles them (jax 0.10): outputs then come from uninitialised memory.
+    return lax.optimization_barrier(jnp.broadcast_to(start[:, None], (*start.shape, batch)))
+
+
+def aligned(values, exponents):
+    """Columns (D, columns, batch) with exponents of their own, brought to one per sample.
+
+    Columns of zeros have no scale of their own.
+    """
+    exists = jnp.any(values != 0, axis=0)
+    largest = jnp.max(jnp.where(exists, exponents, -(2**30)), axis=0)
+    largest = jnp.where(jnp.any(exists, axis=0), largest, 0)
+    return scale_by_power_of_two(values, (exponents - largest[None])[None]), largest
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -150,13 +241,11 @@ def _walk_forward(cores, phi, state, reverse):
         core, p = inputs
         u = lax.dot_general(core, khatri_rao(v, p), (((0,), (0,)), ((), ())))
         e = exponent_of(u)
-        return (u * power_of_two(-e, u.dtype), total + e), (v, e)
+        return (times_power_of_two(u, -e), total + e), (v, e)
 
     e = exponent_of(state)
     flat = cores.reshape(nsites, bond * phys, bond)
-    last, saved = lax.scan(
-        site, (state * power_of_two(-e, state.dtype), e), (flat, phi), reverse=reverse
-    )
+    last, saved = lax.scan(site, (times_power_of_two(state, -e), e), (flat, phi), reverse=reverse)
     return last, (cores, phi, saved, e)
 
 
@@ -166,7 +255,7 @@ def _walk_backward(reverse, residuals, cotangent):
 
     def site(g, inputs):
         core, p, v, e = inputs
-        g = g * power_of_two(-e, g.dtype)
+        g = times_power_of_two(g, -e)
         y = khatri_rao(p, g)
         d_core = lax.dot_general(v, y, (((1,), (1,)), ((), ())))
         # Unused, and then removed by the compiler, unless phi is differentiated.
@@ -178,70 +267,7 @@ def _walk_backward(reverse, residuals, cotangent):
     g, (d_cores, d_phi) = lax.scan(
         site, cotangent[0], (flat, phi, states, exponents), reverse=not reverse
     )
-    return d_cores.reshape(cores.shape), d_phi, g * power_of_two(-e_first, g.dtype)
+    return d_cores.reshape(cores.shape), d_phi, times_power_of_two(g, -e_first)
 
 
 walk.defvjp(_walk_forward, _walk_backward)
-
-
-@_contract.register
-def _contract_chain(structure: ChainStructure, packed, phi):
-    phi = phi.transpose(1, 2, 0)
-    c, batch = structure.center, phi.shape[-1]
-    center = packed["center"]
-    bond, phys, outputs = center.shape[0], center.shape[1], center.shape[2:-1]
-
-    def from_boundary(start):
-        state = jnp.broadcast_to(start[:, None], (bond, batch)).astype(center.dtype)
-        # Without the barrier XLA folds this constant into chains of two sites and, on the CPU,
-        # miscompiles them (jax 0.10): outputs then come from uninitialised memory.
-        state = lax.optimization_barrier(state)
-        left, e_left = walk(packed["left"], phi[:c], state, False)
-        right, e_right = walk(packed["right"], phi[c + 1 :], state, True)
-        z = center.reshape(-1, bond) @ right
-        z = z.reshape(bond * phys, -1, batch)
-        z = jnp.sum(z * khatri_rao(left, phi[c])[:, None], axis=0)
-        return z, e_left + e_right
-
-    if structure.cyclic:
-        z, e = jax.vmap(from_boundary)(jnp.eye(bond, dtype=center.dtype))
-        # Boundary states that end in zero have no scale of their own.
-        exists = jnp.any(z != 0, axis=1)
-        largest = jnp.max(jnp.where(exists, e, -(2**30)), axis=0)
-        largest = jnp.where(jnp.any(exists, axis=0), largest, 0)
-        z = jnp.sum(scale_by_power_of_two(z, (e - largest)[:, None]), axis=0)
-        e = largest
-    else:
-        z, e = from_boundary(jnp.zeros(bond).at[0].set(1))
-    e_z = exponent_of(z)
-    z, e = z * power_of_two(-e_z, z.dtype), e + e_z
-    return Amplitude(z.T.reshape(batch, *outputs), e)
-
-
-@_log_norm_squared.register
-def _log_norm_squared_chain(structure: ChainStructure, packed):
-    center = packed["center"]
-    bond = center.shape[0]
-
-    def site(carry, core):
-        double, log = carry
-        if structure.cyclic:
-            double = jnp.einsum("abij,isk,jsl->abkl", double, core, core)
-        else:
-            double = jnp.einsum("ij,isk,jsl->kl", double, core, core)
-        size = jnp.max(jnp.abs(double))
-        size = lax.stop_gradient(jnp.where(size > 0, size, 1))
-        return (double / size, log + jnp.log(size)), None
-
-    if structure.cyclic:
-        eye = jnp.eye(bond, dtype=center.dtype)
-        double = jnp.einsum("ai,bj->abij", eye, eye)
-    else:
-        double = jnp.zeros((bond, bond), center.dtype).at[0, 0].set(1)
-    carry = (double, jnp.zeros((), center.dtype))
-    middle = jnp.moveaxis(center, 1, -2).reshape(bond, -1, bond)
-    carry, _ = lax.scan(jax.checkpoint(site), carry, packed["left"])
-    carry, _ = site(carry, middle)
-    (double, log), _ = lax.scan(jax.checkpoint(site), carry, packed["right"].swapaxes(1, 3))
-    trace = jnp.einsum("abab->", double) if structure.cyclic else double[0, 0]
-    return jnp.log(trace) + log

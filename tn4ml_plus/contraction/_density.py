@@ -1,74 +1,78 @@
 """Densities by the Born rule: exact marginals, conditionals and samples of chains and trees."""
 
-from functools import singledispatch
-
+import jax
 import numpy as np
 
-from ..networks import MPS, TTN, Tree
+from ..networks import Tree
+from ._pack import pack
+from ._rooted import END
 
 # Floats of all messages of one block of samples: half a gigabyte.
 _BLOCK = 2**26
 
 
-@singledispatch
 def as_tree(network):
-    """Network without outputs as a `Tree` and a list of float64 arrays, (*children, up), a node.
+    """Network without outputs as a `Tree` with a core per node.
 
-    quimb's `exponent`, a common factor, is left out. ValueError for networks that are neither open
-    chains nor trees, or have outputs.
+    Parameters
+    ----------
+    network : quimb.tensor.TensorNetwork, whose `exponent`, a common factor, is left out
+
+    Returns
+    -------
+    tree : Tree, for a chain two arms, the left one first, which meet in its middle
+    cores : list of ndarray, (*children, up) in float64; the last axis of the root has size 1
+
+    Raises
+    ------
+    ValueError
+        For networks that are neither open chains nor trees, or have outputs.
     """
-    raise ValueError(
-        f"A density needs an MPS or a TTN, whose marginals are exact, got a "
-        f"{type(network).__name__}."
-    )
-
-
-@as_tree.register
-def _chain_as_tree(mps: MPS):
-    if mps.cyclic:
-        raise ValueError("A density needs open boundaries: use a chain with cyclic=False.")
-    _check_no_outputs(mps)
-    mps = mps.copy()
-    mps.permute_arrays("lpr")
-    cores = [np.asarray(mps[i].data, float) for i in range(mps.L)]
-    if mps.L == 1:
-        return Tree(1, ((0,),)), [cores[0][:, None]]
-    nodes = [(0, 1)] + [(mps.L + i, i + 2) for i in range(mps.L - 2)]
-    cores = [np.tensordot(cores[0], cores[1], (1, 0)), *cores[2:]]
-    return Tree(mps.L, tuple(nodes)), [*cores[:-1], cores[-1][..., None]]
-
-
-@as_tree.register
-def _tree_as_tree(ttn: TTN):
-    _check_no_outputs(ttn)
-    tree, cores = ttn.tree, []
-    inds = [ttn.site_ind(i) for i in range(tree.nsites)]
-    inds += [ttn.up_ind(i) for i in range(len(tree.nodes) - 1)]
-    for i, children in enumerate(tree.nodes):
-        up = inds[tree.nsites + i : tree.nsites + i + 1]
-        data = ttn.node(i).transpose(*(inds[child] for child in children), *up).data
-        cores.append(np.asarray(data, float))
-    cores[-1] = cores[-1][..., None]
-    return tree, cores
-
-
-def _check_no_outputs(network):
-    if network.output_inds:
+    network = network.copy()
+    network.exponent = 0.0
+    # Arrays of 64 bits keep them.
+    with jax.enable_x64(True):
+        packed, structure = pack(network)
+    structure.check_rooted("A density needs", ": take an MPS or a TTN")
+    if structure.output_inds:
         raise ValueError(
-            f"A density needs a network without outputs, got {network.output_inds}: isel or sum "
-            "over them first."
+            "A density needs a network without outputs, such as an MPS or a TTN, got one with "
+            f"{structure.output_inds}: isel or sum over them first."
         )
+    form, nodes, cores = structure.rooted(), [], []
+    sizes, first = dict(enumerate(structure.phys_dims)) | {END: 1}, list(range(form.nsites))
+    for core, children in zip(structure.nodes(packed), form.nodes, strict=True):
+        core = core[tuple(slice(sizes.get(child)) for child in children)]
+        kept = [slot for slot, child in enumerate(children) if child != END]
+        first.append(min(first[children[slot]] for slot in kept))
+        if form.is_chain:
+            # Sites are drawn from left to right.
+            kept.sort(key=lambda slot, children=children: first[children[slot]])
+        nodes.append(tuple(children[slot] for slot in kept))
+        shape = [core.shape[slot] for slot in kept]
+        ends = [slot for slot in range(len(children)) if slot not in kept]
+        cores.append(core.transpose(*kept, -1, *ends).reshape(*shape, core.shape[-1]))
+    return Tree(form.nsites, tuple(nodes)), cores
 
 
 class BornDensity:
     """|psi(x)|^2 / <psi|psi> of an open `MPS` or a `TTN` without outputs, in float64.
 
     psi is the network's value on vectors phi of an orthonormal basis. The network is brought into
-    canonical form once, so that missing sites are traced out for nothing. Vectors are
-    (batch, nsites, phys_dim), zero-padded where a site's own phys_dim is smaller; `missing` are
-    bools (batch, nsites), whose vectors are ignored. Han et al. 2018, section II.
+    canonical form once, so that missing sites are traced out for nothing. Han et al. 2018,
+    section II.
 
+    In its methods phi is (batch, nsites, phys_dim), zero-padded where a site's own phys_dim is
+    smaller, and missing (batch, nsites) bools, whose vectors are ignored; by default none is.
+
+    Parameters
+    ----------
+    network : quimb.tensor.TensorNetwork
+
+    Examples
+    --------
     >>> import jax
+    >>> from tn4ml_plus.networks import MPS
     >>> density = BornDensity(MPS.random(3, phys_dim=2, key=jax.random.key(0)))
     >>> states = np.eye(2)[np.indices((2, 2, 2)).reshape(3, 8).T]
     >>> f"{np.exp(density.log_density(states)).sum():.12f}"
@@ -106,7 +110,10 @@ class BornDensity:
         return self.cores[node].shape[self.tree.nodes[node].index(child)]
 
     def log_density(self, phi, missing=None):
-        """Natural log of the density of the sites that are not missing, (batch,)."""
+        """Natural log of the density of the sites that are not missing, (batch,).
+
+        See `BornDensity` for the parameters.
+        """
         parts = [self._upward(*block)[1] for block in self._blocks(phi, missing)]
         return np.concatenate([np.zeros(0), *parts])
 
@@ -114,17 +121,21 @@ class BornDensity:
         """Density matrices of every site given the others, (batch, nsites, phys_dim, phys_dim).
 
         That of a site is conditioned on all others that are not missing, whether or not it is
-        missing itself; x has the density phi(x) rho phi(x).
+        missing itself; x has the density phi(x) rho phi(x). See `BornDensity` for the parameters.
         """
         parts = [self._downward(*block) for block in self._blocks(phi, missing)]
         nothing = np.zeros((0, self.nsites) + (max(self.phys_dims),) * 2)
         return np.concatenate([nothing, *parts])
 
     def sample(self, phi, missing, draw):
-        """Draw the missing sites one after the other, each given all that are there by then.
+        """Draw the missing sites in sequence, each given all that are there by then.
 
-        draw(site, rows, rho) gives vectors (len(rows), phys_dim) from density matrices
-        (len(rows), phys_dim, phys_dim) of unit trace, for the row numbers `rows`.
+        Parameters
+        ----------
+        phi, missing : as in `BornDensity`
+        draw : callable
+            ``draw(site, rows, rho)`` gives vectors (len(rows), phys_dim) from density matrices
+            (len(rows), phys_dim, phys_dim) of unit trace, for the row numbers `rows`.
         """
         start = 0
         for block_phi, block_missing in self._blocks(phi, missing):

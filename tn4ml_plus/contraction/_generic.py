@@ -11,12 +11,12 @@ import numpy as np
 import quimb.tensor as qtn
 from jax import lax
 
-from .._errors import ContractionTooLargeError
+from .._amplitude import Amplitude, exponent_of, power_of_two
 from .._registry import register
-from .._typing import Amplitude, exponent_of, power_of_two
-from ..networks import MERA, Network, from_quimb
-from ..networks._mera import mera_shapes
-from ._pack import _contract, _log_norm_squared, _unpack, pack, real_dtype
+from ..errors import ContractionTooLargeError
+from ..networks import Network, as_network, from_quimb
+from ._pack import common_dtype, pack, padded, spread
+from ._structure import Structure
 
 # Elements of the largest intermediate of a contraction: 1 GiB of float32.
 MAX_INTERMEDIATE = 2**28
@@ -25,20 +25,28 @@ _BATCH = -1
 
 @register("structure", name="generic")
 @dataclasses.dataclass(frozen=True)
-class GenericStructure:
-    """What a packed network of any geometry is besides its arrays, one a tensor.
+class GenericStructure(Structure):
+    """A packed network of any geometry besides its arrays, one per tensor.
 
-    The arrays are zero-padded to the largest phys_dim along the inputs. inds: those of every
-    tensor, inputs and outputs by name, bonds numbered in order of appearance, so that networks of
-    one geometry have equal structures whatever their bonds are called; shapes, tags, left_inds
-    (None, or the inputs of an isometry): one a tensor.
+    The arrays are zero-padded to the largest phys_dim along the inputs.
+
+    Parameters
+    ----------
+    inds : tuple of tuple
+        Indices of each tensor: inputs and outputs by name, bonds numbered in order of appearance,
+        so that networks of one geometry have equal structures whatever their bonds are called.
+    shapes, tags : tuple of tuple, one per tensor
+    left_inds : tuple, for each tensor None or the inputs of an isometry
+    nsites : int, number of inputs
+    output_inds : tuple of str, names of the outputs
+    site_ind_id : str, format of the names of the inputs
     """
 
     inds: tuple[tuple[int | str, ...], ...]
     shapes: tuple[tuple[int, ...], ...]
     tags: tuple[tuple[str, ...], ...]
     left_inds: tuple[tuple[int | str, ...] | None, ...]
-    nsites: int
+    nsites: int = dataclasses.field()
     output_inds: tuple[str, ...] = ()
     site_ind_id: str = "k{}"
 
@@ -53,7 +61,7 @@ class GenericStructure:
 
     @property
     def input_inds(self):
-        """Names of the inputs, one a site."""
+        """Names of the inputs, one per site."""
         return tuple(self.site_ind_id.format(i) for i in range(self.nsites))
 
     @property
@@ -63,25 +71,25 @@ class GenericStructure:
 
     @property
     def phys_dims(self):
-        """Sizes of the inputs, one a site."""
+        """Sizes of the inputs, one per site."""
         return tuple(map(self.dims.get, self.input_inds))
 
     @property
-    def phys_dim(self):
-        """Largest phys_dim, that of the embedded samples."""
-        return max(self.phys_dims)
+    def n_tensors(self):
+        """Number of arrays."""
+        return len(self.inds)
 
     @property
-    def has_output(self):
-        """Which tensors carry outputs."""
-        return tuple(not {*inds}.isdisjoint(self.output_inds) for inds in self.inds)
+    def output_tensors(self):
+        """Those with outputs."""
+        return tuple(int(not {*inds}.isdisjoint(self.output_inds)) for inds in self.inds)
 
     def padded(self):
-        """The same structure with every site's phys_dim that of the packed arrays."""
+        """Structure with every site's phys_dim that of the packed arrays."""
         return self._resized(dict.fromkeys(self.input_inds, self.phys_dim))
 
     def capped(self, bond_dim):
-        """The same structure with no bond larger than `bond_dim`."""
+        """Structure with no bond larger than `bond_dim`."""
         bonds = {ind: n for ind, n in self.dims.items() if isinstance(ind, int)}
         return self._resized({ind: min(n, bond_dim) for ind, n in bonds.items()})
 
@@ -97,82 +105,70 @@ class GenericStructure:
 
     def smaller(self, fits):
         """Words for the largest networks like this one that fit, a list; fits: of a structure."""
-        bond_dim = _largest(lambda b: fits(self.capped(b)), self.max_bond)
+        bond_dim = largest_fitting(lambda b: fits(self.capped(b)), self.max_bond)
         return [f"a smaller bond_dim, at most {bond_dim}"] if bond_dim > 1 else []
 
     def view(self, network):
         """A quimb network of this structure as the class that was packed."""
         return from_quimb(network, self.output_inds, self.site_ind_id)
 
-    def with_bias(self, packed, bias):
-        """`packed` plus the tensors with outputs of another packed network of this structure."""
-        return tuple(a + b if out else a for a, b, out in zip(packed, bias, self.has_output))
+    def unpack(self, packed):
+        """A `Network`, or the class that was packed."""
+        number = {ind: ind for ind in self.dims}
+        number |= {ind: qtn.rand_uuid() for ind in number if isinstance(ind, int)}
 
-    def rescale(self, packed, log_factor):
-        """Multiply the whole network by exp(log_factor): outputs first, then all tensors alike."""
-        outputs = sum(self.has_output)
-        limit = 10 * np.log(2) if outputs else 0.0
-        at_outputs = np.clip(log_factor, -limit, limit)
-        logs = np.full(len(packed), (log_factor - at_outputs) / len(packed))
-        logs[list(self.has_output)] += at_outputs / max(outputs, 1)
-        return tuple(a * a.dtype.type(factor) for a, factor in zip(packed, np.exp(logs)))
+        def named(inds):
+            return None if inds is None else [number[ind] for ind in inds]
 
+        tensors, fields = [], (self.shapes, self.inds, self.tags, self.left_inds)
+        for array, shape, inds, tags, left_inds in zip(packed, *fields):
+            data = np.asarray(array)[(*map(slice, shape), ...)]
+            tensors.append(qtn.Tensor(data, named(inds), tags, left_inds=named(left_inds)))
+        return self.view(qtn.TensorNetwork(tensors, virtual=True))
 
-@register("structure", name="mera")
-@dataclasses.dataclass(frozen=True)
-class MERAStructure(GenericStructure):
-    """What a packed `MERA` is besides its arrays, one a tensor."""
+    def contract(self, packed, phi):
+        inputs, steps = _plan(partial(_amplitude_terms, phi.shape[0]), self)
+        vectors = [phi[:, i].astype(packed[0].dtype) for i in range(self.nsites)]
+        value, exponent = _execute(steps, [*packed, *vectors], inputs)
+        return Amplitude(value, exponent)
 
-    cyclic: bool = False
-    site_tag_id: str = "I{}"
-
-    def capped(self, bond_dim):
-        """As if made with this bond_dim, which leaves the bonds over the inputs as they are."""
-        return super().capped(max(bond_dim, self.phys_dim))
-
-    def first_sites(self, nsites):
-        """Structure of a MERA of the first `nsites` sites and the same bond_dim."""
-        *shapes, top = mera_shapes(self.phys_dims[:nsites], self.max_bond, self.cyclic)
-        arrays = [np.broadcast_to(0.0, shape) for shape in (*shapes, top + self.output_dims)]
-        options = {"cyclic": self.cyclic, "output_inds": self.output_inds}
-        return MERAStructure(**_fields(MERA(arrays, nsites, **options)), cyclic=self.cyclic)
-
-    def smaller(self, fits):
-        """By bond_dim, or by the number of sites where no bond_dim fits."""
-        by_bond_dim = super().smaller(fits)
-        nsites = 0 if by_bond_dim else _largest(lambda n: fits(self.first_sites(n)), self.nsites)
-        return [f"at most {nsites} sites"] if nsites else by_bond_dim
-
-    def view(self, network):
-        """A quimb network of this structure as a `MERA`."""
-        names = ("output_inds", "site_ind_id", "site_tag_id", "cyclic")
-        return network.view_as(MERA, L=self.nsites, **{n: getattr(self, n) for n in names})
+    def log_norm_squared(self, packed):
+        inputs, steps = _plan(_norm_terms, self)
+        value, exponent = _execute(steps, [*packed, *packed], inputs)
+        return jnp.log(value) + exponent[0].astype(value.dtype) * np.log(2.0).astype(value.dtype)
 
 
-def _largest(fits, limit):
+def largest_fitting(fits, limit):
     """Largest of 1, 2, ..., limit - 1 that fits, where all below fit too; 0 if none does."""
     return bisect_left(range(1, limit), True, key=lambda n: not fits(n))
 
 
 @pack.register
-def _pack_any(network: qtn.TensorNetwork):
-    return pack(from_quimb(network))
+def _(network: qtn.TensorNetwork):
+    found = from_quimb(network)
+    # A class with inputs and outputs, but with no kernel of its own.
+    if found is network:
+        found = as_network(found, found.output_inds, getattr(found, "site_ind_id", "k{}"))
+    return pack(found)
 
 
 @pack.register
-def _pack_generic(network: Network):
-    structure = GenericStructure(**_fields(network))
-    return _arrays(network, structure), structure
+def _(network: Network):
+    return pack_as(GenericStructure, network)
 
 
-@pack.register
-def _pack_mera(network: MERA):
-    ids = {"cyclic": network.cyclic, "site_tag_id": network.site_tag_id}
-    structure = MERAStructure(**_fields(network), **ids)
-    return _arrays(network, structure), structure
+def pack_as(cls, network, **fields):
+    """Pack a network of any geometry as a `GenericStructure` or a subclass with more fields."""
+    found = as_network(network, network.output_inds, network.site_ind_id)
+    if found.nsites != network.nsites:
+        return pack(found)
+    structure, arrays = cls(**fields_of(found), **fields), [t.data for t in found]
+    dtype = common_dtype(arrays)
+    arrays = map(padded, spread(arrays, found.exponent), structure.padded().shapes)
+    return tuple(jnp.asarray(array, dtype) for array in arrays), structure
 
 
-def _fields(network):
+def fields_of(network):
     """Those of `GenericStructure`."""
     tensors = list(network)
     names = {network.site_ind(i) for i in range(network.nsites)} | set(network.output_inds)
@@ -191,43 +187,6 @@ def _fields(network):
         "output_inds": network.output_inds,
         "site_ind_id": network.site_ind_id,
     }
-
-
-def _arrays(network, structure):
-    """The packed arrays."""
-    arrays = [t.data for t in network]
-    dtype = real_dtype(jnp.result_type(jnp.float32, *arrays))
-    # Spread over the tensors, the scale of the whole network overflows none of them.
-    scale = 10.0 ** (network.exponent / len(arrays))
-    packed = []
-    for array, shape in zip(arrays, structure.padded().shapes, strict=True):
-        array = jnp.asarray(array, dtype) * dtype.type(scale)
-        if array.shape != shape:
-            array = jnp.pad(array, [(0, n - m) for n, m in zip(shape, array.shape, strict=True)])
-        packed.append(array)
-    return tuple(packed)
-
-
-@_unpack.register
-def _unpack_generic(structure: GenericStructure, packed):
-    number = {ind: ind for ind in structure.dims}
-    number |= {ind: qtn.rand_uuid() for ind in number if isinstance(ind, int)}
-
-    def named(inds):
-        return None if inds is None else [number[ind] for ind in inds]
-
-    tensors = [
-        qtn.Tensor(
-            np.asarray(array)[(*map(slice, shape), ...)],
-            named(inds),
-            tags,
-            left_inds=named(left_inds),
-        )
-        for array, shape, inds, tags, left_inds in zip(
-            packed, structure.shapes, structure.inds, structure.tags, structure.left_inds
-        )
-    ]
-    return structure.view(qtn.TensorNetwork(tensors, virtual=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,18 +318,3 @@ def _norm_terms(structure):
 
     bra = tuple(tuple(map(primed, inds)) for inds in structure.inds)
     return structure.inds + bra, (), dims | {primed(ind): size for ind, size in dims.items()}
-
-
-@_contract.register
-def _contract_generic(structure: GenericStructure, packed, phi):
-    inputs, steps = _plan(partial(_amplitude_terms, phi.shape[0]), structure)
-    vectors = [phi[:, i] for i in range(structure.nsites)]
-    value, exponent = _execute(steps, [*packed, *vectors], inputs)
-    return Amplitude(value, exponent)
-
-
-@_log_norm_squared.register
-def _log_norm_squared_generic(structure: GenericStructure, packed):
-    inputs, steps = _plan(_norm_terms, structure)
-    value, exponent = _execute(steps, [*packed, *packed], inputs)
-    return jnp.log(value) + exponent[0] * np.log(2.0).astype(value.dtype)

@@ -1,40 +1,46 @@
 """An MPS on the outputs of an operator, evaluated as one chain."""
 
 import dataclasses
+from operator import attrgetter
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._registry import register
-from ..networks import LayeredMPS
+from ..networks import LayeredMPS, as_network
 from ._chain import ChainStructure
 from ._operator import OperatorStructure
-from ._pack import Structure, _contract, _log_norm_squared, _unpack, pack, unpack
+from ._pack import pack
+from ._structure import Structure
 
 
 @register("structure", name="layered")
 @dataclasses.dataclass(frozen=True)
 class LayeredStructure(Structure):
-    """What a packed `LayeredMPS` is besides its arrays: ``smpo`` and ``mps``, packed each."""
+    """A packed `LayeredMPS` besides its arrays, ``smpo`` and ``mps``, packed each.
+
+    Parameters
+    ----------
+    smpo : OperatorStructure, that of the lower layer
+    mps : ChainStructure, that of the upper one
+    """
 
     smpo: OperatorStructure
     mps: ChainStructure
 
-    @property
-    def phys_dims(self):
-        """Sizes of the inputs, one a site."""
-        return self.smpo.phys_dims
+    phys_dims = property(attrgetter("smpo.phys_dims"))
+    output_inds = property(attrgetter("mps.output_inds"))
+    output_dims = property(attrgetter("mps.output_dims"))
 
     @property
-    def output_inds(self):
-        """Names of the outputs."""
-        return self.mps.output_inds
+    def n_tensors(self):
+        """Those of both layers."""
+        return self.smpo.n_tensors + self.mps.n_tensors
 
     @property
-    def output_dims(self):
-        """Sizes of the outputs."""
-        return self.mps.output_dims
+    def output_tensors(self):
+        """The center of the upper layer."""
+        return {"smpo": {"plain": 0, "output": 0}, "mps": self.mps.output_tensors}
 
     @property
     def chain(self):
@@ -50,32 +56,27 @@ class LayeredStructure(Structure):
         )
 
     def padded(self):
-        """The same structure with every site's phys_dim that of the packed cores."""
+        """Structure with every site's phys_dim that of the packed cores."""
         return dataclasses.replace(self, smpo=self.smpo.padded())
 
-    def with_bias(self, packed, bias):
-        """`packed` plus the output core of another packed network."""
-        return packed | {"mps": self.mps.with_bias(packed["mps"], bias["mps"])}
+    def unpack(self, packed):
+        return LayeredMPS(self.smpo.unpack(packed["smpo"]), self.mps.unpack(packed["mps"]))
 
-    def rescale(self, packed, log_factor):
-        """Multiply by exp(log_factor): the core with the outputs first, then all cores alike."""
-        at_center = np.clip(log_factor, -10 * np.log(2), 10 * np.log(2))
-        a_core = np.exp((log_factor - at_center) / (self.nsites + self.mps.nsites))
-        packed = jax.tree.map(lambda core: core * core.dtype.type(a_core), packed)
-        return packed | {"mps": self.mps.rescale(packed["mps"], at_center)}
+    def contract(self, packed, phi):
+        return self.chain.contract(_fused(self, packed), phi)
+
+    def log_norm_squared(self, packed):
+        return self.chain.log_norm_squared(_fused(self, packed))
 
 
 @pack.register
-def _pack_layered(network: LayeredMPS):
-    smpo, smpo_structure = pack(network.smpo)
-    mps, mps_structure = pack(network.mps)
+def _(network: LayeredMPS):
+    try:
+        layers = network.layers()
+    except ValueError:
+        return pack(as_network(network, network.output_inds, network.site_ind_id))
+    (smpo, smpo_structure), (mps, mps_structure) = map(pack, layers)
     return {"smpo": smpo, "mps": mps}, LayeredStructure(smpo_structure, mps_structure)
-
-
-@_unpack.register
-def _unpack_layered(structure: LayeredStructure, packed):
-    smpo, mps = (unpack(packed[layer], getattr(structure, layer)) for layer in ("smpo", "mps"))
-    return LayeredMPS(smpo, mps)
 
 
 def _fused(structure, packed):
@@ -87,7 +88,7 @@ def _fused(structure, packed):
     right = mps["right"].swapaxes(1, 3)
     readers = jnp.concatenate([mps["left"], right])
     others = jnp.concatenate([output[:center], output[center + 1 :]])
-    # Between two outputs the MPS hands its state on.
+    # Between two outputs the MPS passes its state.
     plain = jnp.einsum("nlsr,ab->nlasrb", plain, jnp.eye(above, dtype=plain.dtype))
     others = jnp.einsum("nlsor,naob->nlasrb", others, readers)
     middle = jnp.einsum("lsor,ao...b->las...rb", output[center], mps["center"])
@@ -102,13 +103,3 @@ def _fused(structure, packed):
         "center": middle.reshape(bond, phys, *middle.shape[3:-2], bond),
         "right": cores[order[site:]].swapaxes(1, 3),
     }
-
-
-@_contract.register
-def _contract_layered(structure: LayeredStructure, packed, phi):
-    return _contract(structure.chain, _fused(structure, packed), phi)
-
-
-@_log_norm_squared.register
-def _log_norm_squared_layered(structure: LayeredStructure, packed):
-    return _log_norm_squared(structure.chain, _fused(structure, packed))

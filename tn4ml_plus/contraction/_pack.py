@@ -1,17 +1,41 @@
 """The seam between quimb and speed: a network as a few arrays and a hashable structure."""
 
-import dataclasses
 from functools import singledispatch
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._amplitude import Amplitude
+from ._structure import Structure
 
 
 @singledispatch
 def pack(network):
-    """Split a network into ``(packed, structure)``.
+    """Split a network into its arrays and its structure; `unpack` is the inverse.
 
-    packed: a pytree of few arrays, what optimisers see; structure: static and hashable, what
-    compiled functions are keyed by. `unpack` is the inverse.
+    Tensors are found by their indices, whatever their tags and their order. A network of this
+    package that was changed by hand into another geometry is packed as what it has become.
+    Another topology with a kernel of its own registers by ``@pack.register``.
+
+    Parameters
+    ----------
+    network : quimb.tensor.TensorNetwork
+        With inputs and outputs named as `tn4ml_plus.networks.from_quimb` wants them.
+
+    Returns
+    -------
+    packed : pytree of jax.Array, few arrays, what optimisers see
+    structure : Structure, static and hashable, what compiled functions are keyed by
+
+    Raises
+    ------
+    TypeError
+        For what is no tensor network.
+    ValueError
+        For arrays that are not real floats, and for indices that are neither inputs nor outputs.
     """
     raise TypeError(
         f"Cannot pack a {type(network).__name__}: give a quimb TensorNetwork, or see "
@@ -19,58 +43,32 @@ def pack(network):
     )
 
 
-class Structure:
-    """What structures with one phys_dim a site, `phys_dims`, have in common."""
-
-    @property
-    def nsites(self):
-        """Number of sites."""
-        return len(self.phys_dims)
-
-    @property
-    def phys_dim(self):
-        """Largest phys_dim, that of the packed arrays and of embedded samples."""
-        return max(self.phys_dims)
-
-    def padded(self):
-        """The same structure with the sizes of the packed arrays at every site and bond.
-
-        Networks that differ in the order of their sites share it, and so their compiled code.
-        """
-        sizes = {"phys_dims": (self.phys_dim,) * self.nsites}
-        if bonds := getattr(self, "bond_dims", ()):
-            sizes["bond_dims"] = (max(bonds),) * len(bonds)
-        return dataclasses.replace(self, **sizes)
+def unpack(packed: Any, structure: Structure):
+    """Network that `pack` took apart (NumPy), see `contract` for the parameters."""
+    return structure.unpack(packed)
 
 
-def real_dtype(dtype):
-    """The dtype itself; ValueError unless it is a floating one."""
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"The arrays must be real floats, got {dtype}: convert the network's.")
-    return dtype
-
-
-@singledispatch
-def _unpack(structure, packed):
-    raise TypeError(f"Not the structure of a packed network: {type(structure).__name__}.")
-
-
-def unpack(packed, structure):
-    """The quimb network that `pack` took apart, with the arrays of `packed` (NumPy)."""
-    return _unpack(structure, packed)
-
-
-@singledispatch
-def _contract(structure, packed, phi):
-    raise TypeError(f"Not the structure of a packed network: {type(structure).__name__}.")
-
-
-def contract(packed, structure, phi):
+def contract(
+    packed: Any, structure: Structure, phi: Float[Array | np.ndarray, "batch nsites phys_dim"]
+) -> Amplitude:
     """Evaluate a network on a batch of embedded samples.
 
-    phi: (batch, nsites, phys_dim), zero-padded where a site's own phys_dim is smaller. Returns an
-    `Amplitude` with value (batch, *outputs). Pure and differentiable in `packed` and `phi`; call it
-    under `jax.jit` with `structure` static. Raises ValueError when phi does not fit the structure.
+    Pure and differentiable in `packed` and `phi`; call it under `jax.jit` with `structure` static.
+
+    Parameters
+    ----------
+    packed, structure : a packed network
+    phi : (batch, nsites, phys_dim), zero-padded where a site's own phys_dim is smaller
+
+    Returns
+    -------
+    Amplitude
+        Value (batch, *outputs) and exponent (batch,).
+
+    Raises
+    ------
+    ValueError
+        When phi does not fit the structure.
     """
     if phi.ndim != 3 or phi.shape[1:] != (structure.nsites, structure.phys_dim):
         raise ValueError(
@@ -78,14 +76,82 @@ def contract(packed, structure, phi):
             f"{structure.phys_dim}), got {phi.shape}: is this the embedding, and are these the "
             "features, that the network was made for?"
         )
-    return _contract(structure, packed, phi)
+    return structure.contract(packed, phi)
 
 
-@singledispatch
-def _log_norm_squared(structure, packed):
-    raise TypeError(f"Not the structure of a packed network: {type(structure).__name__}.")
+def log_norm_squared(packed: Any, structure: Structure) -> Float[Array, ""]:
+    """Natural log of the network's squared Frobenius norm, see `contract` for the parameters."""
+    return structure.log_norm_squared(packed)
 
 
-def log_norm_squared(packed, structure):
-    """Natural logarithm of the squared Frobenius norm of the whole network, a scalar."""
-    return _log_norm_squared(structure, packed)
+def transform(
+    packed: Any, structure: Structure, phi: Float[Array | np.ndarray, "batch nsites phys_dim"]
+):
+    """Transformed states of embedded samples, one `MPS` per sample with one site per output.
+
+    The inputs k0, k1, ... of a state are the operator's outputs, from the left; its scale is in
+    ``exponent``, as quimb has it.
+
+    Parameters
+    ----------
+    packed, structure : a packed `SMPO` or `MPO`
+    phi : (batch, nsites, phys_dim), embedded samples
+
+    Returns
+    -------
+    list of MPS
+
+    Raises
+    ------
+    ValueError
+        For networks that are no operators, and for a cyclic operator of two outputs, whose state
+        no `MPS` can hold.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from tn4ml_plus.networks import SMPO
+    >>> packed, structure = pack(SMPO.random(6, spacing=2, key=jax.random.key(0)))
+    >>> (state,) = transform(packed, structure, np.ones((1, 6, 2)))
+    >>> state.outer_inds()
+    ('k0', 'k1', 'k2')
+    """
+    return structure.transform(packed, phi)
+
+
+# For those who pack -------------------------------------------------------------------------------
+
+
+def common_dtype(arrays):
+    """The floating dtype of packed arrays, at least single precision.
+
+    ValueError unless all are real floats.
+    """
+    for array in arrays:
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(
+                f"The arrays must be real floats, got {array.dtype}: convert the network's, "
+                'network.astype("float32").'
+            )
+    dtypes = {jax.dtypes.canonicalize_dtype(array.dtype) for array in arrays}
+    return np.result_type(np.float32, *dtypes)
+
+
+def spread(arrays, exponent):
+    """Arrays with a share each of a factor 10**exponent, which overflows none of them."""
+    scale = 10.0 ** (exponent / len(arrays))
+    return [array * scale for array in arrays] if exponent else arrays
+
+
+def padded(array, shape):
+    """Zero-padded to a shape, NumPy unless it is traced."""
+    xp = jnp if isinstance(array, jax.core.Tracer) else np
+    widths = [(0, n - m) for n, m in zip(shape, array.shape, strict=True)]
+    return xp.pad(array, widths) if widths else xp.asarray(array)  # NumPy pads no scalars
+
+
+def stacked(arrays, shape, dtype):
+    """Arrays zero-padded to a shape each, as one of a dtype."""
+    arrays = [padded(array, shape) for array in arrays]
+    xp = jnp if any(isinstance(array, jax.core.Tracer) for array in arrays) else np
+    return jnp.asarray(xp.stack(arrays) if arrays else np.zeros((0, *shape)), dtype)

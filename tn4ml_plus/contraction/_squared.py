@@ -1,23 +1,23 @@
 """Networks whose value is the squared norm of their outputs: what densities are trained on."""
 
 import dataclasses
-from functools import singledispatch
-from typing import Any
-
-import jax.numpy as jnp
+from operator import attrgetter
 
 from .._registry import register
-from .._typing import Amplitude
-from ._pack import Structure, _contract, _log_norm_squared, _unpack, contract
+from ._structure import Structure
 
 
 @register("structure", name="squared_norm")
 @dataclasses.dataclass(frozen=True)
 class SquaredNorm(Structure):
-    """A packed network whose `contract` gives the squared norm of its outputs, one a sample.
+    """A packed network whose `contract` gives the squared norm of its outputs, one per sample.
 
-    structure: that of the network itself, which `unpack` still gives back.
+    Parameters
+    ----------
+    structure : Structure, that of the network itself, which `unpack` gives back
 
+    Examples
+    --------
     >>> import jax, numpy as np
     >>> from tn4ml_plus.contraction import contract, pack
     >>> from tn4ml_plus.networks import MPS
@@ -29,48 +29,34 @@ class SquaredNorm(Structure):
     True
     """
 
-    structure: Any
+    structure: Structure
 
-    @property
-    def phys_dims(self):
-        """Sizes of the inputs, one a site."""
-        return self.structure.phys_dims
+    squared = True
+    output_inds = ()
+    output_dims = ()
 
-    @property
-    def output_dims(self):
-        """None: a number a sample."""
-        return ()
+    # All else is that of the network.
+    phys_dims = property(attrgetter("structure.phys_dims"))
+    n_tensors = property(attrgetter("structure.n_tensors"))
+    output_tensors = property(attrgetter("structure.output_tensors"))
+    rooted_needs = property(attrgetter("structure.rooted_needs"))
+    log_norm_squared = property(attrgetter("structure.log_norm_squared"))
+    unpack = property(attrgetter("structure.unpack"))
+    rooted = property(attrgetter("structure.rooted"))
+    to_nodes = property(attrgetter("structure.to_nodes"))
 
     def padded(self):
         """The same of the padded structure."""
         return SquaredNorm(self.structure.padded())
 
-    def with_bias(self, packed, bias):
-        """As for the network itself."""
-        return self.structure.with_bias(packed, bias)
-
     def rescale(self, packed, log_factor):
         """Multiply the squared norms by exp(log_factor)."""
         return self.structure.rescale(packed, log_factor / 2)
 
+    def contract(self, packed, phi):
+        return self.structure.contract_squared(packed, phi)
 
-@singledispatch
-def contract_squared(structure, packed, phi):
-    """Amplitude of the squared norm of the outputs, (batch,)."""
-    value, exponent = contract(packed, structure, phi)
-    return Amplitude(jnp.sum(value.reshape(len(value), -1) ** 2, axis=1), 2 * exponent)
-
-
-@_contract.register
-def _contract_squared_norm(structure: SquaredNorm, packed, phi):
-    return contract_squared(structure.structure, packed, phi)
-
-
-@_unpack.register
-def _unpack_squared_norm(structure: SquaredNorm, packed):
-    return _unpack(structure.structure, packed)
-
-
-@_log_norm_squared.register
-def _log_norm_squared_squared_norm(structure: SquaredNorm, packed):
-    return _log_norm_squared(structure.structure, packed)
+    def from_nodes(self, cores, ranks):
+        """Packed network and structure, see `Structure.from_nodes`."""
+        packed, structure = self.structure.from_nodes(cores, ranks)
+        return packed, SquaredNorm(structure)

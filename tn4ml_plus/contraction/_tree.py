@@ -9,21 +9,31 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .._amplitude import Amplitude, exponent_of, times_power_of_two
 from .._registry import register
-from .._typing import Amplitude, exponent_of, power_of_two
-from ..networks import TTN, Tree
+from ..networks import TTN, Tree, as_network
 from ._khatri_rao import khatri_rao
-from ._pack import Structure, _contract, _log_norm_squared, _unpack, pack, real_dtype
+from ._pack import common_dtype, pack, spread, stacked
+from ._rooted import Rooted
+from ._structure import Structure
 
 
 @register("structure", name="tree")
 @dataclasses.dataclass(frozen=True)
 class TreeStructure(Structure):
-    """What a packed tree is besides its arrays.
+    """A packed tree besides its arrays.
 
-    The arrays are one a layer, (nodes, *children, up): a layer holds the nodes of one height whose
-    children are leaves and nodes in the same pattern. The last holds the root, outputs flattened.
-    bond_dims: size of the bond above each node but the root; phys_dims: one a site.
+    The arrays are one per layer, (nodes, *children, up): a layer holds the nodes of one height
+    whose children are leaves and nodes in the same pattern. The last holds the root, outputs
+    flattened.
+
+    Parameters
+    ----------
+    tree : Tree, which nodes join which
+    bond_dims : tuple of int, size of the bond above each node but the root
+    phys_dims : tuple of int, one per site
+    output_inds, output_dims : tuple, names and sizes of the outputs
+    site_ind_id, site_tag_id, node_tag_id : str, those of the `TTN`
     """
 
     tree: Tree
@@ -35,16 +45,117 @@ class TreeStructure(Structure):
     site_tag_id: str = "I{}"
     node_tag_id: str = "N{}"
 
-    def with_bias(self, packed, bias):
-        """`packed` plus the root of another packed tree."""
-        return (*packed[:-1], packed[-1] + bias[-1])
+    @property
+    def n_tensors(self):
+        """One per node."""
+        return len(self.tree.nodes)
 
-    def rescale(self, packed, log_factor):
-        """Multiply the whole network by exp(log_factor): the root first, then all nodes alike."""
-        at_root = np.clip(log_factor, -10 * np.log(2), 10 * np.log(2))
-        a_node = np.exp((log_factor - at_root) / len(self.tree.nodes))
-        *layers, root = (core * core.dtype.type(a_node) for core in packed)
-        return (*layers, root * root.dtype.type(np.exp(at_root)))
+    @property
+    def output_tensors(self):
+        """The root."""
+        return (*[0] * (len(_layers(self.tree)) - 1), 1)
+
+    def unpack(self, packed):
+        tree, sizes = self.tree, self.phys_dims + self.bond_dims
+        arrays = self.to_nodes(packed)[0]
+        for i, core in enumerate(arrays):
+            below = [sizes[child] for child in tree.nodes[i]]
+            up = self.output_dims if i == len(arrays) - 1 else (self.bond_dims[i],)
+            core = core[tuple(map(slice, (*below, prod(up))))]
+            arrays[i] = np.ascontiguousarray(core.reshape(*below, *up))
+        return TTN(
+            arrays,
+            tree,
+            output_inds=self.output_inds,
+            site_ind_id=self.site_ind_id,
+            site_tag_id=self.site_tag_id,
+            node_tag_id=self.node_tag_id,
+        )
+
+    def contract(self, packed, phi):
+        """Layer by layer, from the leaves up."""
+        states = {-1: phi.transpose(1, 2, 0).astype(packed[0].dtype)}
+        total = jnp.zeros(phi.shape[0], jnp.int32)
+        for number, (cores, slots) in enumerate(zip(packed, _sources(self.tree), strict=True)):
+            sizes = cores.shape[1:-1]
+            children = tuple(_gather(states, slot, (size,)) for slot, size in zip(slots, sizes))
+            states[number], exponents = merge(cores, children)
+            total = total + jnp.sum(exponents, axis=0, dtype=jnp.int32)
+        value = states[len(packed) - 1][0].T
+        return Amplitude(value.reshape(phi.shape[0], *self.output_dims), total)
+
+    def log_norm_squared(self, packed):
+        phys_dims, widest = np.array(self.phys_dims), self.phys_dim
+        eyes = np.eye(widest) * (np.arange(widest) < phys_dims[:, None])[:, None]
+        norms = {-1: jnp.asarray(eyes, packed[0].dtype)}
+        log = jnp.zeros((), packed[0].dtype)
+
+        def node(core, grams):
+            half = core
+            for axis, gram in enumerate(grams):
+                half = jnp.moveaxis(jnp.tensordot(half, gram, (axis, 0)), -1, axis)
+            return jnp.tensordot(half, core, (list(range(core.ndim - 1)),) * 2)
+
+        for number, (cores, slots) in enumerate(zip(packed, _sources(self.tree), strict=True)):
+            sizes = cores.shape[1:-1]
+            grams = tuple(_gather(norms, slot, (n, n)) for slot, n in zip(slots, sizes))
+            gram = jax.vmap(node)(cores, grams)
+            size = lax.stop_gradient(jnp.max(jnp.abs(gram), axis=(1, 2), keepdims=True))
+            size = jnp.where(size > 0, size, 1)
+            norms[number] = gram / size
+            log = log + jnp.sum(jnp.log(size))
+        return jnp.log(jnp.trace(norms[len(packed) - 1][0])) + log
+
+    rooted_needs = None
+
+    def rooted(self):
+        """The tree itself."""
+        return Rooted(self.nsites, self.tree.nodes, tuple(range(len(self.tree.nodes) - 1)))
+
+    def to_nodes(self, packed):
+        cores = [None] * len(self.tree.nodes)
+        for layer, stack in zip(_layers(self.tree), packed, strict=True):
+            for i, core in zip(layer, np.asarray(stack), strict=True):
+                cores[i] = core
+        return cores, self.bond_dims
+
+    def from_nodes(self, cores, ranks):
+        structure = dataclasses.replace(self, bond_dims=tuple(ranks))
+        return _stacked(structure, cores, cores[-1].dtype), structure
+
+
+@pack.register
+def _(ttn: TTN):
+    tree, cores = ttn.tree, ttn.cores()
+    if cores is None:
+        return pack(as_network(ttn, ttn.output_inds, ttn.site_ind_id))
+    dtype = common_dtype(cores)
+    below = len(tree.nodes[-1])
+    output_dims = cores[-1].shape[below:]
+    cores[-1] = cores[-1].reshape(*cores[-1].shape[:below], prod(output_dims))
+    cores = spread(cores, ttn.exponent)
+    structure = TreeStructure(
+        tree,
+        tuple(core.shape[-1] for core in cores[:-1]),
+        tuple(ttn.ind_size(ttn.site_ind(i)) for i in range(tree.nsites)),
+        ttn.output_inds,
+        output_dims,
+        ttn.site_ind_id,
+        ttn.site_tag_id,
+        ttn.node_tag_id,
+    )
+    return _stacked(structure, cores, dtype), structure
+
+
+def _stacked(structure, cores, dtype):
+    """Packed layers of the cores of all nodes."""
+    tree, packed = structure.tree, []
+    for layer in _layers(tree):
+        shape = np.max([cores[i].shape for i in layer], axis=0)
+        leaves = [axis for axis, child in enumerate(tree.nodes[layer[0]]) if child < tree.nsites]
+        shape[leaves] = structure.phys_dim
+        packed.append(stacked([cores[i] for i in layer], shape, dtype))
+    return tuple(packed)
 
 
 @lru_cache(maxsize=256)
@@ -55,70 +166,6 @@ def _layers(tree):
         pattern = tuple(child < tree.nsites for child in children)
         layers.setdefault((height, len(children), pattern), []).append(i)
     return tuple(tuple(layers[key]) for key in sorted(layers))
-
-
-@pack.register
-def _pack_tree(ttn: TTN):
-    tree = ttn.tree
-    inds = [ttn.site_ind(i) for i in range(tree.nsites)]
-    inds += [ttn.up_ind(i) for i in range(len(tree.nodes) - 1)]
-    cores = []
-    for i, children in enumerate(tree.nodes):
-        is_root = i == len(tree.nodes) - 1
-        up = ttn.output_inds if is_root else (inds[tree.nsites + i],)
-        data = ttn.node(i).transpose(*(inds[child] for child in children), *up).data
-        if is_root:
-            output_dims = data.shape[len(children) :]
-            data = data.reshape(*data.shape[: len(children)], prod(output_dims))
-        cores.append(data)
-    if ttn.exponent:
-        # Spread over the nodes, the scale of the whole network overflows none of them.
-        scale = 10.0 ** (ttn.exponent / len(cores))
-        cores = [core * scale for core in cores]
-    structure = TreeStructure(
-        tree,
-        tuple(core.shape[-1] for core in cores[:-1]),
-        tuple(map(ttn.ind_size, inds[: tree.nsites])),
-        ttn.output_inds,
-        output_dims,
-        ttn.site_ind_id,
-        ttn.site_tag_id,
-        ttn.node_tag_id,
-    )
-    xp = jnp if any(isinstance(core, jax.core.Tracer) for core in cores) else np
-    dtype = real_dtype(jnp.result_type(jnp.float32, *cores))
-    packed = []
-    for layer in _layers(tree):
-        shape = np.max([cores[i].shape for i in layer], axis=0)
-        leaves = [axis for axis, child in enumerate(tree.nodes[layer[0]]) if child < tree.nsites]
-        shape[leaves] = structure.phys_dim
-        padded = [
-            xp.pad(cores[i], [(0, n - m) for n, m in zip(shape, cores[i].shape)]) for i in layer
-        ]
-        packed.append(jnp.asarray(xp.stack(padded), dtype))
-    return tuple(packed), structure
-
-
-@_unpack.register
-def _unpack_tree(structure: TreeStructure, packed):
-    tree = structure.tree
-    sizes = structure.phys_dims + structure.bond_dims
-    arrays = [None] * len(tree.nodes)
-    for layer, cores in zip(_layers(tree), packed, strict=True):
-        for i, core in zip(layer, np.asarray(cores), strict=True):
-            below = [sizes[child] for child in tree.nodes[i]]
-            is_root = i == len(tree.nodes) - 1
-            up = structure.output_dims if is_root else (structure.bond_dims[i],)
-            core = core[tuple(map(slice, (*below, prod(up))))]
-            arrays[i] = np.ascontiguousarray(core.reshape(*below, *up))
-    return TTN(
-        arrays,
-        tree,
-        output_inds=structure.output_inds,
-        site_ind_id=structure.site_ind_id,
-        site_tag_id=structure.site_tag_id,
-        node_tag_id=structure.node_tag_id,
-    )
 
 
 @jax.custom_vjp
@@ -138,7 +185,7 @@ def _merge_forward(cores, children):
         core, vectors = inputs
         u = lax.dot_general(core, khatri_rao(*vectors), (((0,), (0,)), ((), ())))
         e = exponent_of(u)
-        return None, (u * power_of_two(-e, u.dtype), e)
+        return None, (times_power_of_two(u, -e), e)
 
     flat = cores.reshape(len(cores), -1, cores.shape[-1])
     _, result = lax.scan(node, None, (flat, children))
@@ -150,7 +197,7 @@ def _merge_backward(residuals, cotangent):
 
     def node(_, inputs):
         core, vectors, e, g = inputs
-        g = g * power_of_two(-e, g.dtype)
+        g = times_power_of_two(g, -e)
         d_core = lax.dot_general(khatri_rao(*vectors), g, (((1,), (1,)), ((), ())))
         # From the last child to the first: the product of those before it stays an array.
         d, d_vectors = core @ g, []
@@ -158,7 +205,7 @@ def _merge_backward(residuals, cotangent):
             before = khatri_rao(*vectors[:j])
             d = d.reshape(len(before), len(vectors[j]), -1)
             d_vectors.append(jnp.sum(d * before[:, None], axis=0))
-            d = jnp.sum(d * vectors[j], axis=1)
+            d = jnp.sum(d * vectors[j][None], axis=1)
         d_vectors = (d, *reversed(d_vectors))
         return None, (d_core, d_vectors)
 
@@ -216,40 +263,3 @@ def _gather(states, slot, sizes):
         found.append(jnp.pad(part, [(0, 0), *missing, *[(0, 0)] * (part.ndim - 1 - len(sizes))]))
     gathered = jnp.concatenate(found) if len(found) > 1 else found[0]
     return gathered if order is None else gathered[np.array(order)]
-
-
-@_contract.register
-def _contract_tree(structure: TreeStructure, packed, phi):
-    states = {-1: phi.transpose(1, 2, 0).astype(packed[0].dtype)}
-    total = jnp.zeros(phi.shape[0], jnp.int32)
-    for number, (cores, slots) in enumerate(zip(packed, _sources(structure.tree), strict=True)):
-        sizes = cores.shape[1:-1]
-        children = tuple(_gather(states, slot, (size,)) for slot, size in zip(slots, sizes))
-        states[number], exponents = merge(cores, children)
-        total = total + jnp.sum(exponents, axis=0)
-    value = states[len(packed) - 1][0].T
-    return Amplitude(value.reshape(phi.shape[0], *structure.output_dims), total)
-
-
-@_log_norm_squared.register
-def _log_norm_squared_tree(structure: TreeStructure, packed):
-    phys_dims, widest = np.array(structure.phys_dims), structure.phys_dim
-    eyes = np.eye(widest) * (np.arange(widest) < phys_dims[:, None])[:, None]
-    norms = {-1: jnp.asarray(eyes, packed[0].dtype)}
-    log = jnp.zeros((), packed[0].dtype)
-
-    def node(core, grams):
-        half = core
-        for axis, gram in enumerate(grams):
-            half = jnp.moveaxis(jnp.tensordot(half, gram, (axis, 0)), -1, axis)
-        return jnp.tensordot(half, core, (list(range(core.ndim - 1)),) * 2)
-
-    for number, (cores, slots) in enumerate(zip(packed, _sources(structure.tree), strict=True)):
-        sizes = cores.shape[1:-1]
-        grams = tuple(_gather(norms, slot, (n, n)) for slot, n in zip(slots, sizes))
-        gram = jax.vmap(node)(cores, grams)
-        size = lax.stop_gradient(jnp.max(jnp.abs(gram), axis=(1, 2), keepdims=True))
-        size = jnp.where(size > 0, size, 1)
-        norms[number] = gram / size
-        log = log + jnp.sum(jnp.log(size))
-    return jnp.log(jnp.trace(norms[len(packed) - 1][0])) + log

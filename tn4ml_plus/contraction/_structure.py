@@ -1,0 +1,195 @@
+"""The static part of a packed network, and everything that it can do."""
+
+import abc
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._amplitude import Amplitude
+from ._rooted import END, SHUT, Rooted
+
+# The tensors with outputs take this part of a change of scale, 2**10, before all others share it.
+_AT_OUTPUTS = 10 * np.log(2)
+
+
+class Structure(abc.ABC):
+    """Everything that a packed network can do; subclass it for a topology with a kernel of its own.
+
+    `pack` splits a network into a pytree of arrays, ``packed``, and its structure: a frozen
+    dataclass, registered by ``@register("structure", name=...)``, by which compiled functions are
+    keyed and from which saved files are read. Whoever needs an ability asks the structure for it,
+    never for its class.
+
+    A subclass has the attributes below as fields or properties, and the abstract methods. The
+    squared norm of the outputs follows from them. A view as nodes below a root, by which networks
+    are swept, compressed, sampled and looked into, takes `rooted`, `to_nodes` and `from_nodes`,
+    with None as `rooted_needs`; only operators have `transform`. An ability that is not there
+    refuses, a ValueError that says what it needs.
+
+    Attributes
+    ----------
+    phys_dims, output_dims : tuple of int, sizes of the inputs, one per site, and of the outputs
+    output_inds : tuple of str, names of the outputs
+
+    Notes
+    -----
+    Parameters of the methods are `packed`, the arrays of the network; `phi`, embedded samples,
+    (batch, nsites, phys_dim); `bias`, other arrays of this structure; `log_factor`, a float.
+    """
+
+    phys_dims: tuple[int, ...]
+    output_inds: tuple[str, ...]
+    output_dims: tuple[int, ...]
+
+    #: Whether `contract` gives the squared norm of the network's outputs.
+    squared = False
+
+    # No property, which no field of that name could replace.
+    @cached_property
+    def nsites(self) -> int:
+        """Number of sites."""
+        return len(self.phys_dims)
+
+    @property
+    def phys_dim(self) -> int:
+        """Largest phys_dim, that of the packed arrays and of embedded samples."""
+        return max(self.phys_dims)
+
+    def padded(self):
+        """Structure with the sizes of the packed arrays at every site and bond.
+
+        Networks that differ in the order of their sites share it, and so their compiled code.
+        """
+        sizes = {"phys_dims": (self.phys_dim,) * self.nsites}
+        if bonds := getattr(self, "bond_dims", ()):
+            sizes["bond_dims"] = (max(bonds),) * len(bonds)
+        return dataclasses.replace(self, **sizes)
+
+    # What every structure can do ------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def contract(
+        self, packed: Any, phi: Float[Array | np.ndarray, "batch nsites phys_dim"]
+    ) -> Amplitude:
+        """Outputs on embedded samples, see `contract` for the parameters."""
+
+    @abc.abstractmethod
+    def log_norm_squared(self, packed: Any) -> Float[Array, ""]:
+        """Natural logarithm of the squared Frobenius norm of the whole network."""
+
+    @abc.abstractmethod
+    def unpack(self, packed: Any):
+        """Network that `pack` took apart, with these arrays (NumPy)."""
+
+    @property
+    @abc.abstractmethod
+    def n_tensors(self) -> int:
+        """Number of tensors, which share a change of scale."""
+
+    @property
+    @abc.abstractmethod
+    def output_tensors(self):
+        """Numbers of tensors with outputs in the packed arrays, a pytree like these."""
+
+    def with_bias(self, packed, bias):
+        """Sum with the tensors with outputs of `bias`, see `Structure` for the parameters."""
+        return jax.tree.map(lambda a, b, n: a + b if n else a, packed, bias, self.output_tensors)
+
+    def rescale(self, packed, log_factor):
+        """Multiply the outputs by exp(log_factor), see `Structure` for the parameters.
+
+        Their tensors take a factor of up to 2**10, all tensors alike what is left.
+        """
+        n_outputs = sum(jax.tree.leaves(self.output_tensors))
+        limit = _AT_OUTPUTS if n_outputs else 0.0
+        at_outputs = np.clip(log_factor, -limit, limit)
+        each = np.exp((log_factor - at_outputs) / self.n_tensors)
+        factors = {False: each, True: each * np.exp(at_outputs / max(n_outputs, 1))}
+        return jax.tree.map(
+            lambda a, n: a * a.dtype.type(factors[n > 0]), packed, self.output_tensors
+        )
+
+    # What some can do -----------------------------------------------------------------------------
+
+    def contract_squared(
+        self, packed: Any, phi: Float[Array | np.ndarray, "batch nsites phys_dim"]
+    ) -> Amplitude:
+        """Squared norm of the outputs, (batch,), see `Structure` for the parameters."""
+        value, exponent = self.contract(packed, phi)
+        return Amplitude(jnp.sum(value.reshape(len(value), -1) ** 2, axis=1), 2 * exponent)
+
+    @property
+    def rooted_needs(self) -> str | None:
+        """Words for what a view as nodes below a root would need; None where there is one."""
+        return f"open chains or trees, this is a {_kind(self)} network"
+
+    @property
+    def has_exact_marginals(self) -> bool:
+        """Whether `BornDensity` takes such networks, as far as they have no outputs."""
+        return self.rooted_needs is None and not self.rooted().is_open
+
+    def check_rooted(self, who, remedy=""):
+        """ValueError unless there is a view as nodes below a root.
+
+        Parameters
+        ----------
+        who, remedy : str, beginning and end of the message, around what is needed
+        """
+        if self.rooted_needs is not None:
+            raise ValueError(f"{who} {self.rooted_needs}{remedy}.")
+
+    def check_swept(self):
+        """ValueError unless sweeps can train it: trees, open chains, operators' squared norms."""
+        self.check_rooted("Sweeps need", ": train it by gradients")
+        if self.rooted().is_open and not self.squared:
+            raise ValueError(
+                "Sweeps see an operator's outputs through their squared norm, as losses of "
+                "densities do: train it on another loss by gradients."
+            )
+
+    def rooted(self) -> Rooted:
+        """The view as nodes below a root; raises ValueError where there is none."""
+        self.check_rooted("A view as nodes below a root needs")
+        raise NotImplementedError(f"{type(self).__name__} lacks a method of its rooted view.")
+
+    def to_nodes(self, packed: Any) -> tuple[list, tuple[int, ...]]:
+        """Cores of the nodes, in NumPy, and sizes of the bonds above all of them but the root.
+
+        A core is (*children, up); the last axis of the root are its outputs, flattened.
+        """
+        return self.rooted()
+
+    def from_nodes(self, cores: list, ranks: tuple[int, ...]):
+        """Packed network and structure of cores, the inverse of `to_nodes`.
+
+        Parameters
+        ----------
+        cores : list of arrays, (*children, up) each
+        ranks : tuple of int, sizes to which the bonds above all nodes but the root are cut
+        """
+        return self.rooted()
+
+    def nodes(self, packed: Any) -> list[np.ndarray]:
+        """Cores as from `to_nodes` in float64, with no padding of their bonds."""
+        form, (cores, ranks) = self.rooted(), self.to_nodes(packed)
+        sizes = dict(enumerate(ranks, form.nsites)) | {END: 1, SHUT: 1}
+        found = []
+        for i, (core, children) in enumerate(zip(cores, form.nodes, strict=True)):
+            used = (sizes.get(child) for child in (*children, form.nsites + i))
+            found.append(np.asarray(core, float)[tuple(map(slice, used))])
+        return found
+
+    def transform(self, packed: Any, phi):
+        """Transformed states of embedded samples, see `transform` for the parameters."""
+        raise ValueError(
+            f"Transformed states need an operator, an SMPO or MPO: this is a {_kind(self)} network."
+        )
+
+
+def _kind(structure):
+    return type(structure).__name__.removesuffix("Structure").lower()
