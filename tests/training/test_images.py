@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from tn4ml_plus._errors import NotFiniteError
+from tn4ml_plus.errors import NotFiniteError
 from tn4ml_plus.image import DTTN, LayerNormProduct, Variant
 from tn4ml_plus.training import (
     CutMix,

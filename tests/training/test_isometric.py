@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from tn4ml_plus import TNAnomalyDetector, TNBornMachine, TNClassifier
-from tn4ml_plus.contraction import SquaredNorm, contract, pack, to_nodes
+from tn4ml_plus.contraction import SquaredNorm, contract, pack
 from tn4ml_plus.embeddings import Trigonometric
 from tn4ml_plus.initializers import RandomNormal
 from tn4ml_plus.losses import (
@@ -20,11 +20,10 @@ from tn4ml_plus.losses import (
 )
 from tn4ml_plus.networks import MPS, TTN, SMPOSpec
 from tn4ml_plus.training import IsometricSweep
-from tn4ml_plus.training import _isometric as module
-from tn4ml_plus.training._bond import Bond
-from tn4ml_plus.training._local import LocalObjective, Settings
-from tn4ml_plus.training._states import surroundings
-from tn4ml_plus.training._visits import Visit, descend, run, single
+from tn4ml_plus.training.sweeps import _isometric as module
+from tn4ml_plus.training.sweeps._effective_map import EffectiveMap
+from tn4ml_plus.training.sweeps._effective_problem import EffectiveObjective, Settings
+from tn4ml_plus.training.sweeps._updates import Bond, Place, Program, extend_above, run_updates
 
 NSITES, PHYS, BATCH = 8, 3, 50
 OBJECTIVES = [
@@ -75,7 +74,7 @@ def isometry_error(core, rank):
 
 
 def isometry_errors(sweeper):
-    return [isometry_error(*pair) for pair in zip(sweeper.cores, sweeper.ranks)]
+    return [isometry_error(*pair) for pair in zip(sweeper.cores, sweeper.state.ranks)]
 
 
 @every_network
@@ -95,31 +94,32 @@ def test_updates_keep_isometries_and_never_rise(kind, objective, quick):
     sweeper, *_ = made(kind, objective)
     errors, falls = [], []
 
-    def at(kind, visit):
+    def at(bond):
         """The objective, from the core and from the outputs as they are kept."""
-        store, seen = sweeper.store, sweeper.seen
-        fixed, core = surroundings(single(kind, store, seen, visit)), store.cores[kind.mine]
-        bond = Bond(fixed, (core[0].size // core.shape[-1], 1, core.shape[-1]))
-        B, F = core[visit.lower].reshape(bond.shape), store.outputs
-        np.testing.assert_allclose(bond.outputs(B), F, rtol=1e-3, atol=1e-4 * jnp.abs(F).max())
-        value = LocalObjective(objective, sweeper.task.squared, fixed, 0.0)
-        return float(value(F, bond.inner(B, B), 0.0)[0])
+        fixed, core = bond.environment_of_lower(sweeper.state), bond.lower(sweeper.state)
+        linear = EffectiveMap(fixed, (core.size // core.shape[-1], 1, core.shape[-1]))
+        B, F = core.reshape(linear.shape), sweeper.state.outputs
+        np.testing.assert_allclose(linear.outputs(B), F, rtol=1e-3, atol=1e-4 * jnp.abs(F).max())
+        value = EffectiveObjective(sweeper.task, fixed, 0.0)
+        return float(value(F, linear.inner(B, B), 0.0)[0])
 
     def checked(plan, reports, exponents):
-        for step, kind, start, stop in plan.runs:
-            for i in range(start, stop):
-                visit = Visit(*(column[i] for column in plan.visits))
-                before = None if step is descend else at(kind, visit)
-                sweeper.store, found = run(
-                    step, sweeper.task, kind, sweeper.store, None if step is descend else reports,
-                    sweeper.seen, plan.visits, i, i + 1, exponents,
+        for update, layout, span in plan.runs:
+            for i in range(*span):
+                place = Place(*(column[i] for column in plan.places))
+                bond = Bond(sweeper.task, layout, sweeper.batch, place)
+                is_update = update is not extend_above
+                before = at(bond) if is_update else None
+                sweeper.state, found = run_updates(
+                    Program(update, sweeper.task, layout), sweeper.state,
+                    reports if is_update else None, sweeper.batch, plan.places, (i, i + 1),
+                    exponents,
                 )  # fmt: skip
-                if step is not descend:
+                if is_update:
                     reports = found
-                    core = sweeper.store.cores[kind.mine][visit.lower]
-                    core = jnp.ldexp(core, exponents[visit.node])
-                    errors.append(isometry_error(core, sweeper.ranks[visit.node]))
-                    falls.append(before - at(kind, visit))
+                    core = jnp.ldexp(bond.lower(sweeper.state), exponents[place.node])
+                    errors.append(isometry_error(core, sweeper.state.ranks[place.node]))
+                    falls.append(before - at(bond))
         return reports
 
     for seed in range(2):
@@ -128,7 +128,7 @@ def test_updates_keep_isometries_and_never_rise(kind, objective, quick):
         sweeper.sweep(SETTINGS)
         del sweeper._run
         assert max(isometry_errors(sweeper)) < 1e-5
-    assert len(errors) == 2 * len(sweeper.ranks)
+    assert len(errors) == 2 * len(sweeper.state.ranks)
     assert max(errors) < 1e-5
     assert min(falls) > -1e-5
     assert max(falls) > 1e-3
@@ -150,7 +150,8 @@ def test_a_classifier_learns(digits, network):
     assert model.score(X_test, y_test) > 0.95
     assert model.history_["loss"][-1] < model.history_["loss"][0]
     assert all(0 <= share <= 1 for share in model.history_["changed"])
-    cores, ranks = to_nodes(*reversed(pack(model.network_)))
+    packed, structure = pack(model.network_)
+    cores, ranks = structure.to_nodes(packed)
     assert max(map(isometry_error, cores, ranks)) < 1e-5
 
 

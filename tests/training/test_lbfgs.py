@@ -1,12 +1,14 @@
 """L-BFGS on a problem small enough to be solved."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tn4ml_plus._errors import NotFiniteError
 from tn4ml_plus.contraction import contract, pack
+from tn4ml_plus.errors import NotFiniteError
 from tn4ml_plus.initializers import RandomNormal
 from tn4ml_plus.losses import SquaredError
 from tn4ml_plus.networks import MPS
@@ -73,14 +75,25 @@ def test_decay_pulls_toward_the_anchor():
     assert norms[1] < 0.9 * norms[0]
 
 
+def test_decay_costs_half_of_the_squared_distance():
+    losses = [
+        LBFGS(max_epochs=1, decay=decay).train(make_problem()).history["loss"][0]
+        for decay in (0.0, 10.0)
+    ]
+    leaves = jax.tree.leaves(make_problem().params)
+    squares = sum(float(jnp.sum(leaf**2)) for leaf in leaves) / len(leaves[0])
+    np.testing.assert_allclose(losses[1] - losses[0], 0.5 * 10 / N_SAMPLES * squares, rtol=1e-10)
+
+
 def test_batches_of_samples_are_refused():
-    with pytest.raises(ValueError, match='use trainer="gradient"'):
+    with pytest.raises(ValueError, match=r'LBFGS cannot .* trainer="gradient"'):
         LBFGS().partial_train(make_problem())
 
 
 def test_a_loss_that_is_not_finite_names_what_helps():
     problem = make_problem()
-    problem.samples = problem.samples._replace(target=problem.samples.target * np.nan)
+    samples = problem.samples._replace(target=problem.samples.target * np.nan)
+    problem = dataclasses.replace(problem, samples=samples)
     with pytest.raises(
         NotFiniteError, match=r'initializer or trainer="gradient";.* custom'
     ) as info:

@@ -1,21 +1,28 @@
-"""What a trainer is given and what it returns."""
+"""Problems that trainers are given, and the results that they return."""
 
+import abc
 import dataclasses
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..contraction import unpack
-from ._members import members
-from ._objective import mean_loss
+from ._members import count, members
+from ._risk import Risk, mean_loss, value
 
 
 class Samples(NamedTuple):
     """Embedded samples on the device, padded to a bucketed length with samples of weight zero.
 
-    phi: (length, nsites, phys_dim); target: (length,) or (length, n_outputs); weight: (length,).
+    Attributes
+    ----------
+    phi : array (length, nsites, phys_dim)
+    target : array (length,) or (length, n_outputs)
+    weight : array (length,)
     """
 
     phi: jax.Array
@@ -23,10 +30,10 @@ class Samples(NamedTuple):
     weight: jax.Array
 
 
-def bucket(size):
+def bucket(size: int) -> int:
     """Smallest of 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ... that is at least `size`.
 
-    Four sizes an octave, so that nearby sizes share compiled code at a cost of at most a quarter.
+    Four sizes per octave, so that nearby sizes share compiled code at a cost of at most a quarter.
 
     >>> [bucket(n) for n in (1, 9, 455, 456, 60000)]
     [1, 10, 512, 512, 65536]
@@ -37,10 +44,13 @@ def bucket(size):
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """What a callback sees after each epoch.
+    """A finished epoch, as callbacks see it.
 
-    number: counted from 1; history: lists by name, one value an epoch; members: a function without
-    arguments that returns the current networks as a list of quimb networks.
+    Parameters
+    ----------
+    number : int, counted from 1
+    history : dict, lists by name, one value per epoch
+    members : function without arguments, returns the current networks as a list of quimb networks
     """
 
     number: int
@@ -49,15 +59,81 @@ class Epoch:
 
 
 @dataclasses.dataclass
-class Problem:
-    """One training task: several networks of one padded structure on the same samples.
+class Result:
+    """The outcome of training.
 
-    structures: one a network, from `pack`; params: packed networks, leaves (n_members, ...);
-    anchor: the same pytree, what decay pulls toward; orders: (n_members, nsites) which site of phi
-    each network's sites read, None for the given order; neutral: (nsites, phys_dim) the vector of
-    a dropped feature; n_samples: the real ones among `samples`; n_seen: those that the networks
-    have been trained on before, an epoch after another; state: the leaves of a trainer's
-    state to continue from, None to start.
+    Parameters
+    ----------
+    params : pytree, as in `Problem`
+    state : list of arrays, leaves of the trainer's state
+    history : dict, lists by name, one value per epoch
+    n_iter : int, number of epochs
+    structures, anchor : as in `Problem`, None if unchanged
+    stopped : bool, whether a callback ended training
+    """
+
+    params: Any
+    state: Any = ()
+    history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    n_iter: int = 0
+    structures: tuple | None = None
+    anchor: Any = None
+    stopped: bool = False
+
+
+@jax.jit
+def _all_finite(arrays):
+    return jnp.array([jnp.isfinite(array).all() for array in arrays]).all()
+
+
+class Trainable(abc.ABC):
+    """A training task as the loop over epochs sees it; fields are those of `Problem`."""
+
+    params: Any
+    state: Any = None
+    validation: Any = None
+    callbacks: tuple = ()
+    verbose: bool = False
+
+    def is_finite(self, params) -> bool:
+        """Whether all parameters are finite; those that are not are never kept."""
+        arrays = (leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype"))
+        return bool(_all_finite([a for a in arrays if jnp.issubdtype(a.dtype, jnp.inexact)]))
+
+    @abc.abstractmethod
+    def validation_loss(self, params) -> float:
+        """Mean loss of these parameters on the validation samples."""
+
+    @abc.abstractmethod
+    def outcome(self, params) -> Result:
+        """A `Result` with these parameters and all that belongs to them."""
+
+    @abc.abstractmethod
+    def networks(self, result: Result) -> list:
+        """The trained models of a `Result`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem(Trainable):
+    """A training task: several networks of one padded structure on the same samples.
+
+    Parameters
+    ----------
+    structures : tuple, one per network, from `tn4ml_plus.contraction.pack`
+    objective : `tn4ml_plus.losses.Loss` or `tn4ml_plus.losses.Objective`, to be minimised
+    params : pytree, the packed networks, with leaves (n_members, ...)
+    anchor : pytree, the parameters that decay pulls toward
+    samples : Samples
+    n_samples : int, number of real samples, which come before the padding
+    neutral : array (nsites, phys_dim), the vectors that stand in for dropped features
+    orders : int array (n_members, nsites), optional
+        The site of phi that each site of a network reads; None: the given order.
+    validation : Samples, optional
+    random_state : `numpy.random.RandomState`
+    state : list of arrays, optional, leaves of a trainer's state to continue from; None: a new one
+    n_seen : int, samples that the networks have been trained on before, summed over epochs
+    callbacks : tuple of functions of an `Epoch`
+    verbose : bool, whether to show progress
     """
 
     structures: tuple
@@ -77,57 +153,74 @@ class Problem:
 
     @property
     def structure(self):
-        """The padded structure that all networks share, what compiled functions are keyed by."""
+        """The padded structure that all networks share, which compiled functions are keyed by."""
         return self.structures[0].padded()
 
     @property
-    def n_members(self):
-        """How many networks are trained together."""
-        return len(jax.tree.leaves(self.params)[0])
+    def n_members(self) -> int:
+        """Number of networks that are trained together."""
+        return count(self.params)
 
     @property
-    def effective_size(self):
-        """How many samples decay is balanced against.
+    def effective_size(self) -> float:
+        """Number of samples that decay is balanced against.
 
-        The sum of the weights, which are repetitions where they are integers, but no less than the
-        number of samples: a common factor of small weights changes nothing.
+        The sum of the weights, which may be frequencies, but no less than the number of samples.
         """
-        return max(float(self.samples.weight.sum()), self.n_samples)
+        return max(self._total_weight, self.n_samples)
 
-    def validation_loss(self, params):
-        """Mean loss of networks with these parameters on the validation samples."""
-        samples = self.validation
-        block = min(1024, len(samples.weight))
+    @cached_property
+    def _total_weight(self):
+        # Perhaps asked for first by a function that is being traced.
+        with jax.ensure_compile_time_eval():
+            return float(self.samples.weight.sum())
+
+    @cached_property
+    def risk(self) -> Risk:
+        """The objective on the training samples, as a pytree for compiled functions."""
+        return self._risk(self.samples, self.n_samples / self._total_weight)
+
+    def _risk(self, samples, scale):
+        scale = np.asarray(scale, samples.weight.dtype)
+        return Risk(self.structure, self.objective, samples, self.orders, self.neutral, scale)
+
+    def value(self, params, rows=None) -> jax.Array:
+        """The objective of every network, (n_members,): mean loss plus penalties.
+
+        Parameters
+        ----------
+        params : pytree, packed networks, with leaves (n_members, ...)
+        rows : int array (n_rows,) or (n_members, n_rows), optional
+            Samples that the mean is estimated from, -1 for none; None: all samples.
+        """
+        return value(self.risk, params, None if rows is None else jnp.asarray(rows))
+
+    def value_and_grad(self, params, rows=None) -> tuple[jax.Array, Any]:
+        """The objective and its gradient in `params`; see `Problem.value` for the parameters."""
+        rows = None if rows is None else jnp.asarray(rows)
+        return value(self.risk, params, rows, jax.value_and_grad)
+
+    def validation_loss(self, params) -> float:
         # Arrays are contracted as large as they are; a structure that kept to the ranks of each
         # epoch would compile anew.
-        losses = mean_loss(self.structure, self.objective, params, samples, self.orders, block)
-        return float(losses.mean())
+        block = min(1024, len(self.validation.weight))
+        return float(mean_loss(self._risk(self.validation, 1), params, block).mean())
 
-    def networks(self, params, structures):
-        """The networks with these parameters, a list."""
-        return [unpack(packed, structure) for structure, packed in members(structures, params)]
+    def outcome(self, params) -> Result:
+        return Result(params, structures=self.structures, anchor=self.anchor)
+
+    def networks(self, result: Result) -> list:
+        pairs = members(result.structures, result.params)
+        return [unpack(packed, structure) for structure, packed in pairs]
 
 
-@dataclasses.dataclass
-class Result:
-    """What training returns.
+def extend_history(history: dict, new: dict) -> None:
+    """Append new epochs to a history, with None where either has no value.
 
-    params, structures: as in `Problem`; state: leaves of the trainer's; history; n_iter: epochs
-    run; anchor: what decay pulls toward from now on; stopped: whether a callback ended training.
-    Structures and anchor are None if the same.
+    Parameters
+    ----------
+    history, new : dict, lists by name, one value per epoch; the first is changed
     """
-
-    params: Any
-    state: Any
-    history: dict[str, list[float]]
-    n_iter: int
-    structures: tuple | None = None
-    anchor: Any = None
-    stopped: bool = False
-
-
-def extend_history(history, new):
-    """Add what new epochs have, lists by name, to a history: None where either has no value."""
     before, n_new = (max(map(len, part.values()), default=0) for part in (history, new))
     for name in history | new:
         history.setdefault(name, [None] * before).extend(new.get(name, [None] * n_new))

@@ -32,7 +32,6 @@ class WarmupCosine(Schedule):
         check_number("warmup", self.warmup, at_least=0, below=1)
 
     def factors(self, total_steps):
-        """Factors of the peak learning rate, (total_steps,)."""
         step = np.arange(total_steps)
         ramp = np.minimum(1, (step + 1) / max(1.0, self.warmup * total_steps))
         return ramp * 0.5 * (1 + np.cos(np.pi * step / total_steps))
@@ -48,5 +47,4 @@ class Constant(Schedule):
     """
 
     def factors(self, total_steps):
-        """Factors of the peak learning rate, (total_steps,)."""
         return np.ones(total_steps)

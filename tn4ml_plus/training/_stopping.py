@@ -11,11 +11,14 @@ from .._registry import register
 class EarlyStopping:
     """Stop when the validation loss has not fallen for `patience` epochs; keep the best weights.
 
-    validation_fraction: share of the training samples set aside, in (0, 1); min_delta: by how much
-    the loss must fall to count.
-
     >>> EarlyStopping(patience=3)
     EarlyStopping(patience=3, validation_fraction=0.1, min_delta=0.0)
+
+    Parameters
+    ----------
+    patience : int, epochs to wait
+    validation_fraction : float, share of the training samples set aside, in (0, 1)
+    min_delta : float, fall of the loss that counts, at least
     """
 
     patience: int = 10

@@ -1,4 +1,4 @@
-"""Trainers one after the other: nothing is lost between them, nor when one of them fails."""
+"""Trainers in sequence: nothing is lost between them, nor when one of them fails."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,7 @@ from sklearn.datasets import load_iris
 from tn4ml_plus import TNClassifier
 from tn4ml_plus.contraction import pack
 from tn4ml_plus.networks import MPSSpec
-from tn4ml_plus.training import Gradient, InTurn, IsometricSweep, Sweep
-from tn4ml_plus.training._loop import run
+from tn4ml_plus.training import Gradient, IsometricSweep, Sequential, Sweep
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -41,7 +40,7 @@ def test_gradients_train_no_padding_and_stay_near_the_sweep():
     model = classifier(Sweep(max_bond=8, cutoff=1e-2), step, warm_start=True).fit(X, y)
     assert max(model.network_.bond_sizes()) < 4
     # What decay pulls toward is what the sweep has found, of the same shapes.
-    now, start = pack(model.network_)[0], model._anchor
+    now, start = pack(model.network_)[0], model._ensemble.anchor
     for name, leaf in now.items():
         np.testing.assert_allclose(start[name][0], leaf, atol=0.02)
     before = model.history_["loss"][-1]
@@ -103,23 +102,20 @@ def test_an_optimizer_begins_anew_where_another_trainer_was():
 
 
 def test_an_object_takes_the_options_of_its_trainers():
-    trainer = InTurn((InTurn((NARROW,)), Gradient(learning_rate=1e-3)))
+    trainer = Sequential((Sequential((NARROW,)), Gradient(learning_rate=1e-3)))
     assert trainer.trainers == (NARROW, Gradient(learning_rate=1e-3))
     model = TNClassifier(4, trainer=trainer, n_members=1, max_epochs=2, random_state=0).fit(X, y)
     assert model.n_iter_ == 4
     with pytest.raises(ValueError, match="one or more trainers, such as"):
-        InTurn("sweep")
+        Sequential("sweep")
     with pytest.raises(ValueError, match="use one trainer that can"):
         classifier(NARROW, NARROW).partial_fit(X, y, classes=[0, 1, 2])
 
 
 def test_what_fails_before_an_epoch_is_not_fitted():
     class Interrupted(Gradient):
-        def train(self, problem):
-            def interrupt(*_):
-                raise KeyboardInterrupt
-
-            return run(problem, interrupt, (), 3, "")
+        def step(self, problem, params, state, epoch):
+            raise KeyboardInterrupt
 
     model = classifier(Interrupted())
     with pytest.raises(KeyboardInterrupt):

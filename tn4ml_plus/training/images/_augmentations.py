@@ -1,4 +1,4 @@
-"""Changes of images that keep what they show, drawn anew at every step."""
+"""Random changes of images that keep their content, drawn anew at every step."""
 
 import abc
 import dataclasses
@@ -6,8 +6,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_int, check_number
-from .._registry import register
+from ..._checks import check_int, check_number
+from ..._registry import register
 
 
 class Augmentation(abc.ABC):
@@ -15,9 +15,13 @@ class Augmentation(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, key, images, targets):
-        """Images (batch, height, width, channels) and targets (batch, n_classes), both changed.
+        """Images and targets, both changed.
 
-        Targets are probabilities of the classes times sample weights.
+        Parameters
+        ----------
+        key : jax.Array, of random numbers
+        images : array (batch, height, width, channels)
+        targets : array (batch, n_classes), probabilities of the classes times sample weights
         """
 
 
@@ -88,11 +92,13 @@ class _Mixing(Augmentation):
 class Mixup(_Mixing):
     """Means of two images and of their targets (Zhang et al. 2018).
 
-    alpha: above 0, of the Beta(alpha, alpha) that shares are drawn from; probability: in (0, 1],
-    of each image to be mixed at all.
-
     >>> Mixup(alpha=0.2).probability
     0.5
+
+    Parameters
+    ----------
+    alpha : float, above 0, of the Beta(alpha, alpha) that shares are drawn from
+    probability : float, in (0, 1], that an image is mixed at all
     """
 
     def _mixed(self, key, images, others, shares):
@@ -105,7 +111,7 @@ class Mixup(_Mixing):
 class CutMix(_Mixing):
     """A rectangle of another image, with its share of the target (Yun et al. 2019).
 
-    alpha, probability: as in `Mixup`.
+    See `Mixup` for the parameters.
 
     >>> CutMix().alpha
     1.0
@@ -117,7 +123,7 @@ class CutMix(_Mixing):
         for axis, (size, key) in enumerate(rows_and_columns):
             centre = jax.random.uniform(key, shares.shape) * size
             half = jnp.sqrt(1 - shares) * size / 2
-            pixel = jnp.arange(size) + 0.5
-            within = jnp.abs(pixel - centre[:, None]) < half[:, None]
+            pixel = jnp.arange(size, dtype=shares.dtype) + 0.5
+            within = jnp.abs(pixel[None] - centre[:, None]) < half[:, None]
             inside = inside & jnp.expand_dims(within, (2, 3) if axis == 0 else (1, 3))
         return jnp.where(inside, others, images), 1 - inside.mean((1, 2, 3))

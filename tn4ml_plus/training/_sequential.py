@@ -1,36 +1,42 @@
-"""Trainers one after the other."""
+"""A trainer of trainers."""
 
 import dataclasses
-from typing import Any
 
 from .._registry import register
 from ._members import trimmed
 from ._problem import extend_history
+from ._trainer import Trainer
 
 
+@register("trainer", name="in_turn")  # as earlier versions saved it
 @register("trainer")
 @dataclasses.dataclass(frozen=True)
-class InTurn:
-    """Trainers that go on one after the other with the same networks, such as sweeps and gradients.
+class Sequential:
+    """Trainers that run in sequence on the same networks, such as sweeps and then gradients.
 
-    trainers: at least one, which may be others of this kind. Their histories are joined, each part
-    of those names that it has; callbacks see the epochs of each trainer by themselves, and one that
-    is true stops them all.
-    Raises what they raise, before any of them has begun if one cannot train these networks; a
-    `result` that comes with it has all that was trained before too.
+    trainers: one or more, of which each may be a `Sequential` itself.
+
+    Their histories are joined, each part with the names that it has. Callbacks see the epochs of
+    each trainer by themselves; a true result stops them all. Exceptions are raised as the trainers
+    do, before the first of them has begun if one cannot train these networks; the `result` of an
+    exception includes all that was trained before.
 
     >>> from tn4ml_plus.training import Gradient, Sweep
-    >>> [type(trainer).__name__ for trainer in InTurn((Sweep(), Gradient())).trainers]
+    >>> [type(trainer).__name__ for trainer in Sequential((Sweep(), Gradient())).trainers]
     ['Sweep', 'Gradient']
     """
 
-    trainers: tuple[Any, ...]
+    trainers: tuple[Trainer, ...]
+
+    trains_on_parts = False
+    #: The refusal of `Trainer`.
+    partial_train = Trainer.partial_train
 
     def __post_init__(self):
         given = self.trainers if isinstance(self.trainers, tuple | list) else (self.trainers,)
-        nested = (part.trainers if isinstance(part, InTurn) else (part,) for part in given)
+        nested = (part.trainers if isinstance(part, Sequential) else (part,) for part in given)
         object.__setattr__(self, "trainers", tuple(part for parts in nested for part in parts))
-        if not self.trainers or not all(hasattr(trainer, "train") for trainer in self.trainers):
+        if not self.trainers or not all(isinstance(each, Trainer) for each in self.trainers):
             raise ValueError(
                 "trainers must be one or more trainers, such as (Sweep(), Gradient()), got "
                 f"{self.trainers!r}."
@@ -38,15 +44,18 @@ class InTurn:
 
     @property
     def early_stopping(self):
-        """The first that a trainer has, else None: what decides on the validation samples."""
-        found = (getattr(trainer, "early_stopping", None) for trainer in self.trainers)
+        """The first trainer's that has one, else None; it decides on validation samples."""
+        found = (trainer.early_stopping for trainer in self.trainers)
         return next((stopping for stopping in found if stopping is not None), None)
 
-    def train(self, problem):
-        """Train the networks of a `Problem`; returns a `Result`."""
+    def check(self, problem):
+        """ValueError for networks that one of the trainers cannot train."""
         for trainer in self.trainers:
-            if hasattr(trainer, "check"):
-                trainer.check(problem)
+            trainer.check(problem)
+
+    def train(self, problem):
+        """Train the networks of a `Problem` by each trainer in sequence; returns a `Result`."""
+        self.check(problem)
         history, n_iter, result = {}, 0, None
 
         def joined(result):
@@ -70,13 +79,11 @@ class InTurn:
             n_iter, structures = result.n_iter, result.structures or problem.structures
             params, anchor = result.params, result.anchor
             if result.structures is not None:
-                # The next one shall not train what only pads.
+                # The next trainer must not train what only pads.
                 params = trimmed(structures, params)
                 anchor = params if anchor is result.params else anchor
+            anchor = problem.anchor if anchor is None else anchor
             problem = dataclasses.replace(
-                problem,
-                params=params,
-                structures=structures,
-                anchor=problem.anchor if anchor is None else anchor,
+                problem, params=params, structures=structures, anchor=anchor
             )
         return result

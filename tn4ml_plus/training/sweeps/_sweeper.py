@@ -1,5 +1,6 @@
-"""One network on its way through a sweep: where the visits go, and what they find in the stacks."""
+"""One network on its way through a sweep: the order of updates, and their places in the stacks."""
 
+import copy
 import itertools
 import math
 from functools import partial
@@ -9,59 +10,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..contraction import END, OPEN, SHUT, SquaredNorm, from_nodes, rooted, to_nodes
-from ._local import Report
-from ._visits import (
+from ...contraction import END, OPEN, SHUT
+from ._effective_problem import Report, Task
+from ._environments import Batch
+from ._updates import (
     ROOT,
-    Kind,
-    Seen,
-    Store,
-    Task,
-    Visit,
+    SCHEMES,
+    Layout,
+    Place,
+    Program,
+    SweepState,
     alike,
-    arrive_at_root,
-    climb,
-    descend,
-    lower_core,
-    order,
-    root_step,
-    run,
-    two_cores,
-    upper_core,
+    child_first,
+    evaluate_root,
+    extend_above,
+    extend_below,
+    root_update,
+    run_updates,
 )
 
 
-class Steps(NamedTuple):
-    """What is done at each bond.
-
-    outward, inward: on the way down and on the way up; single: whether to one core, of the upper
-    node on the way down and of the lower one on the way up, the nodes at the ends included.
-    """
-
-    outward: object
-    inward: object
-    single: bool
-
-
-#: By the number of cores that are improved together.
-STEPS = {1: Steps(upper_core, lower_core, True), 2: Steps(two_cores, two_cores, False)}
-
-
 class Plan(NamedTuple):
-    """Visits in their order.
+    """The updates of a sweep in their order: (update, layout, span) of runs in one program.
 
-    runs: (step, kind, start, stop) of those that follow each other in one program; visits: `Visit`
-    with a row for each; last: the row of the last report of each node's bond.
+    places: `Place` with a row for each; last: the row of the last report of each node's bond.
     """
 
     runs: list
-    visits: Visit
+    places: Place
     last: np.ndarray
 
 
 def largest_rank(structure, packed):
     """The largest rank that a bond can have between what is below it and what is above."""
-    form, (cores, _) = rooted(structure), to_nodes(structure, packed)
+    form, (cores, _) = structure.rooted(), structure.to_nodes(packed)
     below = []
     for core, children in zip(cores, form.nodes, strict=True):
         sizes = [
@@ -74,19 +56,19 @@ def largest_rank(structure, packed):
     return max((min(size, whole // size) for size in below[:-1]), default=1)
 
 
+@jax.tree_util.register_pytree_node_class
 class Sweeper:
     """A rooted network of cores padded to one bond size, its ranks and its exponent of two.
 
-    structure: of the packed network; packed: its arrays; objective: what is minimised; size: of all
-    bonds, which ranks are at most; cache_bytes: how much may be kept of what is above the bonds,
-    the rest of which is made again when it is needed.
+    A pytree of what training changes: cores, ranks, what the ridge weighs, and the exponent.
+    size: of all bonds; cache_bytes: memory for environments of bonds, others being made again.
     """
 
     def __init__(self, structure, packed, objective, size, cache_bytes):
         self.structure, self.cache_bytes = structure, cache_bytes
-        self.form = form = rooted(structure)
-        self.task = Task(objective, isinstance(structure, SquaredNorm), form.is_open)
-        cores, ranks = to_nodes(structure, packed)
+        self.form = form = structure.rooted()
+        self.task = Task(objective, structure.squared, form.is_open)
+        cores, ranks = structure.to_nodes(packed)
         self.size = max(size, *ranks) if ranks else 1
         # The stack of each node's core and its place there.
         self.stacks = [tuple(name for name, _ in self._states(i)) for i in range(len(ranks))]
@@ -97,10 +79,22 @@ class Sweeper:
         for node in reversed(range(len(ranks))):
             self.depths[node] = self.depths[form.parents[node][0]] + 1
         self._plans, self.spacing = {}, 1
-        self.seen, self.exponents, self.exponent = None, None, jnp.zeros((), jnp.int32)
+        self.batch, self.exponents, self.exponent = None, None, jnp.zeros((), jnp.int32)
         square = jnp.zeros((), cores[-1].dtype)
-        self.store = Store({}, jnp.asarray(ranks, jnp.int32), square, *[None] * 5)
+        self.state = SweepState({}, jnp.asarray(ranks, jnp.int32), square, *[None] * 5)
         self.cores = [self._padded(i, np.asarray(core)) for i, core in enumerate(cores)]
+
+    def tree_flatten(self):
+        """The leaves, all that training changes, and the rest."""
+        return (*self.state[:3], self.exponent), self
+
+    @staticmethod
+    def tree_unflatten(sweeper, children):
+        """A sweeper with other contents."""
+        twin = copy.copy(sweeper)
+        *changed, twin.exponent = children
+        twin.state = SweepState(*changed, *[None] * 5)
+        return twin
 
     def _padded(self, node, core):
         children = self.form.nodes[node]
@@ -114,8 +108,8 @@ class Sweeper:
 
     @property
     def cores(self):
-        """Of all nodes, the root's last."""
-        stacks = {name: np.asarray(stack) for name, stack in self.store.cores.items()}
+        """The cores of all nodes, the root's last."""
+        stacks = {name: np.asarray(stack) for name, stack in self.state.cores.items()}
         return [stacks[name][place] for name, place in zip(self.stacks, self.places)]
 
     @cores.setter
@@ -124,100 +118,69 @@ class Sweeper:
         for name, core in zip(self.stacks, cores, strict=True):
             stacks[name].append(core)
         stacks = {name: jnp.asarray(np.stack(stack)) for name, stack in stacks.items()}
-        self.store = self.store._replace(cores=stacks)
-
-    @property
-    def ranks(self):
-        """Of the bonds above all nodes but the root."""
-        return self.store.ranks
-
-    @property
-    def state(self):
-        """What training changes: cores, ranks, what the ridge weighs, and the exponent."""
-        return *self.store[:3], self.exponent
-
-    @state.setter
-    def state(self, state):
-        # Sweeps give the memory of what they start from to what they end with.
-        cores, ranks, square, self.exponent = jax.tree.map(jnp.copy, state)
-        self.store = self.store._replace(cores=cores, ranks=ranks, square=square)
+        self.state = self.state._replace(cores=stacks)
 
     def choose_unit(self):
-        """Have the next visit choose the unit of the ridge anew, see `ridge_scale`."""
-        self.store = self.store._replace(square=jnp.zeros_like(self.store.square))
+        """Have the next update choose the unit of the ridge anew, see `ridge_scale`."""
+        self.state = self.state._replace(square=jnp.zeros_like(self.state.square))
 
     def packed(self):
         """``(packed, structure)``, the arrays padded and the structure with the present ranks."""
         # Spread over all cores, the scale of the whole network overflows none of them.
         share, rest = divmod(int(self.exponent), len(self.stacks))
         cores = [np.ldexp(core, share + (i < rest)) for i, core in enumerate(self.cores)]
-        return from_nodes(self.structure, cores, tuple(np.asarray(self.ranks).tolist()))
-
-    # Samples ------------------------------------------------------------------------------------
+        return self.structure.from_nodes(cores, tuple(self.state.ranks.tolist()))
 
     @property
     def n_signs(self):
-        """How many random signs a sample needs to stand for the outputs in the metric."""
-        return self.size * self._channels if self.form.is_open else self._n_outputs
-
-    @property
-    def _n_outputs(self):
-        return self.store.cores[ROOT].shape[-1]
+        """Number of random signs per sample that stand for the outputs in the metric."""
+        n_outputs = self.state.cores[ROOT].shape[-1]
+        return self.size * self._channels if self.form.is_open else n_outputs
 
     @property
     def _channels(self):
         """Size of the outputs that are indices of their own."""
-        leaves = zip(self.form.nodes[-1], self.store.cores[ROOT].shape[1:])
+        leaves = zip(self.form.nodes[-1], self.state.cores[ROOT].shape[1:])
         return next((n for leaf, n in leaves if leaf in (OPEN, SHUT)), 1)
 
     def see(self, phi, target, weight, signs=None):
-        """Take samples in random order: phi (nsites, phys_dim, batch), target (batch, ...), weight.
-
-        signs: (samples of the metric, n_signs) random ones, None where there is no metric.
-        """
+        """Take samples in random order, phi (nsites, phys_dim, batch); signs as in `Batch`."""
         last = len(self.stacks) - 1
-        outputs = self.size if self.form.is_open else self._n_outputs
+        outputs = self.size if self.form.is_open else self.n_signs
         above = self._memory((phi.shape[2], outputs, self.size), phi.dtype)
         n_grams = len(above) if self.task.objective.needs_norm else 0
         sizes = last + 1, self.size, self._channels, n_grams
-        made, self.seen = _begun(self.form.is_open, sizes, phi, target, weight, signs)
-        self.store = self.store._replace(above=above, outputs=None, **made)
-        plan = self._planned("climb", lambda: [(climb, *self._climbing(i)) for i in range(last)])
+        made, self.batch = _begun(self.form.is_open, sizes, phi, target, weight, signs)
+        self.state = self.state._replace(above=above, outputs=None, **made)
+        plan = self.plan(None)
         self.exponents = self._run(plan, jnp.asarray(np.zeros(last, np.int32)), None)
         names, numbers = zip(*self._states(last))
-        self.store, self.seen = arrive_at_root(
-            self.task, names, self.store, self.seen, numbers, self.exponent, self.exponents
+        self.state, self.batch = evaluate_root(
+            self.task, names, self.state, self.batch, numbers, self.exponent, self.exponents
         )
-        self.exponent = self.seen.exponent
+        self.exponent = self.batch.exponent
 
     def _memory(self, shape, dtype):
-        """For what is above bonds, each of a shape: as many as `cache_bytes` holds and paths need.
-
-        Sets the spacing s: on the way down every s-th is kept for long, and the last s are kept.
-        """
+        """Slots for environments of bonds, as many as `cache_bytes` holds and paths need."""
         deepest = max(self.depths)
         fits = max(2, self.cache_bytes // (np.dtype(dtype).itemsize * math.prod(shape)))
+        # On the way down every s-th is kept for long, and the last s are kept.
         spacing = next((s for s in range(1, deepest) if s + deepest // s < fits), 0)
         # The fewest that will do, where s is the root of all.
         self.spacing = spacing or max(1, round(deepest**0.5))
         shape = max(1, deepest // self.spacing + self.spacing - 1), *shape
-        above, self.store = self.store.above, self.store._replace(above=None)
+        above, self.state = self.state.above, self.state._replace(above=None)
         if above is None or above.shape != shape or above.dtype != dtype:
             above = jnp.zeros(shape, dtype)
         return above
 
     def forget(self):
-        """Free the memory of what was made of the samples."""
-        self.store = Store(*self.store[:3], *[None] * 5)
-        self.seen = None
-
-    # Visits -------------------------------------------------------------------------------------
+        """Free the memory of the samples and environments."""
+        self.state = SweepState(*self.state[:3], *[None] * 5)
+        self.batch = None
 
     def route(self, with_ends):
-        """Bonds in the order of a sweep, as (lower node, outward): down to the ends and back up.
-
-        with_ends: whether nodes whose children are no nodes are visited on the way down too.
-        """
+        """Bonds in the order of a sweep, (lower node, outward): down, to the ends too, and up."""
         stack = [(node, None) for node in reversed(self.form.below(len(self.form.nodes) - 1))]
         while stack:
             node, outward = stack.pop()
@@ -231,83 +194,82 @@ class Sweeper:
                 yield node, False
 
     def sweep(self, settings, n_sites=2):
-        """Visit every bond, outward and back; returns a `Report` of all visits.
-
-        n_sites: how many cores are optimised together, 1 or 2.
-        """
-        plan = self.plan(STEPS[n_sites])
-        return self._run(plan, self.empty_report(len(plan.visits.node)), settings)
+        """Update every bond, outward and back; returns a `Report` of all updates."""
+        plan = self.plan(SCHEMES[n_sites])
+        return self._run(plan, self.empty_report(len(plan.places.node)), settings)
 
     def improve_root(self, settings):
         """Improve the root's core alone; returns the mean loss."""
         names, numbers = zip(*self._states(len(self.stacks) - 1))
-        self.store, loss = root_step(self.task, names, self.store, self.seen, numbers, settings)
+        self.state, loss = root_update(self.task, names, self.state, self.batch, numbers, settings)
         return loss
 
     def empty_report(self, n):
-        """A `Report` with a row for each of n visits."""
-        numbers = np.zeros(n, self.seen.sites.dtype)
+        """A `Report` with a row for each of n updates."""
+        numbers = np.zeros(n, self.batch.sites.dtype)
         others = {"accepted": np.zeros(n, bool), "rank": np.zeros(n, np.int32)}
         # Made by NumPy, which compiles nothing.
         rows = Report(**dict.fromkeys(Report._fields, numbers) | others)
         return jax.tree.map(jnp.asarray, rows)
 
-    def plan(self, steps):
-        """The `Plan` of a sweep, which makes again what is above a node where it was not kept."""
-        return self._planned((steps, self.spacing), lambda: self._route(steps))
-
-    def _route(self, steps):
-        """(step, kind, numbers) of all visits of a sweep."""
+    def _rows(self, scheme):
+        """(update, layout, place) of all updates of a sweep, None for one that finds states."""
+        if scheme is None:
+            return [(extend_below, *self._place_alone(i)) for i in range(len(self.stacks) - 1)]
         rows, owners = [], {}
 
         def provide(node):
-            """Have what is above a node in its slot."""
+            """Have the environment of a node's bond in its slot."""
             if node < len(self.stacks) - 1 and owners.get(self._slot(node)) != node:
                 provide(self.form.parents[node][0])
-                rows.append((descend, *self._visit(node, True)))
+                rows.append((extend_above, *self._place(node, True)))
                 owners[self._slot(node)] = node
 
-        for node, outward in self.route(with_ends=steps.single):
-            provide(node if steps.single and not outward else self.form.parents[node][0])
-            step = steps.outward if outward else steps.inward
-            rows.append((step, *self._visit(node, outward)))
+        for node, outward in self.route(with_ends=scheme.single):
+            provide(node if scheme.single and not outward else self.form.parents[node][0])
+            update = scheme.outward if outward else scheme.inward
+            rows.append((update, *self._place(node, outward)))
             if outward:
                 owners[self._slot(node)] = node
         return rows
 
-    def _planned(self, key, route):
+    def plan(self, scheme):
+        """The `Plan` of a sweep, which makes environments again that were not kept."""
+        key = scheme, self.spacing if scheme else None
         if key not in self._plans:
-            rows = route()
-            steps, kinds, numbers = zip(*rows) if rows else ((), (), ())
+            rows = self._rows(scheme)
+            updates, layouts, places = zip(*rows) if rows else ((), (), ())
             runs, stop = [], 0
-            for step_and_kind, part in itertools.groupby(zip(steps, kinds)):
+            for alike_ones, part in itertools.groupby(zip(updates, layouts)):
                 start, stop = stop, stop + len(list(part))
-                runs.append((*step_and_kind, start, stop))
-            width = max((len(row.siblings) + len(row.mine) for row in numbers), default=0)
+                runs.append((*alike_ones, (start, stop)))
+            width = max((len(row.siblings) + len(row.mine) for row in places), default=0)
 
             def column(name):
-                values = [getattr(row, name) for row in numbers]
+                values = [getattr(row, name) for row in places]
                 if name in ("mine", "siblings"):
                     values = [[*value, *[0] * (width - len(value))] for value in values]
                 return jnp.asarray(values, jnp.int32)
 
-            visits = Visit(*map(column, Visit._fields))
-            reported = {row.node: i for i, row in enumerate(numbers) if steps[i] is not descend}
+            columns = Place(*map(column, Place._fields))
+            mine = [i for i, update in enumerate(updates) if update is not extend_above]
+            reported = {places[i].node: i for i in mine}
             last = np.asarray([reported[node] for node in sorted(reported)], int)
-            self._plans[key] = Plan(runs, visits, last)
+            self._plans[key] = Plan(runs, columns, last)
         return self._plans[key]
 
     def _run(self, plan, reports, settings):
-        for step, kind, start, stop in plan.runs:
-            self.store, found = run(
-                step, self.task, kind, self.store, None if step is descend else reports, self.seen,
-                plan.visits, start, stop, settings,
-            )  # fmt: skip
-            reports = reports if step is descend else found
+        for update, layout, span in plan.runs:
+            program = Program(update, self.task, layout)
+            given = None if update is extend_above else reports
+            self.state, found = run_updates(
+                program, self.state, given, self.batch, plan.places, span, settings
+            )
+            reports = reports if given is None else found
         return reports
 
     def _states(self, node):
-        """Of each child the stack of its state and the place there."""
+        """The stack of each child's state and its place there."""
         found = []
         for child in self.form.nodes[node]:
             if child in (OPEN, SHUT):
@@ -321,42 +283,40 @@ class Sweeper:
         return found
 
     def _slot(self, node):
-        """Where what is above a node is kept: every s-th on the path for long, the others below."""
+        """Slot of the environment of a bond: every s-th on the path for long, the others below."""
         depth, s = self.depths[node], self.spacing
         return depth // s - 1 if depth % s == 0 else max(self.depths) // s + depth % s - 1
 
-    def _climbing(self, node):
-        names, mine = zip(*self._states(node))
-        kind = Kind(names, (), (), 0)
-        return kind, Visit(node, self.places[node], 0, 0, 0, mine, (), 0, 0)
-
-    def _visit(self, node, outward):
-        """The `Kind` of a visit and its numbers."""
+    def _place(self, node, outward):
+        """The `Layout` of an update and its `Place`."""
         parent, slot = self.form.parents[node]
         states = self._states(parent)
         flip = slot == len(states) - 1 and alike(tuple(name for name, _ in states))
-        siblings = [states[i] for i in order(slot, len(states))[1:]]
+        siblings = [states[i] for i in child_first(slot, len(states))[1:]]
         names, others = zip(*siblings) if siblings else ((), ())
         mine_names, mine = zip(*self._states(node))
-        kind = Kind(mine_names, self.stacks[parent], names, 0 if flip else slot)
+        layout = Layout(mine_names, self.stacks[parent], names, 0 if flip else slot)
         upper_slot = 0 if self.stacks[parent] == ROOT else self._slot(parent)
-        return kind, Visit(
-            node, self.places[node], self.places[parent], self._slot(node), upper_slot, mine,
-            others, int(flip), int(outward),
-        )  # fmt: skip
+        numbers = node, self.places[node], self.places[parent], self._slot(node), upper_slot
+        return layout, Place(*numbers, mine, others, int(flip), int(outward))
+
+    def _place_alone(self, node):
+        """The `Layout` and `Place` of an update that reads nothing above the node."""
+        names, mine = zip(*self._states(node))
+        return Layout(names, (), (), 0), Place(node, self.places[node], 0, 0, 0, mine, (), 0, 0)
 
 
 @partial(jax.jit, static_argnames=("is_open", "sizes"))
 def _begun(is_open, sizes, phi, target, weight, signs):
-    """What of a `Store` samples begin with, and `Seen` without an exponent."""
+    """Fields of a `SweepState` to begin with, and the samples' `Batch` without an exponent."""
     n_nodes, size, channels, n_grams = sizes
-    batch, dtype = phi.shape[2], phi.dtype
+    n_samples, dtype = phi.shape[2], phi.dtype
     end = jnp.zeros((size, size if is_open else 1), dtype).at[0, 0].set(1)
-    nodes = jnp.zeros((n_nodes, *end.shape, batch), dtype).at[-1].set(end[..., None])
+    nodes = jnp.zeros((n_nodes, *end.shape, n_samples), dtype).at[-1].set(end[..., None])
     # Outputs that are summed over, and one that is not there.
     all_of_them = jnp.eye(channels, dtype=dtype)
     leaves = jnp.stack([all_of_them, jnp.zeros_like(all_of_them).at[0, 0].set(1)])
-    leaves = jnp.broadcast_to(leaves[..., None], (*leaves.shape, batch))
+    leaves = jnp.broadcast_to(leaves[..., None], (*leaves.shape, n_samples))
     grams = grams_above = None
     if n_grams:
         first = jnp.zeros((size, size), dtype).at[0, 0].set(1)
@@ -365,5 +325,5 @@ def _begun(is_open, sizes, phi, target, weight, signs):
         grams_above = jnp.zeros((n_grams, size, size), dtype), jnp.zeros(n_grams, jnp.int32)
     weight = weight / jnp.sum(weight)
     exponent = jnp.zeros((), jnp.int32)
-    seen = Seen(phi[:, :, None], leaves, exponent, target, weight, signs)
-    return {"nodes": nodes, "grams": grams, "grams_above": grams_above}, seen
+    batch = Batch(phi[:, :, None], leaves, exponent, target, weight, signs)
+    return {"below": nodes, "grams": grams, "grams_above": grams_above}, batch

@@ -1,29 +1,28 @@
-"""Sweeps that keep every core but the root's an isometry, as renormalisation has them."""
+"""Sweeps that keep all cores except the root isometries, as in renormalisation."""
 
 import dataclasses
 import warnings
 from math import prod
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._registry import register
-from .._typing import power_of_two
-from ..contraction import END, from_nodes, rooted
-from ._bond import Bond
-from ._local import LocalObjective
-from ._states import surroundings
-from ._stopping import EarlyStopping
-from ._sweeper import Steps, Sweeper
-from ._sweeping import Sweeping
-from ._visits import ROOT, arrive, descend, single, with_core
+from ..._amplitude import power_of_two
+from ..._registry import register
+from ...contraction import END
+from ._effective_map import EffectiveMap
+from ._effective_problem import EffectiveObjective
+from ._sweep_trainer import SweepTrainer
+from ._sweeper import Sweeper
+from ._updates import ROOT, Scheme, extend_above
 
 
 @register("trainer")
-@dataclasses.dataclass(frozen=True)
-class IsometricSweep(Sweeping):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IsometricSweep(SweepTrainer):
     """Sweeps over trees (and open chains) that keep every core below the root an isometry.
 
     Core by core, from the leaves to the root: E, the gradient of minus the objective in the core T,
@@ -32,43 +31,36 @@ class IsometricSweep(Sweeping):
     and all of the scale, is improved by conjugate gradients as in `Sweep`. A network is brought to
     this form first, with its function unchanged; bonds larger than what is below them shrink.
 
-    max_epochs: passes over the samples, None for 10; batch_size: samples seen at a time, all cores
-    once for each batch; ridge, damping, shrinkage, steps: of the root, as in `Sweep`;
-    feature_dropout, cache_bytes, early_stopping, time_limit, callbacks: as there. The history has
-    the share of the isometries that "changed".
-    Raises ValueError for other geometries and for operators; warns where the scale is more than the
-    root's floats can hold, as with hundreds of sites and vectors far from norm 1: then all cores
-    share it.
-    After Evenbly and Vidal 2009, arXiv:0707.1454, and Liu et al. 2017, arXiv:1710.04833.
+    The history has the share of the isometries that "changed". A warning tells where the scale is
+    more than the root's floats can hold, as with hundreds of sites and vectors far from norm 1:
+    then all cores share it. An epoch is a pass over the samples, of which there are 10 by default.
 
     >>> IsometricSweep(max_epochs=20).max_epochs
     20
+
+    Parameters
+    ----------
+    max_epochs, early_stopping, time_limit, callbacks : as in `Trainer`
+    batch_size : int, samples seen at a time, all cores once for each batch
+    ridge, damping, shrinkage, steps : as in `Sweep`, of the root
+    feature_dropout, cache_bytes : as in `Sweep`
+
+    References
+    ----------
+    Evenbly and Vidal 2009, arXiv:0707.1454; Liu et al. 2017, arXiv:1710.04833.
     """
 
-    max_epochs: int | None = None
-    batch_size: int = 10_000
     ridge: float = 1e-3
-    damping: float = 0.1
-    shrinkage: float = 1.0
     steps: int = 4
-    feature_dropout: float = 0.0
-    cache_bytes: int = 2_000_000_000
-    early_stopping: EarlyStopping | None = None
-    time_limit: float | None = None
-    callbacks: tuple = ()
 
-    _default_epochs = 10
-
-    def __post_init__(self):
-        self._check()
+    default_epochs: ClassVar[int] = 10
 
     def check(self, problem):
-        """ValueError for networks that cannot be swept."""
-        for structure in problem.structures:
-            if rooted(structure).is_open:
-                raise ValueError(
-                    "Isometric sweeps need the outputs at one core: train operators by Sweep."
-                )
+        super().check(problem)
+        if any(structure.rooted().is_open for structure in problem.structures):
+            raise ValueError(
+                "Isometric sweeps need the outputs at one core: train operators by Sweep."
+            )
 
     def _sweeper(self, network, objective, size):
         return _Isometric(*network, objective, size, self.cache_bytes)
@@ -81,18 +73,16 @@ class IsometricSweep(Sweeping):
         return loss, {"changed": changed}
 
 
+@jax.tree_util.register_pytree_node_class
 class _Isometric(Sweeper):
     """A `Sweeper` whose cores below the root are isometries between its sweeps."""
 
-    def __init__(self, structure, packed, objective, size, cache_bytes):
-        super().__init__(structure, packed, objective, size, cache_bytes)
-        self._make_isometric()
-
-    def _make_isometric(self):
-        """Hand all but an isometry from each core to its parent, the leaves first."""
-        form, last, dtype = self.form, len(self.stacks) - 1, self.store.cores[ROOT].dtype
+    def __init__(self, *given):
+        super().__init__(*given)
+        # All but an isometry passes from each core to its parent, the leaves first.
+        form, last, dtype = self.form, len(self.stacks) - 1, self.state.cores[ROOT].dtype
         cores = [np.asarray(core, float) for core in self.cores]
-        ranks, exponent = [int(rank) for rank in self.ranks], 0
+        ranks, exponent = self.state.ranks.tolist(), 0
         for i in range(last):
             children = form.nodes[i]
             below = [
@@ -112,11 +102,11 @@ class _Isometric(Sweeper):
             cores[parent] = np.moveaxis(padded, 0, slot)
             exponent += int(e)
         self.cores = [core.astype(dtype) for core in cores]
-        self.store = self.store._replace(ranks=jnp.asarray(ranks, jnp.int32))
+        self.state = self.state._replace(ranks=jnp.asarray(ranks, jnp.int32))
         self.exponent = jnp.asarray(exponent, jnp.int32)
 
     def packed(self):
-        """As of any `Sweeper`, with all of the scale at the root if its floats can hold it."""
+        """The packed network, all of its scale at the root if its floats can hold it."""
         with np.errstate(over="ignore"):
             root = np.ldexp(self.cores[-1], int(self.exponent))
         if not np.isfinite(root).all() or not root.any():
@@ -127,63 +117,60 @@ class _Isometric(Sweeper):
                 stacklevel=2,
             )
             return super().packed()
-        ranks = tuple(map(int, self.ranks))
-        return from_nodes(self.structure, [*self.cores[:-1], root], ranks)
+        ranks = tuple(self.state.ranks.tolist())
+        return self.structure.from_nodes([*self.cores[:-1], root], ranks)
 
     def sweep(self, settings):
         """Improve the root, every isometry, and the root again: the loss, the share changed."""
         self.improve_root(settings)
-        plan = self.plan(Steps(descend, improve_isometry, single=True))
-        changed = self._run(plan, jnp.zeros(len(plan.visits.node), bool), self.exponents)
+        plan = self.plan(Scheme(extend_above, isometric_update, single=True))
+        changed = self._run(plan, jnp.zeros(len(plan.places.node), bool), self.exponents)
         loss = self.improve_root(settings)
         # Isometries again, with the exponents that the states lack at the root.
         exponents, cores = jnp.append(self.exponents, 0), {}
-        for name, stack in self.store.cores.items():
+        for name, stack in self.state.cores.items():
             nodes = [i for i, other in enumerate(self.stacks) if other == name]
             own = exponents[jnp.asarray(nodes)].reshape(-1, *[1] * (stack.ndim - 1))
             cores[name] = jnp.ldexp(stack, own)
-        self.store = self.store._replace(cores=cores)
+        self.state = self.state._replace(cores=cores)
         self.exponent = self.exponent - jnp.sum(self.exponents)
         loss, changed = jax.device_get((loss, changed))
         return loss, np.mean(changed[plan.last]) if len(plan.last) else 1.0
 
 
-def improve_isometry(task, kind, store, seen, visit, exponents):
+def isometric_update(bond, state, exponents):
     """Follow the environment of a node, and go up; reports whether anything changed."""
-    core, F, state, better = isometric_step(
-        task.objective, task.squared, store.cores[kind.mine][visit.lower],
-        exponents[visit.node], store.outputs, single(kind, store, seen, visit),
-        store.ranks[visit.node],
-    )  # fmt: skip
-    store = with_core(store, kind.mine, visit.lower, core)._replace(outputs=F)
-    return arrive(task, kind, store, seen, visit, core, state), better
+    # 2**-exponent times an isometry, zero beyond its rank.
+    core, exponent = bond.lower(state), exponents[bond.place.node]
+    rank, fixed = state.ranks[bond.place.node], bond.environment_of_lower(state)
+    core, F, of_node, better = isometric_step(bond.task, core, exponent, state.outputs, fixed, rank)
+    state = bond.with_lower(state, core)._replace(outputs=F)
+    return bond.keep_below(state, core, of_node), better
 
 
-def isometric_step(objective, squared, core, exponent, F, around, rank):
+def isometric_step(task, core, exponent, F, fixed, rank):
     """The isometry that follows the environment best, without a rise of the objective.
 
-    core: 2**-exponent times an isometry, (*children, D), zero beyond `rank`. Returns the new core,
-    the outputs, the state of the node and whether anything changed.
+    Returns the new core, the outputs, the state of the node and whether anything changed.
     """
-    shape, fixed = (prod(core.shape[:-1]), 1, core.shape[-1]), surroundings(around)
-    bond = Bond(fixed, shape)
-    value = LocalObjective(objective, squared, fixed, 0.0)
+    shape = prod(core.shape[:-1]), 1, core.shape[-1]
+    linear, value = EffectiveMap(fixed, shape), EffectiveObjective(task, fixed, 0.0)
     scale = power_of_two(-exponent, core.dtype)
     T = core.reshape(shape) / scale
-    E = -value.gradient(bond, core.reshape(shape), F)
-    size = jnp.sqrt(jnp.sum(E**2) / rank)
+    E = -value.gradient(linear, core.reshape(shape), F)
+    size = jnp.sqrt(jnp.sum(E**2) / rank.astype(E.dtype))
     present = jnp.arange(shape[2]) < rank
 
     def at(t):
         # Never without T, since directions that E lacks must not be lost.
         U, _, V = jnp.linalg.svd((E + t * size * T)[:, 0], full_matrices=False)
-        B = scale * jnp.where(present, U @ V, 0)[:, None]
-        F = bond.outputs(B)
-        norm = bond.inner(B, B)
+        B = scale * jnp.where(present[None], U @ V, 0)[:, None]
+        F = linear.outputs(B)
+        norm = linear.inner(B, B)
         return B, F, value(F, norm, jnp.zeros_like(norm))[0]
 
     B0 = core.reshape(shape)
-    first = value(F, bond.inner(B0, B0), jnp.zeros((), F.dtype))[0]
+    first = value(F, linear.inner(B0, B0), jnp.zeros((), F.dtype))[0]
     start = jnp.asarray(1e-3, F.dtype)
     _, (B, F_new, last) = lax.while_loop(
         lambda c: ~(c[1][2] <= first) & (c[0] < 1e3),
@@ -192,5 +179,5 @@ def isometric_step(objective, squared, core, exponent, F, around, rank):
     )
     better = last < first
     B, F = jnp.where(better, B, B0), jnp.where(better, F_new, F)
-    state = B.reshape(shape[0], shape[2]).T @ bond.x
-    return B.reshape(core.shape), F, state.reshape(-1, *fixed.children.shape[1:]), better
+    state = B.reshape(shape[0], shape[2]).T @ linear.x
+    return B.reshape(core.shape), F, state.reshape(-1, *fixed.lower.shape[1:]), better

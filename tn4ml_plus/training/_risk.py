@@ -1,0 +1,126 @@
+"""The scalar that trainers minimise, from packed parameters to a weighted mean and penalties."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..contraction import contract, log_norm_squared
+from ._members import count, over_members
+
+
+def reordered(phi, order):
+    """Samples (batch, nsites, phys_dim) as the network with this site order reads them."""
+    return phi if order is None else jnp.take(phi, order, axis=1)
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["samples", "orders", "neutral", "scale"],
+    meta_fields=["structure", "objective"],
+)
+@dataclasses.dataclass(frozen=True)
+class Risk:
+    """The regularised risk of several networks on weighted samples: mean loss plus penalties.
+
+    A pytree, whose structure and objective are static: pass it to compiled functions.
+
+    Parameters
+    ----------
+    structure, objective, samples, orders, neutral : as in `Problem`
+    scale : float, factor that makes the mean weight one
+    """
+
+    structure: Any
+    objective: Any
+    samples: Any
+    orders: jax.Array | None
+    neutral: jax.Array | None
+    scale: Any
+
+    @property
+    def order_axis(self):
+        """Member axis of `orders`, for `over_members`."""
+        return None if self.orders is None else 0
+
+    def of_member(self, params, order, rows=None, dropped=None):
+        """The risk of one network, and the sum of its weighted losses.
+
+        Parameters
+        ----------
+        params : pytree, one packed network
+        order : int array (nsites,), optional, its row of `orders`
+        rows : int array (n_rows,), optional, as in `Problem.value`
+        dropped : bool array (n_rows, nsites), optional, true for features that a sample loses
+        """
+        phi, target, weight = self.samples
+        if rows is not None:
+            phi, target = phi[rows], target[rows]
+            weight = jnp.where(rows >= 0, weight[rows] * self.scale, 0)
+        if dropped is not None:
+            phi = jnp.where(dropped[..., None], self.neutral[None], phi)
+        phi = reordered(phi, order)
+        count = weight.sum() if rows is None else jnp.sum(rows >= 0).astype(weight.dtype)
+        amplitude = contract(params, self.structure, phi)
+        losses, penalty = self.objective.loss(amplitude, target), 0.0
+        if self.objective.needs_norm:
+            log_norm = log_norm_squared(params, self.structure)
+            penalty = self.objective.penalty(log_norm)
+            losses = self.objective.with_log_norm(losses, log_norm)
+        total = _weighted_sum(losses, weight)
+        return total / count + penalty, total
+
+
+def _weighted_sum(losses, weight):
+    # A sample of weight zero is padding: whatever its loss is, it must not reach the sum.
+    return jnp.sum(jnp.where(weight > 0, losses, 0) * weight)
+
+
+@partial(jax.jit, static_argnames="transform")
+def value(risk, params, rows, transform=lambda function: function):
+    """Risk of every member, (n_members,), as a transformation of functions has it."""
+    by_member = 0 if rows is not None and rows.ndim == 2 else None
+    function = transform(lambda p, *rest: risk.of_member(p, *rest)[0])
+    step = over_members(function, count(params), (0, risk.order_axis, by_member))
+    return step(params, risk.orders, rows)
+
+
+@partial(jax.jit, static_argnames=("structure", "block"))
+def outputs(structure, params, phi, orders, block):
+    """Amplitude, value (n_members, length, *outputs), of every member on all samples.
+
+    Parameters
+    ----------
+    structure : Structure, the padded one of the packed networks
+    params : pytree, with leaves (n_members, ...)
+    phi : array (length, nsites, phys_dim), the length a multiple of block
+    orders : int array (n_members, nsites), or None for the given order
+    block : int, samples evaluated at a time
+    """
+
+    def member(params, order):
+        def part(phi):
+            return contract(params, structure, reordered(phi, order))
+
+        blocks = phi.reshape(-1, block, *phi.shape[1:])
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), jax.lax.map(part, blocks))
+
+    axes = (0, None if orders is None else 0)
+    return over_members(member, count(params), axes)(params, orders)
+
+
+@partial(jax.jit, static_argnames="block")
+def mean_loss(risk, params, block):
+    """Weighted mean loss of every member, (n_members,), without penalties, block by block."""
+    structure, objective, samples = risk.structure, risk.objective, risk.samples
+    amplitude = outputs(structure, params, samples.phi, risk.orders, block)
+
+    def member(amplitude, params):
+        losses = objective.loss(amplitude, samples.target)
+        if objective.loss.normalized:
+            losses = objective.with_log_norm(losses, log_norm_squared(params, structure))
+        return _weighted_sum(losses, samples.weight) / jnp.sum(samples.weight)
+
+    return jax.vmap(member)(amplitude, params)

@@ -1,0 +1,243 @@
+"""Training of image models by gradients: augmentation and step in one compiled loop per epoch."""
+
+import dataclasses
+from functools import cache, partial
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ..._arrays import evenly_spaced
+from ..._checks import check_instance, check_int, check_number
+from ..._registry import register
+from .._gradient import Minibatches
+from .._loop import Checkpoint
+from .._members import nan_unless_finite
+from .._problem import bucket
+from .._schedules import Schedule, WarmupCosine
+from .._trainer import Step, Trainer
+from ._augmentations import Augmentation
+
+# Images that normalisations take their moments from.
+_MOMENT_ROWS = 4096
+
+
+@register("image_trainer")
+@dataclasses.dataclass(frozen=True)
+class ImageGradient(Trainer):
+    """AdamW on minibatches of images, with the cross-entropy as loss.
+
+    What is left over in an epoch is left out, other images each time.
+
+    >>> ImageGradient(max_epochs=5).batch_size
+    128
+
+    Parameters
+    ----------
+    learning_rate : float, peak rate
+    batch_size : int, images per step; all where they are fewer
+    optimizer : optax transformation, optional, in place of Adam, decay and rate
+    schedule : Schedule, shape of the learning rate over the run
+    min_steps : int, steps at least, and ten epochs, where max_epochs is None
+    weight_decay : float, of weights, not of biases and scales, times the learning rate
+    label_smoothing : float, as in `tn4ml_plus.losses.CrossEntropy`
+    augmentations : sequence of Augmentation, applied in sequence
+    ema : float, optional
+        Share of the averaged weights that each step keeps, in [0, 1); None: use the last weights.
+    clip_norm : float, optional, cap on the gradient's global norm
+    dtype : str, optional
+        Of the maps, "bfloat16" for mixed precision; None: that on a GPU and single precision
+        elsewhere.
+    checkpoint : str, optional
+        File that is written after each epoch and from which training is continued, with the same
+        settings and, which no file can tell, the same optimizer.
+    max_epochs, early_stopping, time_limit, callbacks : as in `Trainer`; max_epochs is exact
+    """
+
+    learning_rate: float = 8e-3
+    batch_size: int = 128
+    optimizer: Any = None
+    schedule: Schedule = dataclasses.field(default=WarmupCosine())
+    min_steps: int = 300
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    augmentations: tuple = ()
+    ema: float | None = None
+    clip_norm: float | None = 1.0
+    dtype: str | None = None
+    checkpoint: str | None = None
+
+    advice: ClassVar[str] = "Lower learning_rate, or set clip_norm"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_int("batch_size", self.batch_size, 1)
+        check_int("min_steps", self.min_steps, 1)
+        check_instance("schedule", self.schedule, Schedule)
+        check_number("weight_decay", self.weight_decay, at_least=0)
+        check_number("label_smoothing", self.label_smoothing, at_least=0, below=1)
+        check_number("ema", self.ema, at_least=0, below=1, optional=True)
+        check_number("clip_norm", self.clip_norm, above=0, optional=True)
+        augmentations = self.augmentations
+        if not isinstance(augmentations, list | tuple) or not all(
+            isinstance(each, Augmentation) for each in augmentations
+        ):
+            raise ValueError(
+                "augmentations must be a sequence of objects such as RandomCrop(2), got "
+                f"{augmentations!r}."
+            )
+        object.__setattr__(self, "augmentations", tuple(augmentations))
+        if self.dtype is not None and self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be 'float32', 'bfloat16' or None, got {self.dtype!r}.")
+
+    def epochs(self, n_samples: int) -> int:
+        steps = max(1, n_samples // self.batch_size)
+        return self.max_epochs or max(10, -(-self.min_steps // steps))
+
+    def init(self, problem):
+        return jax.jit(self._program(problem).optimizer.init)(problem.params)
+
+    def begin(self, problem):
+        """The model, twice where its weights are averaged, and the state."""
+        model = problem.params
+        return (model,) if self.ema is None else (model, model), self.init(problem)
+
+    def step(self, problem, params, state, epoch):
+        """One compiled epoch of shuffled minibatches."""
+        n, samples = problem.n_samples, problem.samples
+        batch_size = min(self.batch_size, n)
+        steps = n // batch_size
+        samples = samples._replace(weight=samples.weight * (n / samples.weight.sum()))
+        rates = self._rates(n, steps)[epoch * steps :][:steps]
+        rng = np.random.default_rng([problem.seed, epoch])
+        rows = np.zeros((bucket(steps), batch_size), np.int32)
+        rows[:steps] = rng.permutation(n)[: steps * batch_size].reshape(steps, -1)
+        padded = np.zeros(len(rows), np.float32)
+        padded[:steps] = rates
+        key = jax.random.key(rng.integers(2**31))
+        batches = Minibatches(rows, padded, steps, first=epoch * steps)
+        params, state, loss = _epoch(self._program(problem), params, state, samples, batches, key)
+        return Step(params, state, float(loss) / steps, {"learning_rate": float(rates[-1])})
+
+    def outcome(self, problem, params):
+        """A `Result` with the model, averaged or last, with moments of many images."""
+        n = problem.n_samples
+        # Each block sees all classes, however the images are sorted.
+        rows = np.random.default_rng(problem.seed).permutation(evenly_spaced(n, _MOMENT_ROWS))
+        # Blocks of one size, fewer than n_blocks rows left out.
+        n_blocks = -(-len(rows) // min(self.batch_size, n))
+        size = len(rows) // n_blocks
+        blocks = rows[: len(rows) // size * size].reshape(-1, size).astype(np.int32)
+        return problem.outcome(_with_moments(params[-1], problem.samples, blocks))
+
+    def checkpoint_of(self, problem):
+        if self.checkpoint is None:
+            return None
+        # Numbers and strings that tell this training from others.
+        names = ("learning_rate", "max_epochs", "min_steps", "batch_size", "weight_decay")
+        names = (*names, "label_smoothing", "ema", "clip_norm")
+        mine = {name: getattr(self, name) for name in names}
+        mine |= {"dtype": self._dtype(), "optimizer": self.optimizer is not None}
+        mine |= {"n_samples": problem.n_samples, "seed": problem.seed}
+        rest = repr((self.schedule, self.augmentations, self.early_stopping))
+        task = problem.task | mine | {"schedule and augmentations": rest}
+        return Checkpoint(self.checkpoint, task)
+
+    def _program(self, problem):
+        return Program(
+            self.optimizer or _adamw(self.weight_decay, self.clip_norm),
+            self.augmentations,
+            problem.n_classes,
+            self.label_smoothing,
+            self.ema,
+            self._dtype(),
+        )
+
+    def _rates(self, n_samples, steps):
+        """Learning rates of all steps of the run."""
+        total = self.epochs(n_samples) * steps
+        factors = np.ones(total)
+        return factors if self.optimizer else self.learning_rate * self.schedule.factors(total)
+
+    def _dtype(self):
+        on_gpu = jax.default_backend() == "gpu"
+        return self.dtype or ("bfloat16" if on_gpu else str(jnp.zeros(()).dtype))
+
+
+class Program(NamedTuple):
+    """Static part of a compiled epoch, besides the model and the shapes of arrays."""
+
+    optimizer: Any
+    augmentations: tuple
+    n_classes: int
+    label_smoothing: float
+    ema: float | None
+    dtype: str
+
+
+@cache
+def _adamw(weight_decay, clip_norm):
+    # One object for all trainings with these numbers: compiled epochs are keyed by it.
+    return optax.chain(
+        optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(weight_decay, partial(jax.tree.map, lambda leaf: leaf.ndim > 1)),
+        optax.scale(-1),
+    )
+
+
+@partial(jax.jit, static_argnames="program")
+def _epoch(program, params, state, samples, batches, key):
+    rows, rates, steps, _, first = batches
+    smoothing, n_classes = program.label_smoothing, program.n_classes
+
+    def loss(model, images, targets):
+        log_p = jax.nn.log_softmax(model(images.astype(program.dtype), []).astype(targets.dtype))
+        return -(targets * log_p).sum(axis=1).mean()
+
+    def body(i, carry):
+        (model, *average), state, total = carry
+        index, n_keys = rows[i], max(1, len(program.augmentations))
+        images = samples.standardised(samples.images[index])
+        targets = jax.nn.one_hot(samples.target[index], n_classes, dtype=images.dtype)
+        targets = (1 - smoothing) * targets + smoothing / n_classes
+        targets = targets * samples.weight[index][:, None].astype(images.dtype)
+        keys = jax.random.split(jax.random.fold_in(key, i), n_keys)
+        for augmentation, own in zip(program.augmentations, keys):
+            images, targets = augmentation(own, images, targets)
+        value, gradient = jax.value_and_grad(loss)(model, images, targets)
+        # optax mixes dtypes.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = program.optimizer.update(gradient, state, model)
+        rate = rates[i]
+        model = jax.tree.map(lambda p, u: (p + rate * u).astype(p.dtype), model, updates)
+        if average:
+            # The first averages are of fewer steps, so that the start does not count.
+            t = (first + i + 1).astype(jnp.result_type(float))
+            kept = jnp.minimum(program.ema, t / (t + 9.0))
+            average = [jax.tree.map(lambda a, p: kept * a + (1 - kept) * p, average[0], model)]
+        return (model, *average), state, total + value
+
+    total = jnp.zeros((), samples.scale.dtype)
+    params, state, total = jax.lax.fori_loop(0, steps, body, (params, state, total))
+    return params, state, nan_unless_finite(params, total)
+
+
+@jax.jit
+def _with_moments(model, samples, blocks):
+    """The model with the moments of these images in place of those of single batches.
+
+    Source: Ioffe and Szegedy 2015, algorithm 2.
+    """
+
+    def block(index):
+        model(samples.standardised(samples.images[index]), moments := [])
+        return moments
+
+    found = []
+    for means, variances in jax.lax.map(block, blocks):
+        found.append((means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)))
+    return model.with_moments(found)

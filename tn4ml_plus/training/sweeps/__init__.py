@@ -1,0 +1,1 @@
+"""Training by sweeps: effective problems of one bond in sequence, each for all samples."""
