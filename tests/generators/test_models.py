@@ -165,7 +165,7 @@ def test_zero_weights_stay_trainable():
     [
         (lambda m: m.layers[1].bias is None, "must choose arrays"),
         (lambda m: m.activation, "must choose arrays"),
-        (lambda m: [], "chooses nothing"),
+        (lambda m: [], "chooses no part"),
     ],
 )
 def test_what_cannot_be_replaced_is_named(where, message):
@@ -206,7 +206,7 @@ def test_weights_that_no_generator_can_replace_are_named(weight, message):
 
 def test_scalar_layers_are_refused():
     layer = eqx.nn.Linear("scalar", 16, key=KEY)
-    with pytest.raises(ValueError, match="leave it out"):
+    with pytest.raises(ValueError, match="exclude it from where"):
         compress([layer], lambda m: m[0], key=KEY)
 
 
@@ -226,7 +226,7 @@ def test_large_weights_are_chosen_by_size():
 # Fits ---------------------------------------------------------------------------------------------
 
 POINTS = jnp.linspace(-1, 1, 32)
-SMOOTH = jnp.exp(-20 * (POINTS[:, None] - POINTS) ** 2)
+SMOOTH = jnp.exp(-20 * (POINTS[:, None] - POINTS[None]) ** 2)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_only_generators_are_fitted():
 def test_fits_do_not_shrink_to_zero():
     """A narrow band, of which a start by chance has next to nothing."""
     points = jnp.linspace(-1, 1, 256)
-    band = jnp.exp(-200 * (points[:, None] - points) ** 2)
+    band = jnp.exp(-200 * (points[:, None] - points[None]) ** 2)
     assert fit(ATTNGenerator((256, 256), key=KEY), band, n_steps=300).error < 0.5
 
 
@@ -371,7 +371,7 @@ def test_not_finite_losses_keep_the_model():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"y": CLASSES[:10]}, "one target for each"),
+        ({"y": CLASSES[:10]}, "one target per sample"),
         ({"loss": lambda outputs, y: outputs.sum()}, "one number for each"),
         ({"patience": 2}, "validation="),
         ({"n_epochs": 0}, "n_epochs"),

@@ -128,7 +128,10 @@ def test_a_sine_wants_small_states():
 # Growth -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("generator", [*TREES, partial(GroupedGenerator, n_groups=2)])
+@pytest.mark.parametrize(
+    "generator",
+    [*TREES, pytest.param(partial(GroupedGenerator, n_groups=2), marks=pytest.mark.long)],
+)
 def test_growth_keeps_the_weight(generator, x64):
     for dtype, most in ((jnp.float32, 1e-6), (jnp.float64, 1e-12)):
         small = generator((32, 32), key=KEY, gate_noise=0.3, dtype=dtype)
@@ -164,7 +167,7 @@ def test_growth_reaches_every_generator_of_a_model():
     [
         (BrickWallGenerator((8, 8), key=KEY), 3, "no bonds"),
         (Quantised(TTNGenerator((8, 8), key=KEY)), 3, "before quantisation"),
-        (TTNGenerator((8, 8), key=KEY, bond_dim=3), 2, "less than the 3"),
+        (TTNGenerator((8, 8), key=KEY, bond_dim=3), 2, "at least the 3"),
         (TTNGenerator((8, 8), key=KEY), 0, "bond_dim"),
     ],
 )
@@ -246,7 +249,7 @@ def test_models_without_generators_neither_grow_nor_round():
 
 
 def test_growth_beyond_memory_is_refused():
-    with pytest.raises(ValueError, match="take a smaller bond_dim"):
+    with pytest.raises(ValueError, match="choose a smaller bond_dim"):
         grow(TTNGenerator((64, 64), key=KEY), 200, key=KEY)
 
 

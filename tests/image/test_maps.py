@@ -7,10 +7,10 @@ import pytest
 from jax.test_util import check_grads
 from scipy.ndimage import correlate
 
-from tn4ml_plus.image._depthwise import banded, convolved, depthwise, shifted
-from tn4ml_plus.image._maps import BatchNorm, LayerNorm, Patches, Pointwise
+from tn4ml_plus.image._depthwise import banded, depthwise, shifted
+from tn4ml_plus.image._maps import BatchNorm, LayerNorm, PatchMap, Pointwise
 
-FORMS = [banded, shifted, convolved, depthwise]
+FORMS = [banded, shifted, depthwise]
 
 
 def by_hand(x, weight):
@@ -46,7 +46,7 @@ def test_gradients_of_depthwise_convolutions_agree_with_differences(form, x64):
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 7), (1, 1)])
 def test_patches_read_blocks_and_pad_with_zeros(height, width, x64):
     rng = np.random.default_rng(2)
-    patches = Patches(2, 5, 3, jax.random.key(0))
+    patches = PatchMap(2, 5, 3, jax.random.key(0))
     x = rng.normal(size=(2, height, width, 4))
     rows, columns = -(-height // 3), -(-width // 3)
     padded = np.zeros((2, 3 * rows, 3 * columns, 4))
@@ -79,7 +79,7 @@ def test_normalisations_and_the_moments_they_report(x64):
 def test_maps_keep_the_precision_of_images(dtype):
     x = jnp.ones((4, 3, 3, 2), dtype)
     assert Pointwise(4, 6, jax.random.key(0))(x).dtype == dtype
-    assert Patches(4, 6, 2, jax.random.key(0))(x).dtype == dtype
+    assert PatchMap(4, 6, 2, jax.random.key(0))(x).dtype == dtype
     assert LayerNorm(4)(x).dtype == dtype
     assert BatchNorm(4)(x).dtype == dtype
     assert BatchNorm(4)(x, moments := []).dtype == dtype

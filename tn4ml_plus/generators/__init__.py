@@ -13,11 +13,11 @@ except ImportError as error:
 from ._activations import ELU, GELU, Activation, Identity, PReLU, Rational, SiLU, Sine
 from ._base import Generator
 from ._brick_wall import BrickWallGenerator
-from ._compress import Compressed, cached, compress, large_weights, n_bytes, n_parameters
+from ._compressed import Compressed, cached, compress, large_weights, n_bytes, n_parameters
 from ._fitting import Fit, fit, isometry
+from ._generated_layers import Conv2d, GeneratedLayer, Linear, MultiheadAttention
 from ._grouped import GroupedGenerator
 from ._growing import grow
-from ._layers import Conv2d, GeneratedLayer, Linear, MultiheadAttention
 from ._optimizer import default_optimizer
 from ._pipeline import CompressionPipeline, CompressionReport, Stage
 from ._quantising import Quantised, quantise
@@ -33,64 +33,15 @@ from ._training import (
     squared_distance,
     train,
 )
-from ._trees import (
-    ATTNGenerator,
-    MERAGenerator,
-    TreeGenerator,
-    TTNGenerator,
-    default_schedule,
-)
+from ._trees import ATTNGenerator, MERAGenerator, TreeGenerator, TTNGenerator, default_schedule
 
 __all__ = [
-    "ELU",
-    "GELU",
-    "ATTNGenerator",
-    "Activation",
-    "BrickWallGenerator",
-    "ChannelsApart",
-    "Compressed",
-    "CompressionPipeline",
-    "CompressionReport",
-    "Conv2d",
-    "Fit",
-    "GeneratedLayer",
-    "Generator",
-    "GroupedGenerator",
-    "Identity",
-    "Linear",
-    "MERAGenerator",
-    "Modes",
-    "MultiheadAttention",
-    "PReLU",
-    "Paired",
-    "Quantised",
-    "Rational",
-    "RowMajor",
-    "SiLU",
-    "Sine",
-    "SoftTargets",
-    "Stage",
-    "TTNGenerator",
-    "Tensorisation",
-    "Trained",
-    "TreeGenerator",
-    "cached",
-    "compress",
-    "default_optimizer",
-    "default_schedule",
-    "distill",
-    "evaluate",
-    "fit",
-    "grow",
-    "isometry",
-    "large_weights",
-    "load",
-    "n_bytes",
-    "n_parameters",
-    "per_sample",
-    "predict",
-    "quantise",
-    "save",
-    "squared_distance",
-    "train",
-]
+    "ELU", "GELU", "ATTNGenerator", "Activation", "BrickWallGenerator", "ChannelsApart",
+    "Compressed", "CompressionPipeline", "CompressionReport", "Conv2d", "Fit", "GeneratedLayer",
+    "Generator", "GroupedGenerator", "Identity", "Linear", "MERAGenerator",
+    "Modes", "MultiheadAttention", "PReLU", "Paired", "Quantised", "Rational", "RowMajor", "SiLU",
+    "Sine", "SoftTargets", "Stage", "TTNGenerator", "Tensorisation", "Trained", "TreeGenerator",
+    "cached", "compress", "default_optimizer", "default_schedule", "distill", "evaluate", "fit",
+    "grow", "isometry", "large_weights", "load", "n_bytes", "n_parameters", "per_sample", "predict",
+    "quantise", "save", "squared_distance", "train",
+]  # fmt: skip

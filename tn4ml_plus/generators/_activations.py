@@ -1,4 +1,4 @@
-"""Functions between the layers of a generator, some of which learn."""
+"""Functions between the layers of a generator, some with parameters that are trained."""
 
 import abc
 from typing import ClassVar
@@ -11,11 +11,9 @@ from .._checks import check_number
 
 
 class Activation(eqx.Module):
-    """Called on the state of a layer, number by number; each layer has one of its own.
+    """Elementwise function of the state of a layer; each layer has one of its own."""
 
-    rms: root mean square of the states that a calibrated layer hands to it.
-    """
-
+    #: Root mean square of the states that a calibrated layer passes to it.
     rms: ClassVar[float] = 1.0
 
     @abc.abstractmethod
@@ -24,7 +22,10 @@ class Activation(eqx.Module):
 
 
 class Identity(Activation):
-    """No activation: the generator is multilinear, a tensor network that `to_quimb` gives."""
+    """No activation: the generator is multilinear, a tensor network that `to_quimb` returns.
+
+    (`tn4ml_plus.initializers.Identity` makes initial cores.)
+    """
 
     def __call__(self, state):
         return state
@@ -52,7 +53,7 @@ class SiLU(Activation):
 
 
 class PReLU(Activation):
-    """x where positive, slope times x elsewhere, with a slope that learns (He et al. 2015)."""
+    """x where positive, slope times x elsewhere, with a trained slope (He et al. 2015)."""
 
     slope: jax.Array
 
@@ -67,7 +68,7 @@ class PReLU(Activation):
 class Sine(Activation):
     """sin(frequency x) with x of root mean square 1 / frequency (SIREN, Sitzmann et al. 2020).
 
-    frequency: above 0; it decides how fast a core moves what it generates.
+    The frequency, above 0, decides how fast a core changes what it generates.
     """
 
     frequency: float = eqx.field(static=True)
@@ -85,7 +86,7 @@ class Sine(Activation):
 
 
 class Rational(Activation):
-    """A cubic over 1 + |a quadratic without constant|, all coefficients learn: no poles.
+    """A cubic over 1 + |a quadratic without constant|, all coefficients trained: no poles.
 
     Starts near a leaky ReLU of slope 0.01 for |x| <= 2. Source: Molina, Schramowski
     and Kersting 2020, eq. 3.

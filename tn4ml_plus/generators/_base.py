@@ -1,4 +1,4 @@
-"""What every generator is: a module that is called for its weight."""
+"""The base of generators: modules that are called for their weight."""
 
 import abc
 import dataclasses
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 class Generator(eqx.Module):
-    """Called without arguments it gives its weight, of shape `shape`; ``x @ generator`` works too.
+    """Module that returns a weight of shape `shape` when called; ``x @ generator`` works too.
 
     A generator is a pytree of its parameters, so that it can stand wherever the weight stood.
     """
@@ -48,32 +48,32 @@ class Generator(eqx.Module):
 
     @property
     def dtype(self):
-        """Of the weight."""
+        """Type of the weight's entries."""
         return jnp.result_type(*parameters(self))
 
     @property
-    def n_parameters(self):
-        """How many numbers generate the weight."""
+    def n_parameters(self) -> int:
+        """Count of the numbers that generate the weight."""
         return sum(p.size for p in parameters(self))
 
     @property
-    def n_bytes(self):
-        """How many bytes these numbers take."""
+    def n_bytes(self) -> int:
+        """Size of these numbers in bytes."""
         return sum(p.size * p.dtype.itemsize for p in parameters(self))
 
     @property
-    def compression(self):
-        """Entries of the weight for each number that generates it."""
+    def compression(self) -> float:
+        """Entries of the weight per number that generates it."""
         return math.prod(self.shape) / self.n_parameters
 
 
 def parameters(tree):
-    """The arrays of a pytree that learn: those of floating-point numbers."""
+    """The trained arrays of a pytree: those of floating-point numbers."""
     return [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
 
 
 def built(cls, like=None, **fields):
-    """A module of these fields past its constructor, the other fields those of another module."""
+    """A module made of fields without its constructor; missing fields are those of `like`."""
     module = object.__new__(cls)
     old = {} if like is None else {f.name: getattr(like, f.name) for f in dataclasses.fields(like)}
     for name, value in (old | fields).items():
@@ -99,7 +99,7 @@ def check_dtype(dtype):
     if dtype not in (jnp.bfloat16, jnp.float32, jnp.float64):
         raise ValueError(
             f"dtype must be bfloat16, float32 or float64, got {jnp.dtype(dtype).name}: sums over a "
-            "weight leave the range of float16."
+            "weight exceed the range of float16."
         )
 
 
@@ -121,14 +121,11 @@ def made_by(generator, shape, key):
 
 
 def in_place_of(weight, key, *, generator, rms=None):
-    """A generator of the shape, the type and the root mean square of a weight.
-
-    generator: called with a shape and key=; rms: another root mean square to start from.
-    """
+    """A generator of the shape, the type and the root mean square (or `rms`) of a weight."""
     check_dtype(weight.dtype)
     made = cast(made_by(generator, weight.shape, key), weight.dtype)
     wanted = jnp.sqrt(jnp.mean(weight**2)) if rms is None else rms
     if not isinstance(wanted, jax.core.Tracer) and not math.isfinite(wanted):
-        raise ValueError("A weight to replace is not finite: mend the model first.")
+        raise ValueError("A weight to replace is not finite: remove its NaN and infinities first.")
     factor = wanted / jnp.sqrt(jnp.mean(made() ** 2))
     return made.scaled(jnp.where(factor > 0, factor, 1))

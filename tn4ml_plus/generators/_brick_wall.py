@@ -15,7 +15,7 @@ from ._trees import near_identity, signed
 
 
 class BrickWall(eqx.Module):
-    """A tensor of n modes: a vector for every two of them, then gates on (1, 2), (3, 4), ...
+    """A tensor of n modes: one vector per pair of them, then gates on (1, 2), (3, 4), ...
 
     Where n is odd the last mode starts as the unit vector (1, 0, ...). Fewer than two modes are
     free numbers, as there is no pair.
@@ -52,15 +52,17 @@ class BrickWallGenerator(Generator):
     """Circuits of gates on a product state, one for each power of the radix that adds up to P.
 
     The P entries of the weight are filled row by row, without padding; a circuit of radix**Q
-    entries has Q // 2 vectors and (Q - 1) // 2 gates. It is multilinear. The parameters are those
-    of `TreeGenerator` that are named here.
-
-    Source: ADTN, Qing et al., arXiv 2305.06058.
+    entries has Q // 2 vectors and (Q - 1) // 2 gates. It is multilinear. Source: ADTN, Qing et al.,
+    arXiv 2305.06058.
 
     >>> import jax
     >>> sizes = [(512, 4096), (4096, 4096)]
     >>> sum(BrickWallGenerator(size, key=jax.random.key(0)).n_parameters for size in sizes)
     424
+
+    Parameters
+    ----------
+    shape, key, radix, rms, gate_noise, dtype : as in `TreeGenerator`
     """
 
     circuits: tuple[BrickWall, ...]

@@ -42,7 +42,7 @@ class Layer(eqx.Module):
 
     @property
     def n_made(self):
-        """How many modes each core makes."""
+        """Number of modes that each core makes."""
         return [2] * len(self.split) + [1] * len(self.keep)
 
 
@@ -62,12 +62,12 @@ def mixed(state, matrix, before):
 
 
 def fused(n, size):
-    """Where to cut n matrices of this many rows each so that products of a part have few."""
+    """Cuts of n matrices of `size` rows each into parts whose products have few rows."""
     return pairwise(round(i) for i in np.linspace(0, n, -(-n // _most(size, FUSED_ROWS)) + 1))
 
 
 def _most(size, rows):
-    """How many matrices of this many rows have a product of at most so many; one or more."""
+    """Number of matrices of `size` rows whose product has at most `rows`; one or more."""
     return max(m for m in range(1, 7) if m == 1 or size**m <= rows)
 
 
@@ -83,8 +83,8 @@ def absorbed(matrix, gates, first, bond):
 def expanded(state, cores, n_made, gates, bond, before=1):
     """A flat state with cores on the modes after the first `before` numbers, then gates.
 
-    n_made: how many modes of size bond each core makes; gates: on the pairs (1, 2), (3, 4), ... of
-    them, or None.
+    n_made: modes of size bond that each core makes; gates: on their pairs (1, 2), (3, 4), ..., or
+    None.
     """
     place, across = 0, []
     for start, end in fused(len(cores), len(cores[0])):
@@ -111,7 +111,7 @@ class Factors(NamedTuple):
     """The last layer and its state as three factors of the generated tensor.
 
     tensor[a b c] = sum over l, r of left[l, a] centre[l, b, r] right[r, c], where a, b, c are its
-    first, middle and last modes, as many as n_modes tells. left, right: all cores beyond the
+    first, middle and last modes, n_modes of them. left, right: all cores beyond the
     split with their gates, next to an identity that carries the mode which a gate shares; centre:
     the state times the cores and gates between.
     """
@@ -131,7 +131,7 @@ class Factors(NamedTuple):
         return (self.left.T @ centre.reshape(len(self.left), -1)).reshape(-1)
 
     def weight(self, modes):
-        """The weight of these modes: the tensor by its sides, what is beyond their sizes cut off.
+        """The weight of these modes: the tensor by its sides, cut off at their sizes.
 
         Sides are put in order in the factors, which are small; of the tensor only blocks move.
         """
@@ -176,7 +176,7 @@ class Factors(NamedTuple):
             centre = centre.reshape(len(left), len(self.right), *centre.shape[1:])
             centre = jnp.moveaxis(centre, 1, 3)
             centre = centre.reshape(len(left), centre.shape[1], -1)
-        # One small product a sample, so that what comes out need not be put in order.
+        # One small product per sample, so that the result need not be put in order.
         each = left.transpose(2, 0, 1).reshape(-1, left.shape[1])
         y = jnp.broadcast_to(each, (batch, *each.shape)) @ x.reshape(batch, left.shape[1], -1)
         y = y.reshape(batch * left.shape[2], -1) @ centre.reshape(-1, centre.shape[2])

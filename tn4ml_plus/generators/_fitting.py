@@ -9,18 +9,19 @@ import numpy as np
 import optax
 
 from .._checks import check_int, check_number
-from .._errors import NotFiniteError
+from .._types import ArrayLike
+from ..errors import NotFiniteError
 from ._base import Generator, is_generator
 from ._brick_wall import BrickWall
 from ._decoder import Layer
-from ._optimizer import default_optimizer
+from ._optimizer import default_optimizer, descend
 
 
-def isometry(tree):
+def isometry(tree) -> jax.Array:
     """Sum over all cores of a pytree of |A A^T - 1|^2, a soft constraint to add to a loss.
 
-    Cores take bonds of size m to n >= m numbers; those with n < m count |A^T A - 1|^2 instead.
-    Disentanglers count too; activations, latent tensors and weights that are not generated do not.
+    Cores with fewer columns than rows count |A^T A - 1|^2 instead. Disentanglers count too;
+    activations, latent tensors and weights that are not generated do not.
 
     >>> import jax
     >>> from tn4ml_plus.generators import TTNGenerator
@@ -37,13 +38,18 @@ def _off_isometry(array):
     if array.shape[-2] > array.shape[-1]:
         array = jnp.swapaxes(array, -1, -2)
     gram = array @ jnp.swapaxes(array, -1, -2)
-    return jnp.sum((gram - jnp.eye(array.shape[-2], dtype=array.dtype)) ** 2)
+    one = jnp.eye(array.shape[-2], dtype=array.dtype)[(None,) * (array.ndim - 2)]
+    return jnp.sum((gram - one) ** 2)
 
 
 class Fit(NamedTuple):
-    """What `fit` returns: generator: Generator; losses: (n_steps,) of the steps.
+    """Result of `fit`.
 
-    error: |generated - weight| / |weight|, Frobenius norms, of all entries.
+    Attributes
+    ----------
+    generator : Generator, the fitted generator
+    losses : (n_steps,), losses of the steps
+    error : float, |generated - weight| / |weight|, Frobenius norms, over all entries
     """
 
     generator: Generator
@@ -52,37 +58,22 @@ class Fit(NamedTuple):
 
 
 def fit(
-    generator,
-    weight,
+    generator: Generator,
+    weight: ArrayLike,
     *,
-    n_steps=1000,
+    n_steps: int = 1000,
     loss=optax.squared_error,
-    n_entries=None,
-    isometry_weight=0.0,
+    n_entries: int | None = None,
+    isometry_weight: float = 0.0,
     optimizer=None,
-    key=None,
-):
+    key: jax.Array | None = None,
+) -> Fit:
     """A generator brought near to a given weight, for example a trained one: a warm start.
 
-    Parameters
-    ----------
-    generator : the start, of any size: each step brings what is generated to the weight's root
-        mean square before it is compared, and the factor of least squares is put into the
-        generator at last. So nothing is won by shrinking to zero, from where no core has a
-        gradient.
-    weight : of the generator's shape, finite, not all zero.
-    n_steps : of the optimizer.
-    loss : function of predictions and targets, number by number, in units of the weight's root mean
-        square, such as `optax.huber_loss`.
-    n_entries : how many entries of the weight a step looks at, drawn with replacement, at least 2;
-        None: all. Few teach little; `error` tells.
-    isometry_weight : what `isometry` counts in the loss; the last factor is not seen by it.
-    optimizer : optax transformation; None: `default_optimizer`.
-    key : of the entries drawn; required with n_entries.
-
-    Returns the generator, the losses and the relative error as a `Fit`. A weight without structure
-    cannot be generated: expect errors near 1 for trained dense layers. NotFiniteError where
-    training diverges.
+    Each step brings the generated weight to the wanted root mean square before the comparison, and
+    the factor of least squares is put into the generator at the end. So nothing is gained by
+    shrinking to zero, where no core has a gradient. A weight without structure cannot be generated:
+    expect errors near 1 for trained dense layers.
 
     >>> import jax, jax.numpy as jnp
     >>> from tn4ml_plus.generators import TTNGenerator
@@ -91,6 +82,20 @@ def fit(
     >>> fitted = fit(TTNGenerator((32, 32), key=jax.random.key(0), bond_dim=3), smooth)
     >>> fitted.error < 0.1
     True
+
+    Parameters
+    ----------
+    generator, weight : the start, of any size, and an array of its shape, finite, not all zero
+    n_steps : int, steps of the optimizer
+    loss : callable, elementwise, such as `optax.huber_loss`, in units of the weight's rms
+    n_entries : int, optional
+        Entries of the weight in a step, drawn with replacement, at least 2; by default all.
+    isometry_weight, optimizer : as in `train`
+    key : jax.Array, key of the draws; required with n_entries
+
+    Raises
+    ------
+    NotFiniteError : where the fit diverges
     """
     check_int("n_steps", n_steps, 1)
     check_int("n_entries", n_entries, 2, optional=True)
@@ -98,7 +103,7 @@ def fit(
     if not is_generator(generator):
         raise ValueError(
             f"fit takes a generator, got {type(generator).__name__}: fit those of a model one by "
-            "one, or take train or distill."
+            "one, or use train or distill."
         )
     weight = jnp.asarray(weight, generator.dtype)
     if weight.shape != generator.shape:
@@ -118,7 +123,7 @@ def fit(
     )
     if not np.isfinite(losses).all():
         raise NotFiniteError(
-            "The fit met a loss that is not finite: take a lower learning rate, such as "
+            "The fit met a loss that is not finite: choose a lower learning rate, such as "
             f"optimizer=default_optimizer({n_steps}, 1e-3)."
         )
     return Fit(fitted.scaled(rms), np.asarray(losses), float(error))
@@ -138,14 +143,8 @@ def _fit(generator, weight, optimizer, loss, n_steps, n_entries, isometry_weight
         total = loss(_rms(target) / _rms(found) * found, target).mean()
         return total + isometry_weight * isometry(made) if isometry_weight else total
 
-    def step(carry, key):
-        params, state = carry
-        value, gradient = jax.value_and_grad(objective)(params, key)
-        updates, state = optimizer.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), value
-
-    start = params, optimizer.init(params)
-    (params, _), losses = jax.lax.scan(step, start, jax.random.split(key, n_steps))
+    keys = jax.random.split(key, n_steps)
+    params, _, losses = descend(objective, optimizer, params, optimizer.init(params), keys)
     made = eqx.combine(params, static)
     found = made()
     squares = jnp.vdot(found, found)

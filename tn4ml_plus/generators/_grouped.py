@@ -15,20 +15,20 @@ from ._trees import ATTNGenerator
 class GroupedGenerator(Generator):
     """Blocks of rows, each with a generator of its own, all evaluated at once.
 
-    Parameters
-    ----------
-    shape : of the weight; where its first size is no multiple of n_groups the last block is cut.
-    key : of the start.
-    n_groups : how many blocks, at most the number of rows.
-    generator : class of the blocks' generators, or a partial of it.
-    options : further arguments of the class, such as bond_dim.
-
     >>> import jax
     >>> grouped = GroupedGenerator((10, 4), n_groups=3, key=jax.random.key(0))
     >>> grouped().shape, grouped.n_parameters == 3 * ATTNGenerator(
     ...     (4, 4), key=jax.random.key(0)
     ... ).n_parameters
     ((10, 4), True)
+
+    Parameters
+    ----------
+    shape : tuple of int, that of the weight; the last block is cut off where it overhangs
+    n_groups : int, number of blocks, at most the number of rows
+    key : jax.Array, key of the initial generators
+    generator : type, class of the blocks' generators, or a partial of it
+    rms, **options : as in `TreeGenerator`, for the class
     """
 
     groups: Generator

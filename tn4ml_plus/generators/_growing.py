@@ -11,14 +11,11 @@ from ._grouped import GroupedGenerator
 from ._trees import TreeGenerator, check_state
 
 
-def grow(tree, bond_dim, *, key, noise=1e-2):
-    """Every generator of a tree with larger bonds and the same weight.
+def grow(tree, bond_dim: int, *, key: jax.Array, noise: float = 1e-2):
+    """A pytree whose generators have larger bonds and the same weights.
 
-    tree: a generator, or any pytree of them, such as a compressed model. bond_dim: the new size of
-    hidden modes, at least the old one. noise: standard deviation of the new cores' numbers over
-    the root mean square of the old ones; what reads the new modes starts at zero, so that the
-    weight stays as it is to rounding, while gradients flow. ValueError for generators without
-    bonds and for bonds that would shrink.
+    Entries that read the new modes start at zero, so that weights stay the same up to rounding
+    while gradients flow.
 
     >>> import jax
     >>> from tn4ml_plus.generators import MERAGenerator
@@ -26,6 +23,12 @@ def grow(tree, bond_dim, *, key, noise=1e-2):
     >>> large = grow(small, 3, key=jax.random.key(1))
     >>> bool(abs(large() - small()).max() < 1e-6 * abs(small()).max())
     True
+
+    Parameters
+    ----------
+    tree : pytree, a generator or a compressed model, say; ValueError for those without bonds
+    bond_dim : int, new size of hidden modes, at least the old one
+    key, noise : of the new entries, and their standard deviation over the rms of the old ones
     """
     check_int("bond_dim", bond_dim, 1)
     check_number("noise", noise, at_least=0)
@@ -40,12 +43,12 @@ def _grown(generator, bond_dim, key, noise):
         return eqx.tree_at(lambda g: g.groups, generator, groups)
     if not isinstance(generator, TreeGenerator):
         raise ValueError(
-            f"{type(generator).__name__} has no bonds to grow: grow before quantisation, and take "
+            f"{type(generator).__name__} has no bonds to grow: grow before quantisation, and use "
             "TTNGenerator, ATTNGenerator or MERAGenerator."
         )
     old = generator.bond_dim
     if bond_dim < old:
-        raise ValueError(f"bond_dim is {bond_dim}, less than the {old} of the generator: grow.")
+        raise ValueError(f"bond_dim must be at least the {old} of the generator, got {bond_dim}.")
     check_state(bond_dim, generator.schedule)
     first, *keys = jax.random.split(key, 1 + len(generator.layers))
     latent = generator.latent.reshape((old,) * generator.schedule[0])
@@ -54,13 +57,8 @@ def _grown(generator, bond_dim, key, noise):
     for number, (layer, key) in enumerate(zip(generator.layers, keys, strict=True)):
         inner = number < len(generator.layers) - 1
         layers.append(_larger_layer(layer, old, bond_dim, inner, key, noise))
-    return built(
-        type(generator),
-        generator,
-        latent=latent.reshape(-1),
-        layers=tuple(layers),
-        bond_dim=bond_dim,
-    )
+    new = {"latent": latent.reshape(-1), "layers": tuple(layers), "bond_dim": bond_dim}
+    return built(type(generator), generator, **new)
 
 
 def _larger(array, shape, key, noise):
@@ -75,13 +73,12 @@ def _larger_layer(layer, old, new, inner, key, noise):
     split, keep = jax.random.split(key)
 
     def cores(array, n_out, key):
-        if not inner:
-            return jnp.pad(array, [(0, 0), (0, new - old), (0, 0)])
-        array = array.reshape(len(array), old, *(old,) * n_out)
-        rows = _larger(array, (len(array), old, *(new,) * n_out), key, noise)
-        rows = rows.reshape(len(array), old, new**n_out)
+        if inner:
+            array = array.reshape(len(array), old, *(old,) * n_out)
+            array = _larger(array, (len(array), old, *(new,) * n_out), key, noise)
+            array = array.reshape(len(array), old, new**n_out)
         # Nothing is read from the new modes yet.
-        return jnp.pad(rows, [(0, 0), (0, new - old), (0, 0)])
+        return jnp.pad(array, [(0, 0), (0, new - old), (0, 0)])
 
     gates = layer.gates
     if inner and gates is not None:

@@ -1,4 +1,4 @@
-"""The optimizer that fits and training take unless told otherwise."""
+"""The default optimizer of fits and of training, and their steps."""
 
 import functools
 
@@ -9,23 +9,42 @@ from ._base import is_generator
 
 
 @functools.cache
-def default_optimizer(n_steps, generator_rate=1e-2, learning_rate=1e-3):
-    """Adam, cosine decay, gradients clipped to norm 1; generators learn ten times as fast.
+def default_optimizer(
+    n_steps: int, generator_rate: float = 1e-2, learning_rate: float = 1e-3
+) -> optax.GradientTransformation:
+    """Adam, cosine decay, gradients clipped to norm 1; generators have a rate of their own.
 
-    A generator has few numbers, each of which moves a large part of the weight. The same arguments
-    give the same object, so that nothing is compiled again. In a loop of your own, give it what
-    `equinox.filter(model, equinox.is_inexact_array)` leaves of a model.
+    The same arguments give the same object, so that nothing is compiled again. In a loop of your
+    own, initialise it with `equinox.filter(model, equinox.is_inexact_array)`.
+
+    Parameters
+    ----------
+    n_steps : int, steps until the rate is zero
+    generator_rate, learning_rate : float, first rates of generators and of all other arrays
     """
+    # A generator has few numbers, each of which moves a large part of the weight.
     rates = {"generators": generator_rate, "others": learning_rate}
-    parts = {
-        name: optax.adam(optax.cosine_decay_schedule(rate, n_steps)) for name, rate in rates.items()
-    }
+    schedules = {name: optax.cosine_decay_schedule(rate, n_steps) for name, rate in rates.items()}
+    parts = {name: optax.adam(schedule) for name, schedule in schedules.items()}
 
-    def labels(tree):
-        def label(leaf):
-            name = "generators" if is_generator(leaf) else "others"
-            return jax.tree.map(lambda _: name, leaf)
+    def label(leaf):
+        name = "generators" if is_generator(leaf) else "others"
+        return jax.tree.map(lambda _: name, leaf)
 
-        return jax.tree.map(label, tree, is_leaf=is_generator)
-
+    labels = functools.partial(jax.tree.map, label, is_leaf=is_generator)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.partition(parts, labels))
+
+
+def descend(objective, optimizer, params, state, inputs):
+    """Parameters and the optimizer's state after a step for each of the inputs, and the losses."""
+
+    def step(carry, each):
+        params, state = carry
+        value, gradient = jax.value_and_grad(objective)(params, each)
+        # optax mixes dtypes.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    (params, state), losses = jax.lax.scan(step, (params, state), inputs)
+    return params, state, losses

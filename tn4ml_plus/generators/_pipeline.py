@@ -1,4 +1,4 @@
-"""Compression of a trained model in stages, each of which is measured."""
+"""Compression of a trained model in measured stages."""
 
 import dataclasses
 import logging
@@ -11,23 +11,25 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_int, check_number
-from ..losses import CrossEntropy, Loss
+from ..losses import Loss
 from ._base import in_place_of
-from ._compress import Compressed, compressed, large_weights, n_bytes, n_parameters
+from ._compressed import Compressed, compressed, large_weights, n_bytes, n_parameters
 from ._fitting import fit
 from ._growing import grow
 from ._quantising import BITS, quantise
-from ._training import evaluate, per_sample, predict, train
+from ._training import CROSS_ENTROPY, evaluate, per_sample, predict, train
 from ._trees import ATTNGenerator
 
 logger = logging.getLogger(__name__)
 
 
 class Stage(NamedTuple):
-    """One row of a report: the model after a stage of a `CompressionPipeline`.
+    """Row of a report: the model after a stage of a `CompressionPipeline`.
 
-    name: of the stage; n_parameters, n_bytes: of the whole model; validation_loss: mean over the
-    validation samples; seconds: that the stage took.
+    Attributes
+    ----------
+    name, n_parameters, n_bytes : of the stage, of the whole model
+    validation_loss, seconds : float, mean over the validation samples, and duration of the stage
     """
 
     name: str
@@ -38,10 +40,13 @@ class Stage(NamedTuple):
 
 
 class CompressionReport(NamedTuple):
-    """What `CompressionPipeline.run` returns.
+    """Result of `CompressionPipeline.run`.
 
-    model: the last stage's that was kept, a `Compressed`; stages: list of `Stage`, also of a
-    growth that was tried in vain; errors: relative errors of the fits to the old weights.
+    Attributes
+    ----------
+    model : Compressed, the model of the last stage that was kept
+    stages : list of Stage, all stages, a rejected growth step included
+    errors : list of float, relative errors of the fits to the old weights
     """
 
     model: Compressed
@@ -51,23 +56,7 @@ class CompressionReport(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CompressionPipeline:
-    """Choose large weights, generate them, fit, train, grow and quantise, looking at each stage.
-
-    Parameters
-    ----------
-    generator : class of generators, or a partial of one with its options.
-    where : function that gives of the model what to replace, as for `compress`; None: all weights
-        of at least min_size entries.
-    min_size : see where.
-    fit_steps : steps of `fit` to each old weight, one weight after another; 0: random starts.
-    max_error : relative error up to which a fit is kept. A worse one would start training from a
-        weight near zero, so a random start of the weight's size takes its place.
-    bonds : larger bonds to grow to in turn, each trained; the first that does not lower the
-        validation loss is taken back and ends growth. Empty: no growth.
-    bits : of integer cores, 4 or 8, trained with their rounding at last; None: no rounding.
-    n_epochs, batch_size, patience, isometry_weight : of each training, as in `train`.
-    loss : as in `train`, for the targets, or for the teacher's outputs where there are none.
-    apply : as in `train`.
+    """Choice of large weights, generation, fit, training, growth and quantisation, all measured.
 
     Source: arXiv 2606.00130, section 7.6.
 
@@ -86,6 +75,20 @@ class CompressionPipeline:
     ['dense', 'generated', 'trained', 'bond_dim 3', 'int8']
     >>> report.stages[0].n_parameters, report.stages[2].n_parameters
     (85002, 19706)
+
+    Parameters
+    ----------
+    generator, where : as in `compress`; by default all large weights are chosen
+    min_size : int, entries of a large weight
+    fit_steps : int, steps of `fit` to each old weight; 0 for random starts
+    max_error : float
+        Largest relative error of a fit that is kept. A worse one is near zero, so a random start of
+        the weight's size takes its place.
+    bonds : tuple of int
+        Larger bonds to grow to in turn, each trained, until the validation loss is not lowered.
+    bits : int, optional, 4 or 8, those of integer cores; None for no rounding
+    n_epochs, batch_size, patience, isometry_weight : as in `train`, for each training
+    loss, apply : as in `train`; without targets the loss is for the model's own outputs
     """
 
     generator: Callable = ATTNGenerator
@@ -99,17 +102,16 @@ class CompressionPipeline:
     batch_size: int = 64
     patience: int | None = 3
     isometry_weight: float = 0.0
-    loss: Callable = CrossEntropy()  # noqa: RUF009, a frozen dataclass
+    loss: Callable = CROSS_ENTROPY
     apply: Callable = per_sample
 
     def __post_init__(self):
-        check_int("min_size", self.min_size, 1)
+        for name in ("min_size", "n_epochs", "batch_size"):
+            check_int(name, getattr(self, name), 1)
         check_int("fit_steps", self.fit_steps, 0)
-        check_number("max_error", self.max_error, at_least=0)
-        check_int("n_epochs", self.n_epochs, 1)
-        check_int("batch_size", self.batch_size, 1)
         check_int("patience", self.patience, 1, optional=True)
-        check_number("isometry_weight", self.isometry_weight, at_least=0)
+        for name in ("max_error", "isometry_weight"):
+            check_number(name, getattr(self, name), at_least=0)
         if not isinstance(self.bonds, list | tuple):
             raise ValueError(f"bonds must be a sequence of integers, got {self.bonds!r}.")
         for bond in self.bonds:
@@ -119,18 +121,15 @@ class CompressionPipeline:
         if self.bits is not None and self.bits not in BITS:
             raise ValueError(f"bits must be 4, 8 or None, got {self.bits!r}.")
 
-    def run(self, model, X, y=None, *, validation, key):
-        """Compress a model that is trained already; it stays as it is.
+    def run(self, model, X, y=None, *, validation, key: jax.Array) -> CompressionReport:
+        """Compress a trained model, which itself stays unchanged.
 
         Parameters
         ----------
-        model : the model.
-        X, y : as in `train`; without y the model's own outputs are the targets, and `loss` must be
-            one of outputs, such as `squared_distance` or `SoftTargets`.
-        validation : (X, y), or X alone where there is no y: what growth and epochs are judged by.
-        key : of starts and orders.
-
-        Returns a `CompressionReport`. ValueError where nothing is large enough.
+        model : pytree, the model; ValueError where none of its weights is large
+        X, y : as in `train`; without y, `loss` compares outputs with those of the model
+        validation : (X, y), or X alone without y, by which epochs and growth are judged
+        key : jax.Array, key of starts and orders
         """
         if y is None:
             if isinstance(self.loss, Loss):
@@ -149,26 +148,18 @@ class CompressionPipeline:
             logger.info("%s", stages[-1])
             return value
 
+        names = "loss", "apply", "n_epochs", "batch_size", "patience", "isometry_weight"
+        options = {name: getattr(self, name) for name in names}
+
         def trained(model, key):
-            return train(
-                model,
-                *(X, y),
-                loss=self.loss,
-                key=key,
-                n_epochs=self.n_epochs,
-                batch_size=self.batch_size,
-                validation=validation,
-                patience=self.patience,
-                isometry_weight=self.isometry_weight,
-                apply=self.apply,
-            ).model
+            return train(model, X, y, key=key, validation=validation, **options).model
 
         first, second, third, *keys = jax.random.split(key, 3 + 2 * len(self.bonds))
         note("dense", model, time.perf_counter())
 
         start = time.perf_counter()
         small, errors = self._generated(model, first)
-        # What cannot grow shows before the time of training is spent.
+        # Generators that cannot grow are refused before time is spent on training.
         for bond in self.bonds:
             eqx.filter_eval_shape(grow, small, bond, key=key)
         note("generated", small, start)

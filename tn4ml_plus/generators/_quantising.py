@@ -1,4 +1,4 @@
-"""Integer cores: rounding inside of training, and the bytes that it saves."""
+"""Integer cores: rounding within training, and the bytes that it saves."""
 
 import math
 
@@ -15,12 +15,9 @@ BITS = (4, 8)
 class Quantised(Generator):
     """A generator whose cores are rounded to signed integers times one scale for each core.
 
-    A latent tensor counts as a core, those of groups together as one.
-    The forward pass sees the rounded cores and gradients pass the rounding as if it were not there
-    (straight-through estimator), so training goes on as before: quantisation-aware. Numbers that
-    learn inside of activations stay as they are. bits: 4 or 8.
-
-    Source: Jacob et al. 2018, section 3; Bengio et al. 2013 for the gradient.
+    A latent tensor counts as a core, those of groups together as one; activations are not rounded.
+    Gradients pass the rounding as if it were not there (straight-through estimator), so training
+    goes on. Source: Jacob et al. 2018, section 3; Bengio et al. 2013 for the gradient.
 
     >>> import jax
     >>> from tn4ml_plus.generators import ATTNGenerator
@@ -28,12 +25,16 @@ class Quantised(Generator):
     >>> small = Quantised(generator, 8)
     >>> small.n_parameters == generator.n_parameters, generator.n_bytes, small.n_bytes
     (True, 960, 324)
+
+    Parameters
+    ----------
+    generator, bits : the generator, and 4 or 8
     """
 
     generator: Generator
     bits: int = eqx.field(static=True)
 
-    def __init__(self, generator, bits=8):
+    def __init__(self, generator: Generator, bits: int = 8):
         if not isinstance(generator, Generator):
             raise ValueError(f"generator must be a Generator, got {type(generator).__name__}.")
         if not isinstance(bits, int) or bits not in BITS:
@@ -49,10 +50,12 @@ class Quantised(Generator):
         """The generator that the forward pass sees."""
 
         def straight_through(array):
+            if not eqx.is_inexact_array(array):
+                return array
             codes, scales = encode(array, self.bits)
             return array + jax.lax.stop_gradient(codes.astype(array.dtype) * scales - array)
 
-        return _of_cores(straight_through, self.generator)
+        return jax.tree.map(straight_through, self.generator, is_leaf=_is_activation)
 
     def __call__(self):
         return self.rounded()()
@@ -68,16 +71,13 @@ class Quantised(Generator):
 
     @property
     def n_bytes(self):
-        """Bytes of the integers, of a scale for each core, and of the activations' numbers."""
-        sizes = []
-
-        def count(array):
-            n_cores = math.prod(array.shape[:-2])
-            sizes.append(-(-array.size * self.bits // 8) + n_cores * array.dtype.itemsize)
-            return None
-
-        kept = _of_cores(count, self.generator)
-        return sum(sizes) + sum(p.size * p.dtype.itemsize for p in parameters(kept))
+        """Bytes of the integers, of one scale per core, and of the activations' parameters."""
+        leaves = jax.tree.leaves(self.generator, is_leaf=_is_activation)
+        cores = [leaf for leaf in leaves if eqx.is_inexact_array(leaf)]
+        kept = parameters([leaf for leaf in leaves if _is_activation(leaf)])
+        integers = sum(-(-core.size * self.bits // 8) for core in cores)
+        scales = sum(math.prod(core.shape[:-2]) * core.dtype.itemsize for core in cores)
+        return integers + scales + sum(p.size * p.dtype.itemsize for p in kept)
 
 
 def encode(array, bits):
@@ -90,23 +90,16 @@ def encode(array, bits):
     return codes.astype(jnp.int8), scales
 
 
-def _of_cores(function, generator):
-    """A generator with a function applied to its cores, not to the numbers of activations."""
-
-    def apply(leaf):
-        return function(leaf) if eqx.is_inexact_array(leaf) else leaf
-
-    return jax.tree.map(apply, generator, is_leaf=lambda x: isinstance(x, Activation))
+def _is_activation(leaf):
+    return isinstance(leaf, Activation)
 
 
-def quantise(tree, bits=8):
-    """Every generator of a pytree, such as a compressed model, as a `Quantised` one.
+def quantise(tree, bits: int = 8):
+    """A pytree with a `Quantised` generator in place of each; train on to recover from rounding.
 
-    bits: 4 or 8. Train on for a few steps to win back what rounding loses.
+    Parameters
+    ----------
+    tree, bits : a compressed model, for example, and 4 or 8
     """
-
-    def quantised(generator):
-        inner = generator.generator if isinstance(generator, Quantised) else generator
-        return Quantised(inner, bits)
-
-    return mapped(quantised, tree)
+    inner = lambda g: g.generator if isinstance(g, Quantised) else g  # noqa: E731
+    return mapped(lambda generator: Quantised(inner(generator), bits), tree)

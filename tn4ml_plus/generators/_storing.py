@@ -1,4 +1,6 @@
-"""Files of trees: arrays by their names in the tree, cores of quantised generators as integers."""
+"""Files of pytrees: arrays by their names, cores of quantised generators as integers."""
+
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -10,11 +12,11 @@ from ._activations import Activation
 from ._quantising import Quantised, encode
 
 
-def save(path, tree):
+def save(path: str | Path, tree) -> None:
     """Write the arrays of a pytree to one safetensors file, complete or not at all.
 
-    tree: such as a compressed model or a generator. Cores of `Quantised` generators are stored as
-    their integers, two of four bits in a byte; everything else as it is.
+    Cores of `Quantised` generators are stored as their integers, two of four bits in a byte;
+    everything else unchanged.
 
     >>> import jax, os, tempfile
     >>> from tn4ml_plus.generators import ATTNGenerator
@@ -25,6 +27,10 @@ def save(path, tree):
     ...     again = load(path, ATTNGenerator((256, 256), key=jax.random.key(1)))
     >>> bool((again() == generator()).all())
     True
+
+    Parameters
+    ----------
+    path, tree : where to, and a compressed model or a generator, for example
     """
     arrays = {}
     for name, leaf, bits in _leaves(tree):
@@ -41,13 +47,17 @@ def save(path, tree):
     write(path, arrays, {"kind": "pytree", "bits": bits})
 
 
-def load(path, like):
+def load(path: str | Path, like):
     """A pytree like another, with the arrays of a file that `save` made.
 
-    like: a tree of the same structure and shapes, such as the model compressed anew; arrays may be
-    `jax.ShapeDtypeStruct`, as `equinox.filter_eval_shape` gives them. What is no array, such as
-    activations, tensorisations and schedules, is that of `like`. ValueError where names, shapes or
-    types differ.
+    (`tn4ml_plus.load` is for estimators.)
+
+    Parameters
+    ----------
+    path : str or Path, the file
+    like : pytree
+        A tree of the same names, shapes and types, such as the model compressed anew, or its
+        `equinox.filter_eval_shape`; gives all that is no array, such as activations.
     """
     arrays, metadata = read(path)
     if metadata.get("kind") != "pytree":
@@ -82,7 +92,7 @@ def load(path, like):
 
 
 def _leaves(tree):
-    """Of each array of a tree its name, itself and the bits that it is stored with, or None."""
+    """Name, array and stored bits, or None, of each array of a tree."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     for (path, leaf), bits in zip(paths, _bits(tree), strict=True):
         if _is_array(leaf):
@@ -90,7 +100,7 @@ def _leaves(tree):
 
 
 def _bits(tree):
-    """For each leaf of a tree the bits of the quantised generator whose core it is, or None."""
+    """Bits of each leaf of a tree that is the core of a quantised generator, None of others."""
     for leaf in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Quantised)):
         if not isinstance(leaf, Quantised):
             yield None
@@ -107,7 +117,7 @@ def _is_array(leaf):
 
 
 def _decoded(codes, scales, shape, bits):
-    """The numbers that integers and scales stand for."""
+    """Cores from their integers and scales."""
     if bits == 4:
         codes = np.stack([codes >> 4, codes & 15], -1).astype(np.int8)
         # The four bits are a two's complement.

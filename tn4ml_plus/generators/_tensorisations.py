@@ -1,8 +1,8 @@
-"""How the modes of a generated tensor are the digits of a weight's indices.
+"""Tensorisations: the modes of a generated tensor as digits of a weight's indices.
 
 A generated tensor has an even number of modes of one size, the radix. A weight is read as a tensor
-of few sides (rows and columns, say), and a tensorisation tells of which side each mode is a digit.
-Sides whose sizes are no powers of the radix are padded, and what is beyond is cut off.
+of few sides (rows and columns, say), and a tensorisation assigns each mode to a digit of a side.
+Sides whose sizes are not powers of the radix are padded, and the excess is cut off.
 """
 
 import abc
@@ -16,7 +16,7 @@ from .._checks import check_int
 
 
 def n_digits(size, radix):
-    """How many digits the numbers below `size` have.
+    """Number of digits of the numbers below `size`.
 
     >>> n_digits(1000, 2), n_digits(1, 2)
     (10, 0)
@@ -29,10 +29,13 @@ def n_digits(size, radix):
 
 @dataclasses.dataclass(frozen=True)
 class Modes:
-    """Digits of the sides of a weight: `sides[i]` is the side that mode i belongs to.
+    """Modes of a generated tensor as digits of the sides of a weight.
 
-    sizes: of the sides; their product is that of the weight's shape. Digits of a side come in
-    order, the most significant one first.
+    Parameters
+    ----------
+    sizes : tuple of int, sizes of the sides, with the product of the weight's shape
+    sides : tuple of int, the side of each mode; the most significant digit of a side comes first
+    radix : int, size of a mode
     """
 
     sizes: tuple[int, ...]
@@ -40,7 +43,7 @@ class Modes:
     radix: int
 
     def padded(self, side):
-        """How many numbers the digits of a side tell apart."""
+        """Count of the numbers that the digits of a side can write."""
         return self.radix ** self.sides.count(side)
 
     def weight(self, flat):
@@ -49,7 +52,7 @@ class Modes:
         return tensor[tuple(map(slice, self.sizes))]
 
     def flat(self, weight):
-        """The flat tensor, zeros where nothing is wanted, whose `weight` this is."""
+        """The flat tensor with this `weight`, zero beyond it."""
         padding = [(0, self.padded(side) - size) for side, size in enumerate(self.sizes)]
         tensor = jnp.pad(weight.reshape(self.sizes), padding)
         tensor = tensor.reshape((self.radix,) * len(self.sides))
@@ -93,10 +96,10 @@ def interleaved(counts):
 
 
 class Tensorisation(abc.ABC):
-    """A frozen dataclass that tells which mode of a generated tensor is which digit."""
+    """Assignment of the modes of a generated tensor to digits, a frozen dataclass."""
 
-    def modes(self, shape, radix):
-        """`Modes` of a weight's shape, an even number of them, at least two."""
+    def modes(self, shape: tuple[int, ...], radix: int) -> Modes:
+        """Modes of a weight, an even number of them; see `TreeGenerator` for the parameters."""
         sizes = self.sizes(shape)
         counts = [n_digits(size, radix) for size in sizes]
         if sum(counts) % 2 or not sum(counts):
@@ -105,16 +108,16 @@ class Tensorisation(abc.ABC):
 
     @abc.abstractmethod
     def sizes(self, shape):
-        """Sizes of the sides, which the weight is reshaped to."""
+        """Sizes of the sides to which the weight is reshaped."""
 
     @abc.abstractmethod
     def order(self, counts):
-        """The side of each mode, for sides of so many digits."""
+        """The side of each mode, for sides with these counts of digits."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RowMajor(Tensorisation):
-    """Modes are the digits of an entry's place in the weight, row by row.
+    """Digits of an entry's place in the weight, row by row.
 
     The last layer of a generator is linear, and here its rows meet its columns in few places: a
     matrix of radix**N entries from a TTN has at most the rank radix**(N / 4). `Paired` has no such
@@ -140,7 +143,7 @@ class RowMajor(Tensorisation):
 
 @dataclasses.dataclass(frozen=True)
 class Paired(Tensorisation):
-    """Modes are digits of the first index and of all others in turn, coarse ones first.
+    """Digits of the first index and of all others in turn, coarse ones first.
 
     Both ends of a matrix entry's address reach the tree in pairs, so the generated matrix can have
     full rank, and neighbouring entries share most of their path.
@@ -160,7 +163,7 @@ class Paired(Tensorisation):
 class ChannelsApart(Tensorisation):
     """Digits of both channels in turn, then those of the kernel's place: for convolutions.
 
-    Of a weight (n_out, n_in, *kernel). Source: arXiv 2606.00130, section 3 on convolutions.
+    For weights (n_out, n_in, *kernel). Source: arXiv 2606.00130, section 3 on convolutions.
 
     >>> ChannelsApart().modes((4, 4, 3, 3), 2)
     Modes(sizes=(4, 4, 9), sides=(0, 1, 0, 1, 2, 2, 2, 2), radix=2)
@@ -170,7 +173,7 @@ class ChannelsApart(Tensorisation):
         if len(shape) < 3:
             raise ValueError(
                 f"ChannelsApart is for weights (n_out, n_in, *kernel), got the shape {shape}: "
-                "take Paired() for matrices."
+                "use Paired() for matrices."
             )
         return (*shape[:2], math.prod(shape[2:]))
 
@@ -179,7 +182,7 @@ class ChannelsApart(Tensorisation):
 
 
 def matrix_sizes(shape):
-    """Sizes of the matrix that a weight is read as: the first index, and all others."""
+    """Sizes of a weight read as a matrix: the first index, and all others."""
     return shape[0], math.prod(shape[1:])
 
 

@@ -1,27 +1,33 @@
 """Training of models that have generators: to data, to outputs of others."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from .._amplitude import Amplitude
 from .._checks import check_int, check_number
-from .._errors import NotFiniteError
-from .._typing import Amplitude
+from ..errors import NotFiniteError
 from ..losses import CrossEntropy, Loss
+from ..training import EarlyStopping, Result, Step, Trainable, Trainer
 from ._fitting import isometry
-from ._optimizer import default_optimizer
+from ._optimizer import default_optimizer, descend
+
+CROSS_ENTROPY = CrossEntropy()
 
 
 class Trained(NamedTuple):
-    """What `train` returns: model: with the weights of the best epoch.
+    """The outcome of `train`.
 
-    losses: mean training loss of each epoch; validation_losses: of each epoch, None without
-    validation data; best_epoch: whose weights the model has, counted from 0.
+    Attributes
+    ----------
+    model : pytree, the model with the weights of the best epoch
+    losses, validation_losses : list of float, mean of each epoch; None without validation data
+    best_epoch : int, counted from 0
     """
 
     model: object
@@ -30,103 +36,131 @@ class Trained(NamedTuple):
     best_epoch: int
 
 
-def per_sample(model, x):
-    """Outputs of a model that takes one sample, for a batch of them."""
+def per_sample(model: Callable, x: jax.Array) -> jax.Array:
+    """Outputs for a batch of a model that takes one sample; see `predict` for the parameters."""
     return jax.vmap(model)(x)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _ModelProblem(Trainable):
+    """A model, its samples and how its outputs are judged; key: of the order of samples."""
+
+    params: Any
+    X: jax.Array
+    y: jax.Array
+    key: jax.Array
+    loss: Callable
+    apply: Callable
+    validation: tuple | None = None
+
+    @property
+    def n_samples(self):
+        return len(self.X)
+
+    def validation_loss(self, params):
+        return evaluate(params, *self.validation, loss=self.loss, apply=self.apply)
+
+    def is_finite(self, params):
+        return True  # A model may hold infinite constants, such as masks.
+
+    def outcome(self, params):
+        return Result(params)
+
+    def networks(self, result):
+        return [result.params]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ModelGradient(Trainer):
+    """Minibatch training of all inexact arrays of a model, one compiled call per epoch."""
+
+    batch_size: int = 64
+    isometry_weight: float = 0.0
+    optimizer: Any = None
+
+    advice = "Take a lower learning rate, such as optimizer=default_optimizer(n_steps, 1e-3, 1e-4)"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_int("batch_size", self.batch_size, 1)
+        check_number("isometry_weight", self.isometry_weight, at_least=0)
+
+    def _batches(self, problem):
+        """Sizes (n_steps, batch_size) of an epoch."""
+        size = min(self.batch_size, problem.n_samples)
+        return problem.n_samples // size, size
+
+    def _optimizer(self, problem):
+        if self.optimizer is not None:
+            return self.optimizer
+        return default_optimizer(self.max_epochs * self._batches(problem)[0])
+
+    def init(self, problem):
+        return _start(problem.params, self._optimizer(problem))
+
+    def step(self, problem, params, state, epoch):
+        n_steps, size = self._batches(problem)
+        key = jax.random.split(problem.key, self.max_epochs)[epoch]
+        order = jax.random.permutation(key, problem.n_samples)[: n_steps * size]
+        program = self._optimizer(problem), problem.loss, problem.apply, self.isometry_weight
+        samples = problem.X, problem.y, order.reshape(n_steps, size)
+        params, state, loss = _epoch(params, state, *samples, program)
+        return Step(params, state, float(loss))
+
+
 def train(
-    model,
-    X,
-    y,
-    *,
-    loss=CrossEntropy(),  # noqa: B008, a frozen dataclass
-    key,
-    n_epochs=10,
-    batch_size=64,
-    validation=None,
-    patience=None,
-    isometry_weight=0.0,
-    optimizer=None,
-    apply=per_sample,
-):
+    model, X, y, *, key, loss=CROSS_ENTROPY, validation=None, apply=per_sample, **options
+) -> Trained:
     """A model trained by minibatches, every inexact array of it, generators among them.
 
     Parameters
     ----------
-    model : a pytree, such as a compressed model.
-    X, y : samples (n_samples, ...) and targets (n_samples, ...).
-    loss : a loss of `tn4ml_plus.losses`, or a function of outputs and targets, both (batch, ...),
-        that gives a number for each sample, (batch,).
-    key : of the order of samples.
-    n_epochs, batch_size : an epoch is one compiled call; samples that fill no batch wait for
-        another epoch, as each has another order.
-    validation : (X, y) whose loss decides which epoch's weights are kept; None: the last.
-    patience : epochs without a lower validation loss before training ends; None: n_epochs.
-    isometry_weight : what `isometry` counts in the loss.
-    optimizer : optax transformation; None: `default_optimizer`.
-    apply : function of a model and a batch that gives outputs; the default maps a callable model
-        over samples. A function defined once compiles once.
+    model : pytree, such as a compressed model
+    X, y : arrays (n_samples, ...), samples and targets
+    key : jax.Array, key of the order of samples
+    loss : Loss, or function from outputs and targets, both (batch, ...), to one number per sample
+    validation : (X, y), optional, whose loss decides which epoch's weights are kept
+    apply : callable, function from a model and a batch to outputs; define it once
+    **options
+        n_epochs, batch_size : int, 10 and 64 by default; samples that fill no batch wait for
+        another epoch, of another order. patience : int, epochs without a lower validation loss
+        before training ends, by default all. isometry_weight : float, weight of `isometry` in the
+        loss, 0 by default. optimizer : optax transformation, by default `default_optimizer`.
 
-    Returns a `Trained`. NotFiniteError, with the last finite weights in its `model`, where the loss
-    is not finite.
+    Raises
+    ------
+    NotFiniteError : where the loss is not finite, with the last finite weights in its `model`
     """
+    n_epochs, patience = options.pop("n_epochs", 10), options.pop("patience", None)
     check_int("n_epochs", n_epochs, 1)
-    check_int("batch_size", batch_size, 1)
     check_int("patience", patience, 1, optional=True)
-    check_number("isometry_weight", isometry_weight, at_least=0)
     if patience is not None and validation is None:
         raise ValueError("patience needs validation=(X, y) to look at.")
-    X, y = _samples(X, y)
+    stopping = None if validation is None else EarlyStopping(patience or n_epochs)
+    trainer = _ModelGradient(max_epochs=n_epochs, early_stopping=stopping, **options)
     validation = None if validation is None else _samples(*validation)
-    batch_size = min(batch_size, len(X))
-    n_steps = len(X) // batch_size
-    if optimizer is None:
-        optimizer = default_optimizer(n_epochs * n_steps)
-    state = _start(model, optimizer)
-    losses, validation_losses = [], []
-    best, best_loss, best_epoch = model, np.inf, -1
-    for epoch, each in enumerate(jax.random.split(key, n_epochs)):
-        order = jax.random.permutation(each, len(X))[: n_steps * batch_size]
-        order = order.reshape(n_steps, batch_size)
-        new, state, value = _epoch(
-            model, state, X, y, order, isometry_weight, optimizer, loss, apply
-        )
-        if not np.isfinite(value):
-            error = NotFiniteError(
-                f"The loss of epoch {epoch + 1} is not finite: take a lower learning rate, such as "
-                f"optimizer=default_optimizer({n_epochs * n_steps}, 1e-3, 1e-4). The last finite "
-                "weights are in this error's `model`."
-            )
-            error.model = best if best_epoch >= 0 else model
-            raise error
-        model = new
-        losses.append(float(value))
-        if validation is None:
-            best, best_epoch = model, epoch
-            continue
-        validation_losses.append(evaluate(model, *validation, loss=loss, apply=apply))
-        if not np.isfinite(validation_losses[-1]):
-            error = NotFiniteError(
-                f"The validation loss of epoch {epoch + 1} is not finite: look at the validation "
-                "samples, or take a lower learning rate. The best weights are in this error's "
-                "`model`."
-            )
-            error.model = best
-            raise error
-        if validation_losses[-1] < best_loss:
-            best, best_loss, best_epoch = model, validation_losses[-1], epoch
-        elif patience is not None and epoch - best_epoch >= patience:
-            break
-    return Trained(best, losses, None if validation is None else validation_losses, best_epoch)
+    problem = _ModelProblem(model, *_samples(X, y), key, loss, apply, validation)
+    try:
+        result = trainer.train(problem)
+    except NotFiniteError as error:
+        error.model = error.result.params
+        raise
+    losses, judged = result.history["loss"], result.history.get("validation_loss")
+    best = len(losses) - 1 if judged is None else int(np.argmin(judged))
+    return Trained(result.params, losses, judged, best)
 
 
-def distill(student, teacher, X, *, loss=None, key, apply=per_sample, **options):
-    """A student trained to give a teacher's outputs; no targets are needed.
+def distill(student, teacher, X, *, key, apply=per_sample, loss=None, **options) -> Trained:
+    """A student trained on a teacher's outputs; no targets are needed. Source: Hinton et al. 2015.
 
-    loss: function of outputs and the teacher's outputs, a number for each sample; None: the squared
-    error summed over outputs; see `SoftTargets` for logits. options: of `train`; validation is an
-    array of samples here. Source: Hinton et al. 2015.
+    Parameters
+    ----------
+    student, teacher : pytree, the models
+    X, key, apply : as in `train`
+    loss : callable, optional
+        Function from outputs and the teacher's outputs to one number per sample, by default
+        `squared_distance`; see `SoftTargets` for logits.
+    **options : as in `train`, but validation is an array of samples
     """
     outputs = predict(teacher, X, apply=apply)
     if options.get("validation") is not None:
@@ -136,8 +170,8 @@ def distill(student, teacher, X, *, loss=None, key, apply=per_sample, **options)
     return train(student, X, outputs, loss=loss, key=key, apply=apply, **options)
 
 
-def squared_distance(outputs, targets):
-    """Sum of squared differences, (batch,); both (batch, ...)."""
+def squared_distance(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Sums of squared differences, (batch,); see `SoftTargets.__call__` for the parameters."""
     _check_same(outputs, targets)
     return jnp.sum((outputs - targets) ** 2, axis=tuple(range(1, outputs.ndim)))
 
@@ -146,7 +180,7 @@ def squared_distance(outputs, targets):
 class SoftTargets:
     """Cross-entropy of softened class probabilities times temperature**2, for distillation.
 
-    temperature: above 0, divides the logits of both. Source: Hinton et al. 2015, section 2.
+    The temperature, above 0, divides both logits. Source: Hinton et al. 2015, section 2.
     """
 
     temperature: float = 2.0
@@ -155,7 +189,12 @@ class SoftTargets:
         check_number("temperature", self.temperature, above=0)
 
     def __call__(self, outputs, targets):
-        """A number for each sample, (batch,), of logits (batch, n_classes)."""
+        """Losses, (batch,).
+
+        Parameters
+        ----------
+        outputs, targets : (batch, n_classes), outputs of the student and of the teacher
+        """
         _check_same(outputs, targets)
         wanted = jax.nn.softmax(targets / self.temperature)
         found = jax.nn.log_softmax(outputs / self.temperature)
@@ -166,39 +205,34 @@ def _check_same(outputs, targets):
     if outputs.shape != targets.shape:
         raise ValueError(
             f"This loss compares outputs with targets of the same shape, got {outputs.shape} and "
-            f"{targets.shape}: reshape the targets, or take another loss."
+            f"{targets.shape}: reshape the targets, or use another loss."
         )
 
 
 def predict(model, X, *, apply=per_sample, batch_size=1024):
-    """Outputs of a model, (n_samples, ...), in batches of at most batch_size."""
+    """Outputs of a model, (n_samples, ...).
+
+    Parameters
+    ----------
+    model, X, apply : as in `train`
+    batch_size : int, samples at a time
+    """
     X = jnp.asarray(X)
     batches = [_outputs(model, X[i : i + batch_size], apply) for i in range(0, len(X), batch_size)]
     return jnp.concatenate(batches)
 
 
-def evaluate(
-    model,
-    X,
-    y,
-    *,
-    loss=CrossEntropy(),  # noqa: B008, a frozen dataclass
-    apply=per_sample,
-    batch_size=1024,
-):
-    """Mean loss of a model, in batches of at most batch_size; arguments as in `train`."""
+def evaluate(model, X, y, *, loss=CROSS_ENTROPY, apply=per_sample, batch_size=1024):
+    """Mean loss of a model; see `train` for the parameters, and `predict` for batch_size."""
     X, y = _samples(X, y)
-    total = sum(
-        float(_sum_of_losses(model, X[i : i + batch_size], y[i : i + batch_size], loss, apply))
-        for i in range(0, len(X), batch_size)
-    )
-    return total / len(X)
+    parts = [slice(i, i + batch_size) for i in range(0, len(X), batch_size)]
+    return sum(float(_total_loss(model, X[part], y[part], loss, apply)) for part in parts) / len(X)
 
 
 def _samples(X, y):
     X, y = jnp.asarray(X), jnp.asarray(y)
     if len(X) != len(y) or not len(X):
-        raise ValueError(f"There must be one target for each sample, got {len(y)} for {len(X)}.")
+        raise ValueError(f"There must be one target per sample, got {len(y)} for {len(X)}.")
     return X, y
 
 
@@ -209,7 +243,7 @@ def _losses(outputs, y, loss):
     if found.shape != (len(outputs),):
         raise ValueError(
             f"loss must give one number for each of the {len(outputs)} samples of a batch, got "
-            f"shape {found.shape}: sum over the outputs' axes."
+            f"the shape {found.shape}: sum over the axes of outputs."
         )
     return found
 
@@ -225,12 +259,13 @@ def _outputs(model, x, apply):
 
 
 @eqx.filter_jit
-def _sum_of_losses(model, x, y, loss, apply):
+def _total_loss(model, x, y, loss, apply):
     return _losses(apply(model, x), y, loss).sum()
 
 
 @eqx.filter_jit
-def _epoch(model, state, X, y, order, isometry_weight, optimizer, loss, apply):
+def _epoch(model, state, X, y, order, program):
+    optimizer, loss, apply, isometry_weight = program
     params, static = eqx.partition(model, eqx.is_inexact_array)
 
     def objective(params, rows):
@@ -238,11 +273,5 @@ def _epoch(model, state, X, y, order, isometry_weight, optimizer, loss, apply):
         total = _losses(apply(made, X[rows]), y[rows], loss).mean()
         return total + isometry_weight * isometry(made) if isometry_weight else total
 
-    def step(carry, rows):
-        params, state = carry
-        value, gradient = jax.value_and_grad(objective)(params, rows)
-        updates, state = optimizer.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), value
-
-    (params, state), losses = jax.lax.scan(step, (params, state), order)
+    params, state, losses = descend(objective, optimizer, params, state, order)
     return eqx.combine(params, static), state, losses.mean()

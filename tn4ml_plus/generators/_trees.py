@@ -1,8 +1,8 @@
 """Tree-like generators: tree, augmented tree and MERA."""
 
-import abc
 import math
 from itertools import pairwise
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -15,17 +15,19 @@ from ._base import Generator, cast, check_dtype
 from ._decoder import Layer, hidden, last
 from ._tensorisations import Modes, Paired, Tensorisation, check_weight_shape
 
-# Numbers of a hidden state, at most: four gigabytes in single precision.
+# Limit to the numbers of a hidden state: four gigabytes in single precision.
 LARGEST_STATE = 2**30
 
 
-def default_schedule(order, latent_order=5):
+def default_schedule(order: int, latent_order: int = 5) -> tuple[int, ...]:
     """Numbers of modes of the states: doubled until half the order, then the order itself.
-
-    order: even, at least 2; latent_order: of the latent tensor, at least 1.
 
     >>> default_schedule(24), default_schedule(8)
     ((5, 10, 12, 24), (4, 8))
+
+    Parameters
+    ----------
+    order, latent_order : int, numbers of modes of the generated tensor, even, and of the latent one
     """
     check_int("latent_order", latent_order, 1)
     check_int("order", order, 2)
@@ -38,32 +40,25 @@ def default_schedule(order, latent_order=5):
 
 
 class TreeGenerator(Generator):
-    """What tree-like decoders share: a latent tensor, layers that split its modes, activations.
+    """The base of tree-like decoders: a latent tensor, layers that split its modes, activations.
+
+    Cores are normal, of one variance in each layer, such that its state has the root mean square
+    that its activation expects, and the weight `rms`: computed from the initial cores themselves,
+    as the errors of rules by sizes add up. Source: arXiv 2606.00130, section 3.
 
     Parameters
     ----------
-    shape : of the weight, any number of indices.
-    key : of the start.
-    bond_dim : size of the modes of hidden states, at least 1. The last of them has
-        bond_dim**(order / 2) numbers, so bonds above the radix take more memory than the weight.
-    radix : size of the modes of the generated tensor, at least 2.
-    tensorisation : which mode is which digit of the weight's indices; see `Paired`.
-    schedule : numbers of modes of the states, from the latent tensor's to the order, which is
-        even; strictly increasing, no number more than twice the one before, and the last one
-        twice; None: `default_schedule`.
-    activation : class of what follows each hidden layer, called without arguments.
-    rms : root mean square of the weight at the start; None: sqrt(2 / shape[0]), He's for a weight
-        whose first index is summed over.
-    latent_std : standard deviation of the latent tensor at the start.
-    gate_noise : that of the disentanglers about the identity.
-    dtype : floating-point type of the parameters.
-
-    Cores are normal, of one variance in each layer: so that its state has the root mean square that
-    its activation wants, and the weight `rms`. Rules for the variance (He et al. 2015; Glorot and
-    Bengio 2010) estimate it from sizes, and what they miss adds up over layers; here it is found
-    from the start itself.
-
-    Source: arXiv 2606.00130, section 3.
+    shape, key : shape of the weight, any number of indices, and key of the initial cores
+    bond_dim : int, size of the modes of hidden states; the last has bond_dim**(order / 2) numbers
+    radix : int, size of the modes of the generated tensor, at least 2
+    tensorisation : Tensorisation, assignment of modes to digits of the weight's indices
+    schedule : tuple of int, optional
+        Numbers of modes of the states, from the latent tensor's to the order, which is even; at
+        most twofold in each step and twofold in the last. By default `default_schedule`.
+    activation : type, class of the `Activation` after each hidden layer, called without arguments
+    rms : float, optional, initial root mean square of the weight, by default sqrt(2 / shape[0])
+    latent_std, gate_noise : float, initial spread of the latent tensor, of gates about identity
+    dtype : floating-point type of the parameters
     """
 
     latent: jax.Array
@@ -73,20 +68,22 @@ class TreeGenerator(Generator):
     shape: tuple[int, ...] = eqx.field(static=True)
     bond_dim: int = eqx.field(static=True)
     schedule: tuple[int, ...] = eqx.field(static=True)
+    # Layers with disentanglers.
+    _gated: eqx.AbstractClassVar[slice]
 
     def __init__(
         self,
-        shape,
+        shape: tuple[int, ...],
         *,
-        key,
-        bond_dim=2,
-        radix=2,
-        tensorisation=Paired(),  # noqa: B008, a frozen dataclass
-        schedule=None,
-        activation=ELU,
-        rms=None,
-        latent_std=1.0,
-        gate_noise=1e-2,
+        key: jax.Array,
+        bond_dim: int = 2,
+        radix: int = 2,
+        tensorisation: Tensorisation = Paired(),  # noqa: B008, a frozen dataclass
+        schedule: tuple[int, ...] | None = None,
+        activation: type[Activation] = ELU,
+        rms: float | None = None,
+        latent_std: float = 1.0,
+        gate_noise: float = 1e-2,
         dtype=jnp.float32,
     ):
         self.shape = check_weight_shape(shape)
@@ -107,18 +104,11 @@ class TreeGenerator(Generator):
         self.activations = cast(tuple(activation() for _ in range(n_layers - 1)), dtype)
         rms = math.sqrt(2 / self.shape[0]) if rms is None else rms
         sizes = [jnp.asarray(size, dtype) for size in (rms, latent_std, gate_noise)]
-        self.latent, self.layers = _start(
-            *(key, *sizes, self.activations, self.modes),
-            *(bond_dim, self.schedule, self._gated(n_layers), dtype),
-        )
-
-    @staticmethod
-    @abc.abstractmethod
-    def _gated(n_layers):
-        """For each layer whether disentanglers follow."""
+        plan = self.modes, bond_dim, self.schedule, range(n_layers)[self._gated], dtype
+        self.latent, self.layers = _start(key, sizes, self.activations, plan)
 
     def _state(self):
-        """The state that the last layer takes."""
+        """Input of the last layer."""
         state = self.latent
         for layer, activation in zip(self.layers[:-1], self.activations, strict=True):
             state = activation(hidden(state, layer, self.bond_dim))
@@ -144,10 +134,10 @@ class TreeGenerator(Generator):
         return eqx.tree_at(lambda g: g.layers, self, layers)
 
     def to_quimb(self):
-        """The quimb network of the generated tensor, open indices ``k0``, ``k1``, ... its modes.
+        """The quimb network of the generated tensor, whose modes are ``k0``, ``k1``, ...
 
-        ValueError unless all activations are `Identity`: others are no tensors. Tags ``LATENT``,
-        ``CORE``, ``GATE`` and ``LAYER{l}`` tell the parts.
+        ValueError unless all activations are `Identity`: others are no tensors. Parts are tagged
+        ``LATENT``, ``CORE``, ``GATE`` and ``LAYER{l}``.
         """
         import quimb.tensor as qtn
 
@@ -183,50 +173,41 @@ class TreeGenerator(Generator):
 class TTNGenerator(TreeGenerator):
     """A tree decoder: each mode of a layer's state splits in two or passes on.
 
+    See `TreeGenerator` for the parameters.
+
     >>> import jax
-    >>> generator = TTNGenerator((4096, 4096), key=jax.random.key(0))
-    >>> generator.n_parameters
+    >>> TTNGenerator((4096, 4096), key=jax.random.key(0)).n_parameters
     216
     >>> small = TTNGenerator((8, 8), key=jax.random.key(0))
     >>> small().shape, (jax.numpy.ones((3, 8)) @ small).shape
     ((8, 8), (3, 8))
-
-    See `TreeGenerator` for the parameters.
     """
 
-    @staticmethod
-    def _gated(n_layers):
-        return (False,) * n_layers
+    _gated: ClassVar[slice] = slice(0)
 
 
 class ATTNGenerator(TreeGenerator):
     """An augmented tree: disentanglers on the pairs (1, 2), (3, 4), ... of the last layer's modes.
 
-    >>> import jax
+    See `TreeGenerator` for the parameters.
+
     >>> ATTNGenerator((4096, 4096), key=jax.random.key(0)).n_parameters
     392
-
-    See `TreeGenerator` for the parameters.
     """
 
-    @staticmethod
-    def _gated(n_layers):
-        return _is_last(n_layers)
+    _gated: ClassVar[slice] = slice(-1, None)
 
 
 class MERAGenerator(TreeGenerator):
     """A MERA decoder: disentanglers on the pairs (1, 2), (3, 4), ... in every layer.
 
-    >>> import jax
+    See `TreeGenerator` for the parameters.
+
     >>> MERAGenerator((4096, 4096), key=jax.random.key(0)).n_parameters
     536
-
-    See `TreeGenerator` for the parameters.
     """
 
-    @staticmethod
-    def _gated(n_layers):
-        return (True,) * n_layers
+    _gated: ClassVar[slice] = slice(None)
 
 
 def check_state(bond_dim, schedule):
@@ -235,7 +216,7 @@ def check_state(bond_dim, schedule):
     if bond_dim**order > LARGEST_STATE:
         raise ValueError(
             f"The last hidden state would have bond_dim**{order} = {bond_dim**order:.1e} numbers: "
-            "take a smaller bond_dim, a larger radix, or a GroupedGenerator."
+            "choose a smaller bond_dim, a larger radix, or a GroupedGenerator."
         )
 
 
@@ -245,11 +226,7 @@ def _check_activation(activation):
     except TypeError:
         made = None
     if not isinstance(made, Activation):
-        raise ValueError(f"activation must be a class of them, such as ELU, got {activation!r}.")
-
-
-def _is_last(n_layers):
-    return (False,) * (n_layers - 1) + (True,)
+        raise ValueError(f"activation must be a class such as ELU, got {activation!r}.")
 
 
 def _checked_schedule(schedule, order):
@@ -274,8 +251,9 @@ def _checked_schedule(schedule, order):
 
 
 @eqx.filter_jit
-def _start(key, rms, latent_std, noise, activations, modes, bond_dim, schedule, gated, dtype):
+def _start(key, sizes, activations, plan):
     """Latent tensor and layers of a generator, at random and calibrated."""
+    (rms, latent_std, gate_noise), (modes, bond_dim, schedule, gated, dtype) = sizes, plan
     steps = list(pairwise(schedule))
     outs = [bond_dim] * (len(steps) - 1) + [modes.radix]
     core_key, gate_key = jax.random.split(key)
@@ -288,8 +266,8 @@ def _start(key, rms, latent_std, noise, activations, modes, bond_dim, schedule, 
         ((m - 1) // 2, out * out, out * out) for m, out in zip(schedule[1:], outs, strict=True)
     ]
     gates = [
-        near_identity(noise, each) if is_gated else None
-        for each, is_gated in zip(_normal(gate_key, shapes, dtype), gated, strict=True)
+        near_identity(gate_noise, numbers) if number in gated else None
+        for number, numbers in enumerate(_normal(gate_key, shapes, dtype))
     ]
     layers = list(map(Layer, cores[::2], cores[1::2], gates))
     for number, activation in enumerate(activations):
@@ -301,7 +279,7 @@ def _start(key, rms, latent_std, noise, activations, modes, bond_dim, schedule, 
     if math.prod(modes.sizes) == modes.radix ** len(modes.sides):
         found = factors.rms()
     else:
-        # What is cut off must not count.
+        # The excess that is cut off must not count.
         found = jnp.sqrt(jnp.mean(factors.weight(modes) ** 2))
     return latent, (*layers[:-1], _scaled(layers[-1], rms / found))
 
@@ -315,7 +293,7 @@ def _normal(key, shapes, dtype):
 
 def near_identity(noise, numbers):
     """Gates (n, size, size): the identity and noise."""
-    return jnp.eye(numbers.shape[-1], dtype=numbers.dtype) + noise * numbers
+    return jnp.eye(numbers.shape[-1], dtype=numbers.dtype)[None] + noise * numbers
 
 
 def _scaled(layer, factor):

@@ -10,6 +10,7 @@ except ImportError as error:
         "Image models are equinox modules: pip install 'tn4ml_plus[image]'."
     ) from error
 
+from .._registry import register
 from ._blocks import AIM, Interaction, NoProduct, SIMConv, SIMLinear, TokenMixing
 from ._dttn import DTTN, VARIANTS, Variant
 from ._folding import fold_batchnorm
@@ -25,26 +26,12 @@ BLOCKS = {
     "token_mixing": TokenMixing,
 }
 MERGES = {"batch_norm_product": BatchNormProduct, "layer_norm_product": LayerNormProduct}
+for _kind, _table in (("block", BLOCKS), ("merge", MERGES), ("variant", VARIANTS)):
+    for _name, _value in _table.items():
+        register(_kind, _name)(_value)
 
 __all__ = [
-    "AIM",
-    "BLOCKS",
-    "DTTN",
-    "MERGES",
-    "VARIANTS",
-    "BatchNormProduct",
-    "BatchNormSum",
-    "Interaction",
-    "LayerNormProduct",
-    "Merge",
-    "NoProduct",
-    "Product",
-    "SIMConv",
-    "SIMLinear",
-    "Sum",
-    "TokenMixing",
-    "Variant",
-    "fold_batchnorm",
-    "layer_core",
-    "polynomial_degree",
-]
+    "AIM", "BLOCKS", "DTTN", "MERGES", "VARIANTS", "BatchNormProduct", "BatchNormSum",
+    "Interaction", "LayerNormProduct", "Merge", "NoProduct", "Product", "SIMConv", "SIMLinear",
+    "Sum", "TokenMixing", "Variant", "fold_batchnorm", "layer_core", "polynomial_degree",
+]  # fmt: skip

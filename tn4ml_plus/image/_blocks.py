@@ -43,13 +43,22 @@ class LinearFirst(eqx.Module):
         return self.depthwise(self.pointwise(x))
 
 
+def _check(channels, expansion, alpha):
+    check_int("channels", channels, 1)
+    check_int("expansion", expansion, 1)
+    check_number("alpha", alpha)
+
+
 class Interaction(eqx.Module):
     """x + alpha BN(P(merge(left(x), right(x)))), maps (channels, height, width, batch).
 
-    channels: of x; expansion: h / channels, h being those of the branches; merge: class of what
-    joins them, such as `BatchNormProduct`; alpha: a trainable number, here its start; key: of the
-    weights, which are Kaiming normal, biases start at 0. Called with a list ``moments``,
-    normalisations use the batch's own moments and add them to it; see `DTTN.with_moments`.
+    Weights are Kaiming normal, biases start at 0.
+
+    Parameters
+    ----------
+    channels, expansion : int, channels of x, and those of the branches over them
+    merge, alpha : class of the `Merge` that joins the branches, start of the trained number alpha
+    key : jax.Array, key of the weights
     """
 
     left: eqx.Module
@@ -63,10 +72,16 @@ class Interaction(eqx.Module):
     #: Degree of the block's output in its input.
     degree: ClassVar[int] = 2
 
-    def __init__(self, channels, expansion=1, *, merge=BatchNormProduct, alpha=1.0, key):
-        check_int("channels", channels, 1)
-        check_int("expansion", expansion, 1)
-        check_number("alpha", alpha)
+    def __init__(
+        self,
+        channels: int,
+        expansion: int = 1,
+        *,
+        merge: type[Merge] = BatchNormProduct,
+        alpha: float = 1.0,
+        key: jax.Array,
+    ):
+        _check(channels, expansion, alpha)
         left, right, project = jax.random.split(key, 3)
         self.left = self.branches[0](channels, expansion, left)
         self.right = self.branches[1](channels, expansion, right)
@@ -75,7 +90,14 @@ class Interaction(eqx.Module):
         self.norm = BatchNorm(channels)
         self.alpha = constant(alpha)
 
-    def __call__(self, x, moments=None):
+    def __call__(self, x: jax.Array, moments: list | None = None) -> jax.Array:
+        """Maps of the shape of x.
+
+        Parameters
+        ----------
+        x : (channels, height, width, batch), maps
+        moments : list, optional, as in `DTTN.__call__`
+        """
         check_floating(x)
         merged = self.merge(self.left(x), self.right(x), moments)
         change = normed(self.norm, self.project(merged), moments)
@@ -85,7 +107,7 @@ class Interaction(eqx.Module):
 class AIM(Interaction):
     """Antisymmetric interaction module: one branch convolves first, the other last.
 
-    Source: arXiv 2502.09928, section 3. See `Interaction`.
+    See `Interaction` for the parameters. Source: arXiv 2502.09928, section 3.
 
     >>> import jax
     >>> block = AIM(8, 3, key=jax.random.key(0))
@@ -109,7 +131,10 @@ class SIMLinear(Interaction):
 
 
 class NoProduct(Interaction):
-    """`AIM` with the sum of its branches in place of any merge: an affine map once trained."""
+    """`AIM` with the sum of its branches in place of `merge`: an affine map once trained.
+
+    See `Interaction` for the parameters.
+    """
 
     branches = (ConvFirst, LinearFirst)
 
@@ -121,12 +146,17 @@ class TokenMixing(eqx.Module):
     """x + alpha BN(P(q . mean over pixels of k v^T)): attention that is multilinear in x.
 
     Every pixel reads the same matrix of each head, so the cost is linear in the pixels. q, k and v
-    are linear in x: what is added has degree 3. head_dim: channels of a head, the whole of them
-    where they are fewer or cannot be parted. The rest as in `Interaction`; there is no merge.
+    are linear in x, so the change of x has degree 3.
 
     >>> import jax
     >>> TokenMixing(32, key=jax.random.key(0))(jax.numpy.ones((32, 7, 7, 2))).shape
     (32, 7, 7, 2)
+
+    Parameters
+    ----------
+    channels, expansion, merge, alpha : as in `Interaction`; merge is not used
+    head_dim : int, channels of a head; there is one head where they are fewer or no multiple of it
+    key : as in `Interaction`
     """
 
     query: Pointwise
@@ -141,10 +171,8 @@ class TokenMixing(eqx.Module):
     degree: ClassVar[int] = 3
 
     def __init__(self, channels, expansion=1, *, merge=None, alpha=1.0, head_dim=16, key):
-        check_int("channels", channels, 1)
-        check_int("expansion", expansion, 1)
+        _check(channels, expansion, alpha)
         check_int("head_dim", head_dim, 1)
-        check_number("alpha", alpha)
         width = expansion * channels
         query, keys, value, project = jax.random.split(key, 4)
         self.query = Pointwise(channels, width, query)
@@ -156,7 +184,8 @@ class TokenMixing(eqx.Module):
         self.alpha = constant(alpha)
         self.n_heads = 1 if width % head_dim else width // head_dim
 
-    def __call__(self, x, moments=None):
+    def __call__(self, x: jax.Array, moments: list | None = None) -> jax.Array:
+        """Maps of the shape of x; see `Interaction.__call__` for the parameters."""
         _, height, width, batch = x.shape
         shape = (self.n_heads, -1, height * width, batch)
         query = self.query(x).reshape(shape)

@@ -11,16 +11,16 @@ _BANDED_PIXELS = 196
 
 
 def depthwise(x, weight):
-    """Maps (n_out, height, width, batch): channel o of x, (n_in, ...), o % n_in, with weight[o].
+    """Maps (n_out, height, width, batch) of x (n_in, ...): output o reads channel o % n_in.
 
-    weight: (n_out, 3, 3), n_out a multiple of n_in; zeros are beyond the edges.
+    weight: (n_out, 3, 3), n_out a multiple of n_in; beyond the edges are zeros.
     """
     small = x.shape[1] * x.shape[2] <= _BANDED_PIXELS and jax.default_backend() == "cpu"
     return (banded if small else shifted)(x, weight)
 
 
 def banded(x, weight):
-    """As a matrix of all pixels a channel: one batched product, best for small maps."""
+    """The convolution as a matrix over pixels per channel, one batched product: for small maps."""
     c, height, width, batch = x.shape
     n_pixels = height * width
     bands = weight.reshape(-1, 9) @ jnp.asarray(_bands(height, width), weight.dtype)
@@ -33,7 +33,7 @@ def banded(x, weight):
 
 @cache
 def _bands(height, width):
-    """Which pixel (column) each output pixel (row) reads by each weight, (9, pixels**2)."""
+    """Indicator of the pixel (column) that an output (row) reads by each weight, (9, pixels^2)."""
     row, column = np.divmod(np.arange(height * width), width)
     reads = [
         (row[:, None] + i == row) & (column[:, None] + j == column)
@@ -44,7 +44,7 @@ def _bands(height, width):
 
 
 def shifted(x, weight):
-    """As a sum of nine shifted maps: best for large ones."""
+    """The convolution as a sum of nine shifted maps: for large ones."""
     c, height, width, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     padded = jnp.concatenate([padded] * (len(weight) // c))
@@ -53,14 +53,3 @@ def shifted(x, weight):
         for i in range(3)
         for j in range(3)
     )
-
-
-def convolved(x, weight):
-    """As XLA's grouped convolution."""
-    c = len(x)
-    groups = weight.reshape(-1, c, 3, 3).swapaxes(0, 1).reshape(-1, 1, 3, 3)
-    y = jax.lax.conv_general_dilated(
-        x, groups, (1, 1), "SAME",
-        dimension_numbers=("CHWN", "OIHW", "CHWN"), feature_group_count=c,
-    )  # fmt: skip
-    return y.reshape(c, -1, *x.shape[1:]).swapaxes(0, 1).reshape(-1, *x.shape[1:])

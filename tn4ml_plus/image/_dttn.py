@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
+from itertools import cycle, islice, pairwise
 
 import equinox as eqx
 import jax
@@ -11,9 +13,11 @@ import numpy as np
 
 from .._checks import check_instance, check_int, check_number
 from .._registry import register
+from .._types import ArrayLike
+from ..networks import TTN
 from ._blocks import AIM
 from ._folding import fold_batchnorm
-from ._maps import BatchNorm, Patches, Pointwise, check_floating
+from ._maps import BatchNorm, PatchMap, Pointwise, check_floating
 from ._merges import BatchNormProduct, Merge
 from ._unfolding import degree_along, to_tree
 
@@ -21,16 +25,19 @@ from ._unfolding import degree_along, to_tree
 @register("variant")
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """The sizes of a `DTTN`.
-
-    channels, layers: of each stage, with a 2 x 2 patch convolution between stages; stem: sizes of
-    the patches that are read first, one after another, none for images with as many channels as
-    the first stage, None for one size that leaves maps of at most 8 x 8 pixels,
-    of more where an image is so narrow that it would be mostly padding; expansions: of the
-    blocks, in turn; alpha: what the blocks' own start at.
+    """Sizes of a `DTTN`.
 
     >>> Variant(channels=(48,), layers=(4,)).stem_of(28, 28)
     (4,)
+
+    Parameters
+    ----------
+    channels, layers : tuple of int, channels and blocks of each stage, which halves the maps
+    stem : tuple of int, optional
+        Sizes of the patches of the convolutions that come first; () for images with as many
+        channels as the first stage. By default one that leaves maps of at most 8 x 8 pixels, or
+        more where a narrow image would be mostly padding.
+    expansions, alpha : of the blocks, in turn, and the start of their alpha
     """
 
     channels: tuple[int, ...] = (48,)
@@ -56,8 +63,8 @@ class Variant:
             )
         check_number("alpha", self.alpha)
 
-    def stem_of(self, height, width):
-        """Sizes of the stem's patches for images of this size."""
+    def stem_of(self, height: int, width: int) -> tuple[int, ...]:
+        """Sizes of the stem's patches for such images; see `layer_core` for the parameters."""
         if self.stem is not None:
             return self.stem
         narrow = math.ceil(math.log2(min(height, width)))
@@ -78,16 +85,8 @@ VARIANTS = {
 class DTTN(eqx.Module):
     """Deep tree tensor network: images (batch, height, width[, channels]) to (batch, n_outputs).
 
-    variant: a `Variant`; image_shape: (height, width[, channels]); block: class of the blocks,
-    such as `AIM`, or several that are used in turn; merge: class of what joins a block's branches,
-    `BatchNormProduct` for DTTN, `LayerNormProduct` for DTTN-dagger; key: of all weights.
-
-    Images should be standardised; they set the precision, and may have another height and width
-    than image_shape, which `to_tree` takes. Called with a list ``moments``, the
-    normalisations use the moments of the batch and add them to the list, which `with_moments` then
-    puts in place: running or last ones, as the training has it. Without it they use those in place.
-
-    Source: arXiv 2502.09928, section 3.
+    Images should be standardised; they set the precision, and may differ from image_shape in height
+    and width. Source: arXiv 2502.09928, section 3.
 
     >>> import jax
     >>> model = DTTN(Variant((8,), (2,)), (28, 28), 10, key=jax.random.key(0))
@@ -96,6 +95,13 @@ class DTTN(eqx.Module):
     >>> model = model.with_moments(moments)
     >>> bool(jax.numpy.allclose(model(images), outputs, atol=1e-4))
     True
+
+    Parameters
+    ----------
+    variant, image_shape, n_outputs : sizes, (height, width[, channels]), and number of outputs
+    block : type, class of the blocks, such as `AIM`, or several that are used in turn
+    merge : type, `BatchNormProduct` for DTTN, `LayerNormProduct` for DTTN-dagger
+    key : jax.Array, key of all weights
     """
 
     stem: tuple
@@ -104,18 +110,21 @@ class DTTN(eqx.Module):
     head: Pointwise
     image_shape: tuple = eqx.field(static=True)
 
-    def __init__(self, variant, image_shape, n_outputs, *, block=AIM, merge=BatchNormProduct, key):
-        if np.ndim(image_shape) != 1 or len(image_shape) not in (2, 3):
-            raise ValueError(
-                "image_shape must be (height, width) or (height, width, channels), got "
-                f"{image_shape!r}."
-            )
-        shape = tuple(image_shape)
+    def __init__(
+        self,
+        variant: Variant,
+        image_shape: tuple[int, ...],
+        n_outputs: int,
+        *,
+        block: type | Sequence[type] = AIM,
+        merge: type[Merge] = BatchNormProduct,
+        key: jax.Array,
+    ):
+        shape = _checked_shape(image_shape)
+        check_int("n_outputs", n_outputs, 1)
         check_instance("variant", variant, Variant)
         if not isinstance(merge, type) or not issubclass(merge, Merge):
             raise ValueError(f"merge must be a class such as BatchNormProduct, got {merge!r}.")
-        for size in (*shape, n_outputs):
-            check_int("each size of images and outputs", size, 1)
         self.image_shape = shape if len(shape) == 3 else (*shape, 1)
         blocks = tuple(block) if isinstance(block, list | tuple) else (block,)
         if not blocks or not all(isinstance(each, type | functools.partial) for each in blocks):
@@ -129,30 +138,32 @@ class DTTN(eqx.Module):
             )
         n_maps = len(sizes) + len(variant.layers) + sum(variant.layers)
         keys = iter(jax.random.split(key, n_maps))
-        stem = []
-        for size in sizes:
-            stem.append(Patches(n_in, variant.channels[0], size, next(keys)))
-            n_in = variant.channels[0]
-        self.stem = tuple(stem)
-        stages, transitions, n_blocks = [], [], 0
-        for channels, n_layers in zip(variant.channels, variant.layers, strict=True):
-            if stages:
-                transitions.append(Patches(n_in, channels, 2, next(keys)))
-            n_in = channels
-            stage = []
-            for _ in range(n_layers):
-                expansion = variant.expansions[n_blocks % len(variant.expansions)]
-                options = {"merge": merge, "alpha": variant.alpha, "key": next(keys)}
-                stage.append(blocks[n_blocks % len(blocks)](channels, expansion, **options))
-                n_blocks += 1
+        widths = (n_in, *(variant.channels[0],) * len(sizes))
+        stem = [PatchMap(*pair, size, next(keys)) for pair, size in zip(pairwise(widths), sizes)]
+        kinds = zip(cycle(blocks), cycle(variant.expansions))
+        stages, transitions = [], []
+        for i, (channels, n_layers) in enumerate(zip(variant.channels, variant.layers)):
+            if i:
+                transitions.append(PatchMap(variant.channels[i - 1], channels, 2, next(keys)))
+            stage = [
+                kind(channels, expansion, merge=merge, alpha=variant.alpha, key=next(keys))
+                for kind, expansion in islice(kinds, n_layers)
+            ]
             stages.append(tuple(stage))
-        self.stages, self.transitions = tuple(stages), tuple(transitions)
-        head = Pointwise(n_in, n_outputs, next(keys))
+        self.stem, self.stages, self.transitions = tuple(stem), tuple(stages), tuple(transitions)
+        head = Pointwise(variant.channels[-1], n_outputs, next(keys))
         # Small outputs, so that training starts from even odds.
         self.head = eqx.tree_at(lambda head: head.weight, head, 0.1 * head.weight)
 
-    def __call__(self, images, moments=None):
-        """Outputs, (batch, n_outputs); see the class for ``moments``."""
+    def __call__(self, images: ArrayLike, moments: list | None = None) -> jax.Array:
+        """Outputs, (batch, n_outputs).
+
+        Parameters
+        ----------
+        images : (batch, height, width[, channels]), floating-point images
+        moments : list, optional
+            Gets the moments of the batch, which normalisations use then, for `with_moments`.
+        """
         images = self.with_channels(images)
         x = self.before(0, images.transpose(3, 1, 2, 0))
         for i, stage in enumerate(self.stages):
@@ -162,8 +173,8 @@ class DTTN(eqx.Module):
         pooled = x.mean((1, 2), keepdims=True)
         return self.head(pooled)[:, 0, 0].T
 
-    def with_channels(self, images):
-        """Images as (batch, height, width, channels); ValueError if they are none such."""
+    def with_channels(self, images: ArrayLike) -> jax.Array:
+        """Images as (batch, height, width, channels); ValueError for other shapes and dtypes."""
         images = jnp.asarray(images)
         channels = self.image_shape[2]
         if images.ndim == 3 and channels == 1:
@@ -177,50 +188,54 @@ class DTTN(eqx.Module):
         check_floating(images)
         return images
 
-    def shape_of(self, image_shape):
-        """(height, width, channels) of images, None for those that the model was made for."""
-        if image_shape is not None:
-            if np.ndim(image_shape) != 1 or len(image_shape) not in (2, 3):
-                raise ValueError(f"image_shape must be (height, width), got {image_shape!r}.")
-            for size in image_shape:
-                check_int("each size in image_shape", size, 1)
-            if image_shape[2:] and image_shape[2] != self.image_shape[2]:
-                raise ValueError(
-                    f"The model reads {self.image_shape[2]} channels, got image_shape "
-                    f"{tuple(image_shape)}."
-                )
-        return self.image_shape if image_shape is None else (*image_shape[:2], self.image_shape[2])
+    def shape_of(self, image_shape: tuple[int, ...] | None) -> tuple[int, ...]:
+        """Image shape (height, width, channels), by default the one the model was made for."""
+        shape = self.image_shape if image_shape is None else _checked_shape(image_shape)
+        if shape[2:] not in ((), self.image_shape[2:]):
+            raise ValueError(
+                f"The model reads {self.image_shape[2]} channels, got image_shape {shape}."
+            )
+        return (*shape[:2], self.image_shape[2])
 
-    def before(self, i, x):
-        """The linear maps that lead to stage i."""
+    def before(self, i: int, x: jax.Array) -> jax.Array:
+        """Maps at the entry of a stage.
+
+        Parameters
+        ----------
+        i, x : number of the stage, and maps from the stage before, images for the first
+        """
         for patches in self.stem if i == 0 else self.transitions[i - 1 : i]:
             x = patches(x)
         return x
 
     @property
-    def moments(self):
-        """Means and variances in place, a pair for each normalisation, in the order of calls."""
+    def moments(self) -> list[tuple[jax.Array, jax.Array]]:
+        """Means and variances in place, one pair per normalisation, in the order of calls."""
         return [(norm.mean, norm.variance) for norm in _norms(self)]
 
-    def with_moments(self, moments, momentum=1.0):
-        """The model with these moments in place, or with momentum < 1 moved toward them."""
+    def with_moments(self, moments: list, momentum: float = 1.0) -> "DTTN":
+        """The model with other moments in place.
+
+        Parameters
+        ----------
+        moments, momentum : pairs as calls append them, and the share of the way to them, in [0, 1]
+        """
         moved = jax.tree.map(
             lambda old, new: old + momentum * (new.astype(old.dtype) - old), self.moments, moments
         )
         return eqx.tree_at(lambda model: jax.tree.leaves(model.moments), self, sum(moved, ()))
 
-    def fold_batchnorm(self):
+    def fold_batchnorm(self) -> "DTTN":
         """The same function for inference, see `tn4ml_plus.image.fold_batchnorm`."""
         return fold_batchnorm(self)
 
-    def to_tree(self, image_shape=None):
+    def to_tree(self, image_shape: tuple[int, ...] | None = None) -> TTN:
         """The quimb tree that computes the same function, a `TTN` in float64.
 
-        Its 2^L leaves, L being the number of blocks, all read the image of this shape, None for
-        the model's own, flattened as (height, width, channels), and a one; nodes of a layer have
-        the same core. Of small models only: cores have (n + 1)^3 numbers, n being those of the
-        maps. Raises ValueError for larger ones, and for blocks that are no products of two maps,
-        such as those with `LayerNormProduct`.
+        Its 2^L leaves, L being the number of blocks, all read the image of this shape, by default
+        the model's own, flattened as (height, width, channels), and a one. For small models only,
+        as cores have (n + 1)^3 numbers, n being those of the maps. ValueError for larger ones, and
+        for blocks that are not products of two maps, such as those with `LayerNormProduct`.
 
         >>> import jax
         >>> model = DTTN(Variant((2,), (2,), stem=()), (3, 3, 2), 10, key=jax.random.key(0))
@@ -230,20 +245,35 @@ class DTTN(eqx.Module):
         """
         return to_tree(self, image_shape)
 
-    def polynomial_degree(self, image, max_degree=None):
+    def polynomial_degree(self, image: ArrayLike, max_degree: int | None = None) -> int | None:
         """Degree of the outputs at t * image in t, None if above max_degree or no polynomial.
 
-        image: without the axis of the batch; max_degree: at most 1024, the product of the blocks'
-        degrees where None, 2^L for L blocks with `BatchNormProduct`. Double precision sees the
-        highest coefficients of up to about four blocks; of more, what is found is less.
+        Double precision sees the highest coefficients of up to about four blocks; for more blocks
+        the result is too low.
+
+        Parameters
+        ----------
+        image : (height, width[, channels]), one image
+        max_degree : int, optional, at most 1024; by default the product of the blocks' degrees
         """
         return degree_along(self, image, max_degree)
 
     @property
-    def n_parameters(self):
-        """How many numbers are trained: all but the moments."""
+    def n_parameters(self) -> int:
+        """Number of trained numbers: all but the moments."""
         sizes = (leaf.size for leaf in jax.tree.leaves(self))
         return sum(sizes) - sum(leaf.size for leaf in jax.tree.leaves(self.moments))
+
+
+def _checked_shape(shape):
+    """The tuple (height, width[, channels]); ValueError for others."""
+    if np.ndim(shape) != 1 or len(shape) not in (2, 3):
+        raise ValueError(
+            f"image_shape must be (height, width) or (height, width, channels), got {shape!r}."
+        )
+    for size in shape:
+        check_int("each size in image_shape", size, 1)
+    return tuple(shape)
 
 
 def _norms(model):

@@ -5,16 +5,14 @@ import jax
 
 from ._blocks import ConvFirst, Interaction, TokenMixing
 from ._maps import BatchNorm
-from ._merges import BatchNormProduct, BatchNormSum, Product, Sum
-
-_FOLDED = {BatchNormProduct: Product, BatchNormSum: Sum}
+from ._merges import BatchNormMerge
 
 
-def fold_batchnorm(model):
+def fold_batchnorm(model: eqx.Module) -> eqx.Module:
     """The model for inference: each normalisation over the batch is part of the map before it.
 
-    Outputs stay the same, there is less to compute. Normalisations over the channels, which depend
-    on the image, stay. Source: arXiv 2502.09928, section 3; Ding et al. 2021, section 3.3.
+    Outputs stay the same and cost less. Normalisations over the channels, which depend on the
+    image, stay. Source: arXiv 2502.09928, section 3; Ding et al. 2021, section 3.3.
 
     >>> import jax
     >>> from tn4ml_plus.image import DTTN, Variant
@@ -27,31 +25,26 @@ def fold_batchnorm(model):
 
 
 def fold_block(block):
-    """`fold_batchnorm` of one block; one that is folded already stays as it is."""
-    if block.norm is not None:
-        block = _folded(block, ["project"], ["norm"])
+    """`fold_batchnorm` of one block; a folded one stays unchanged."""
+    block = _folded(block, "project", "norm")
     if isinstance(block, TokenMixing):
-        if block.key_norm is None:
-            return block
-        return _folded(block, ["key", "value"], ["key_norm", "value_norm"])
-    if type(block.merge) not in _FOLDED:
+        return _folded(_folded(block, "key", "key_norm"), "value", "value_norm")
+    if not isinstance(block.merge, BatchNormMerge):
         return block
     left, right = (
         eqx.tree_at(_last_map, branch, _scaled(_last_map(branch), norm))
         for branch, norm in ((block.left, block.merge.left), (block.right, block.merge.right))
     )
-    merge = _FOLDED[type(block.merge)]()
-    parts = (left, right, merge)
+    parts = (left, right, block.merge.plain())
     return eqx.tree_at(lambda block: (block.left, block.right, block.merge), block, parts)
 
 
-def _folded(block, maps, norms):
-    """The block with each named normalisation None and the named map before it changed."""
-    names = [*maps, *norms]
-    maps = [_scaled(getattr(block, m), getattr(block, n)) for m, n in zip(maps, norms, strict=True)]
-    return eqx.tree_at(
-        lambda block: [getattr(block, name) for name in names], block, maps + [None] * len(norms)
-    )
+def _folded(block, linear, norm):
+    """The block with one normalisation None and the map before it changed, by their names."""
+    if getattr(block, norm) is None:
+        return block
+    new = _scaled(getattr(block, linear), getattr(block, norm)), None
+    return eqx.tree_at(lambda block: (getattr(block, linear), getattr(block, norm)), block, new)
 
 
 def _last_map(branch):

@@ -1,7 +1,7 @@
 """Linear maps and normalisations of feature maps, (channels, height, width, batch).
 
-The batch comes last: every channel is then one contiguous run of numbers, what a pointwise map does
-is a single matrix product, and what is done number by number runs along the batch.
+The batch comes last: every channel is then one contiguous run of numbers, a pointwise map is a
+single matrix product, and elementwise work runs along the batch.
 """
 
 import equinox as eqx
@@ -13,7 +13,7 @@ from ._depthwise import depthwise
 
 
 def constant(value, n=None):
-    """Parameters that all start at a value."""
+    """Parameters that start at one value."""
     # From NumPy, as the compilation of many small fills would take longer than many trainings.
     return jnp.asarray(np.full(() if n is None else n, value), float)
 
@@ -26,25 +26,22 @@ def kaiming_normal(key, shape, fan_in):
         return (numbers * np.sqrt(2 / fan_in)).astype(kind.dtype)
 
     kind, data = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype), jax.random.key_data(key)
-    traced = isinstance(data, jax.core.Tracer)
-    return (
-        jax.pure_callback(draw, kind, data, vmap_method="sequential")
-        if traced
-        else jnp.asarray(draw(data))
-    )
+    if isinstance(data, jax.core.Tracer):
+        return jax.pure_callback(draw, kind, data, vmap_method="sequential")
+    return jnp.asarray(draw(data))
 
 
 def check_floating(x):
-    """ValueError for whole numbers: maps set the precision that weights are rounded to."""
+    """ValueError for integers: maps set the precision that weights are rounded to."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"Images must be floating-point numbers, got {x.dtype}: convert and standardise them, "
-            "such as (images - images.mean()) / images.std()."
+            "for example by (images - images.mean()) / images.std()."
         )
 
 
 def per_channel(values, x):
-    """Numbers (channels,) as they multiply maps x, in the precision of those."""
+    """Numbers (channels,) broadcast against maps x, in the precision of x."""
     return values.astype(x.dtype)[:, None, None, None]
 
 
@@ -54,48 +51,46 @@ def mixed(weight, bias, x):
     return flat.reshape(-1, *x.shape[1:]) + per_channel(bias, x)
 
 
-class Pointwise(eqx.Module):
-    """A linear map of the channels, the same at every pixel."""
+class LinearMap(eqx.Module):
+    """Weights (n_out, ...), Kaiming normal at first, and biases (n_out,), zero at first."""
 
     weight: jax.Array
     bias: jax.Array
 
+    def __init__(self, shape, fan_in, key):
+        self.weight, self.bias = kaiming_normal(key, shape, fan_in), constant(0, shape[0])
+
+
+class Pointwise(LinearMap):
+    """A linear map of the channels, the same at every pixel."""
+
     def __init__(self, n_in, n_out, key):
-        self.weight = kaiming_normal(key, (n_out, n_in), n_in)
-        self.bias = constant(0, n_out)
+        super().__init__((n_out, n_in), n_in, key)
 
     def __call__(self, x):
         return mixed(self.weight, self.bias, x)
 
 
-class Depthwise(eqx.Module):
+class Depthwise(LinearMap):
     """A 3 x 3 convolution of each channel by itself, zeros beyond the edges.
 
     With a multiplier each channel gives several: output o reads channel o % n_in.
     """
 
-    weight: jax.Array
-    bias: jax.Array
-
     def __init__(self, n_in, multiplier, key):
-        self.weight = kaiming_normal(key, (multiplier * n_in, 3, 3), 9)
-        self.bias = constant(0, multiplier * n_in)
+        super().__init__((multiplier * n_in, 3, 3), 9, key)
 
     def __call__(self, x):
         return depthwise(x, self.weight.astype(x.dtype)) + per_channel(self.bias, x)
 
 
-class Patches(eqx.Module):
+class PatchMap(LinearMap):
     """A convolution without overlap, kernel = stride = size; zeros fill the last patches."""
 
-    weight: jax.Array
-    bias: jax.Array
     size: int = eqx.field(static=True)
 
     def __init__(self, n_in, n_out, size, key):
-        fan_in = n_in * size**2
-        self.weight = kaiming_normal(key, (n_out, fan_in), fan_in)
-        self.bias = constant(0, n_out)
+        super().__init__((n_out, n_in * size**2), n_in * size**2, key)
         self.size = size
 
     def __call__(self, x):
@@ -121,7 +116,7 @@ class BatchNorm(eqx.Module):
         self.mean, self.variance = constant(0, n), constant(1, n)
 
     def __call__(self, x, moments=None):
-        """By the running moments, or by those of the batch, which are then added to the list."""
+        """Normalise by the moments in place, or by the batch's, which are appended to the list."""
         if moments is None:
             factor = self.scale * jax.lax.rsqrt(self.variance + self.EPSILON)
             return x * per_channel(factor, x) + per_channel(self.shift - self.mean * factor, x)
@@ -130,18 +125,20 @@ class BatchNorm(eqx.Module):
         centred = y - per_channel(mean, y)
         variance = _mean(centred**2)
         moments.append((mean, variance))
-        factor = self.scale * jax.lax.rsqrt(variance + self.EPSILON)
+        root = jax.lax.rsqrt(variance + self.EPSILON)
+        dtype = np.promote_types(self.scale.dtype, root.dtype)
+        factor = self.scale.astype(dtype) * root.astype(dtype)
         return (centred * per_channel(factor, y) + per_channel(self.shift, y)).astype(x.dtype)
 
 
 def normed(norm, x, moments):
-    """By a `BatchNorm`, or as it is where that was folded into the map before."""
+    """x normalised by a `BatchNorm`, unchanged where that was folded into the map before."""
     return x if norm is None else norm(x, moments)
 
 
 def wide(x):
-    """In single precision at least, which sums of many numbers need."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    """x in single precision at least, which sums of many numbers need."""
+    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
 
 
 def _mean(x):
@@ -162,6 +159,7 @@ class LayerNorm(eqx.Module):
 
     def __call__(self, x):
         y = wide(x)
-        centred = y - y.mean(0)
-        y = centred * jax.lax.rsqrt((centred**2).mean(0) + self.EPSILON)
+        centred = y - y.mean(0, keepdims=True)
+        variance = (centred**2).mean(0, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.EPSILON)
         return (y * per_channel(self.scale, y) + per_channel(self.shift, y)).astype(x.dtype)

@@ -1,8 +1,10 @@
-"""How the two branches of an interaction become one map."""
+"""Merges of the two branches of an interaction into one map."""
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
+import jax
 
 from ._maps import BatchNorm, LayerNorm
 
@@ -11,28 +13,61 @@ class Merge(eqx.Module):
     """Built for a number of channels, called with the maps of the two branches."""
 
     @abc.abstractmethod
+    def __call__(self, left: jax.Array, right: jax.Array, moments: list | None = None) -> jax.Array:
+        """Maps merged from those of the branches; see `Interaction.__call__` for the parameters."""
+
+
+class _Plain(Merge):
+    def __init__(self, channels=None):
+        pass
+
+
+class Product(_Plain):
+    """The product alone, which folding leaves of `BatchNormProduct`."""
+
     def __call__(self, left, right, moments=None):
-        """One map; moments: as in `BatchNorm`."""
+        return left * right
 
 
-class BatchNormProduct(Merge):
-    """The product of the branches, each normalised over the batch: that of DTTN."""
+class Sum(_Plain):
+    """The sum alone, which folding leaves of `BatchNormSum`."""
+
+    def __call__(self, left, right, moments=None):
+        return left + right
+
+
+class BatchNormMerge(Merge):
+    """A plain merge of the branches, each normalised over the batch before."""
 
     left: BatchNorm
     right: BatchNorm
+
+    plain: eqx.AbstractClassVar[type[Merge]]
 
     def __init__(self, channels):
         self.left, self.right = BatchNorm(channels), BatchNorm(channels)
 
     def __call__(self, left, right, moments=None):
-        return self.left(left, moments) * self.right(right, moments)
+        return self.plain()(self.left(left, moments), self.right(right, moments))
+
+
+class BatchNormProduct(BatchNormMerge):
+    """The product of the branches, each normalised over the batch: that of DTTN."""
+
+    plain: ClassVar[type[Merge]] = Product
+
+
+class BatchNormSum(BatchNormMerge):
+    """The sum of the normalised branches, without any interaction."""
+
+    plain: ClassVar[type[Merge]] = Sum
 
 
 class LayerNormProduct(Merge):
     """The product of the branches, normalised over the channels: that of DTTN-dagger.
 
-    Learns better, but divides by what depends on the image: the network is then no tree tensor
-    network, nor a polynomial.
+    It learns better, but divides by numbers that depend on the image, so that the network is
+    neither a tree tensor network nor a polynomial.
     """
 
     norm: LayerNorm
@@ -42,36 +77,3 @@ class LayerNormProduct(Merge):
 
     def __call__(self, left, right, moments=None):
         return self.norm(left * right)
-
-
-class BatchNormSum(Merge):
-    """The sum of the normalised branches, without any interaction."""
-
-    left: BatchNorm
-    right: BatchNorm
-
-    def __init__(self, channels):
-        self.left, self.right = BatchNorm(channels), BatchNorm(channels)
-
-    def __call__(self, left, right, moments=None):
-        return self.left(left, moments) + self.right(right, moments)
-
-
-class Product(Merge):
-    """The product alone: what `BatchNormProduct` becomes by folding."""
-
-    def __init__(self, channels=None):
-        pass
-
-    def __call__(self, left, right, moments=None):
-        return left * right
-
-
-class Sum(Merge):
-    """The sum alone: what `BatchNormSum` becomes by folding."""
-
-    def __init__(self, channels=None):
-        pass
-
-    def __call__(self, left, right, moments=None):
-        return left + right

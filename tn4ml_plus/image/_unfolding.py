@@ -1,9 +1,10 @@
-"""The tree tensor network that a folded network of interactions is, and its degree.
+"""Unfolding of a network of interactions into a tree tensor network, and its degree.
 
 Source: arXiv 2502.09928, section 3.3 and its appendix on polynomials.
 """
 
 import math
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -16,20 +17,22 @@ from ._blocks import Interaction
 from ._folding import fold_block
 from ._merges import Product, Sum
 
-# Numbers that the largest core may have, leaves of the tree, degree that is looked for.
+# Limits: numbers in the largest core, leaves of the tree, degree.
 _MAX_CORE, _MAX_LEAVES, _MAX_DEGREE = 2**26, 2**12, 2**10
 
 
-def layer_core(block, height, width):
-    """Core T of a block on maps of this size: x~' [o] = sum T[o, i, j] x~[i] x~[j].
+def layer_core(block: Interaction, height: int, width: int) -> np.ndarray:
+    """Core T of a block: x~'[o] = sum T[o, i, j] x~[i] x~[j], (n + 1, n + 1, n + 1), float64.
 
-    x~ is the maps (channels, height, width), flattened, and a one. Returns (n + 1, n + 1, n + 1),
-    float64, with n = channels height width. Raises ValueError for blocks that normalise over
-    channels or are no `Interaction`, and where T would be too large.
+    x~ is the n = channels height width numbers of the maps, flattened, and a one.
+
+    Parameters
+    ----------
+    block, height, width : an `Interaction`, not one that normalises over channels, and map sizes
     """
     if not isinstance(block, Interaction):
         raise ValueError(
-            f"A {type(block).__name__} is no product of two maps: it has no core of order 3."
+            f"A {type(block).__name__} is not a product of two maps: it has no core of order 3."
         )
     c = len(block.project.weight)
     n = c * height * width
@@ -37,8 +40,8 @@ def layer_core(block, height, width):
         block = fold_block(_double(block))
         if not isinstance(block.merge, Product | Sum):
             raise ValueError(
-                f"{type(block.merge).__name__} divides by what depends on the image, so that the "
-                "block is no tensor: use BatchNormProduct."
+                f"{type(block.merge).__name__} divides by numbers that depend on the image: the "
+                "block is no tensor. Use BatchNormProduct."
             )
         _check_size((n + 1,) * 3)
         left, right = (_matrix(branch, (c, height, width)) for branch in (block.left, block.right))
@@ -93,20 +96,22 @@ def to_tree(model, image_shape):
     return TTN(arrays, Tree.balanced(2**n_layers), output_inds=("out",))
 
 
-def polynomial_degree(function, max_degree, tol=1e-10):
-    """Degree of a polynomial of one number, or None if it is none of at most this degree.
-
-    function: from t (n,) in [-1, 1], float64, to values (n, ...); tol: what counts as zero among
-    coefficients of Chebyshev polynomials, relative to the largest. The degree is the largest over
-    all values. ValueError for values that are not finite.
+def polynomial_degree(function: Callable, max_degree: int, tol: float = 1e-10) -> int | None:
+    """Degree of a polynomial in one variable, None if it is none of degree max_degree or less.
 
     >>> polynomial_degree(lambda t: 1 + t**3, 5), polynomial_degree(lambda t: abs(t), 5)
     (3, None)
+
+    Parameters
+    ----------
+    function : callable, from t (n,) in [-1, 1], float64, to finite values (n, ...)
+    max_degree : int, at most 1024
+    tol : float, coefficients of Chebyshev polynomials at most this times the largest count as zero
     """
     check_int("max_degree", max_degree, 0)
     if max_degree > _MAX_DEGREE:
         raise ValueError(
-            f"Degrees up to {max_degree} cannot be told apart: give a max_degree of at most "
+            f"Degrees up to {max_degree} cannot be resolved: give a max_degree of at most "
             f"{_MAX_DEGREE}."
         )
     n = max_degree + 4
@@ -127,15 +132,15 @@ def degree_along(model, image, max_degree):
     with jax.enable_x64(True):
         model, image = _double(model), np.asarray(image, float)
         return polynomial_degree(
-            jax.jit(lambda t: model(t.reshape(-1, *(1,) * image.ndim) * image)), max_degree
+            jax.jit(lambda t: model(t.reshape(-1, *(1,) * image.ndim) * image[None])), max_degree
         )
 
 
 def _check_size(shape):
     if np.prod(shape, dtype=float) > _MAX_CORE:
         raise ValueError(
-            f"A core of the shape {tuple(map(int, shape))} is too large to write down: only "
-            "models with few channels on small images can be unfolded."
+            f"A core of the shape {tuple(map(int, shape))} is too large: only models with few "
+            "channels on small images can be unfolded."
         )
 
 
@@ -153,6 +158,6 @@ def _matrix(function, shape):
 
 
 def _affine(function, shape):
-    """`_matrix` with a last row that hands the one on."""
+    """`_matrix` with a last row that passes the one on."""
     matrix = _matrix(function, shape)
     return np.vstack([matrix, np.eye(1, matrix.shape[1], matrix.shape[1] - 1)])

@@ -1,5 +1,6 @@
 """Models whose weights are generated, in place of the weights themselves."""
 
+from collections.abc import Callable
 from functools import partial
 
 import equinox as eqx
@@ -8,22 +9,22 @@ import jax.numpy as jnp
 
 from .._checks import check_int
 from ._base import in_place_of, is_generator, parameters
-from ._layers import LAYERS, GeneratedLayer
+from ._generated_layers import LAYERS, GeneratedLayer
 from ._trees import ATTNGenerator
 
 
 class Compressed(eqx.Module):
     """A model with generators in place of some weights: a pytree that trains as the model did.
 
-    Called, it calls the model with the generated weights; `dense` gives the model itself, for
-    models that are no functions, such as dictionaries of arrays. Under `jax.vmap` over samples the
+    Calls go to the model with the generated weights; `dense` returns that model itself, for models
+    that are not functions, such as dictionaries of arrays. Under `jax.vmap` over samples the
     weights are generated once.
     """
 
     model: object
 
     def dense(self):
-        """The model with generated weights; generated layers stay as they are."""
+        """The model with generated weights; generated layers stay unchanged."""
         return _without_generators(self.model, lambda layer: layer)
 
     def cached(self):
@@ -31,59 +32,59 @@ class Compressed(eqx.Module):
         return cached(self.model)
 
     def __call__(self, *args, **options):
+        """Output of the model; see `model` for the parameters."""
         model = self.dense()
         if not callable(model):
             raise TypeError(
-                f"This model is a {type(model).__name__}, which cannot be called: take its "
-                "dense() where the model went before."
+                f"This model is a {type(model).__name__}, which cannot be called: use its dense() "
+                "in place of the model."
             )
         return model(*args, **options)
 
     @property
-    def n_parameters(self):
-        """How many numbers the model has, those of generators in place of weights."""
+    def n_parameters(self) -> int:
+        """Count of the model's numbers, those of generators in place of weights."""
         return n_parameters(self.model)
 
     @property
-    def n_bytes(self):
-        """How many bytes these numbers take."""
+    def n_bytes(self) -> int:
+        """Size of these numbers in bytes."""
         return n_bytes(self.model)
 
 
-def compress(model, where, *, generator=ATTNGenerator, key):
+def compress(model, where: Callable, *, generator=ATTNGenerator, key: jax.Array) -> Compressed:
     """A model with chosen weights replaced by generators, as a `Compressed` one.
 
-    Parameters
-    ----------
-    model : any pytree of JAX arrays: an equinox module, parameters of flax, a dictionary.
-    where : function that gives of the model what to replace, one or a sequence: weights, or
-        equinox layers (Linear, Conv2d, MultiheadAttention), whose generated form multiplies
-        without forming the weight where it can.
-    generator : class of generators, or a partial of one with its options.
-    key : of the start.
-
-    A model that is `Compressed` already is compressed further; where is given the model in it.
-
     The new weights are random, of the old ones' root mean square; `fit` brings them near to the old
-    ones. ValueError where what is chosen is no array of floating-point numbers or known layer.
+    ones.
 
     >>> import equinox as eqx, jax
     >>> mlp = eqx.nn.MLP(64, 10, 512, 2, key=jax.random.key(0))
     >>> small = compress(mlp, lambda m: m.layers[1], key=jax.random.key(1))
     >>> small(jax.numpy.ones(64)).shape, n_parameters(mlp), small.n_parameters
     ((10,), 301066, 39190)
+
+    Parameters
+    ----------
+    model : pytree, an equinox module or flax parameters, say; a `Compressed` one goes further
+    where : callable
+        Function of the model (of the one inside, if it is compressed) that returns what to replace,
+        one or a sequence: arrays of floating-point numbers, or equinox layers (Linear, Conv2d,
+        MultiheadAttention), whose generated form avoids forming the weight where it can.
+    generator : type, class of generators, or a partial of one with its options
+    key : jax.Array, key of the initial generators
     """
     return compressed(model, where, partial(in_place_of, generator=generator), key)
 
 
 def compressed(model, where, make, key):
-    """`compress` with a function of an old weight and a key that makes its generator."""
+    """`compress` with `make`, a function from an old weight and a key to its generator."""
     model = model.model if isinstance(model, Compressed) else model
     chosen = where(model)
     several = isinstance(chosen, list | tuple)
     chosen = list(chosen) if several else [chosen]
     if not chosen:
-        raise ValueError("where chooses nothing of the model to replace.")
+        raise ValueError("where chooses no part of the model: return what is to be replaced.")
     keys = jax.random.split(key, len(chosen))
     new = [_replaced(each, make, key) for each, key in zip(chosen, keys, strict=True)]
     return Compressed(
@@ -91,17 +92,20 @@ def compressed(model, where, make, key):
     )
 
 
-def large_weights(model, min_size=2**16):
-    """A `where` for `compress`: all weights of a model of at least min_size entries.
+def large_weights(model, min_size: int = 2**16) -> Callable:
+    """A `where` for `compress` that chooses all large weights of a model.
 
-    Known layers (Linear, Conv2d, MultiheadAttention) are chosen whole, of other parts the arrays
-    with two axes or more. The function serves this model and others of its structure. ValueError
-    where there is none so large.
+    Known layers (Linear, Conv2d, MultiheadAttention) are chosen whole, elsewhere arrays with two
+    axes or more. The function serves all models of this structure.
 
     >>> import equinox as eqx, jax
     >>> mlp = eqx.nn.MLP(64, 10, 512, 2, key=jax.random.key(0))
     >>> compress(mlp, large_weights(mlp), key=jax.random.key(1)).n_parameters
     39190
+
+    Parameters
+    ----------
+    model, min_size : the model and the entries of a large weight; ValueError where none has as many
     """
     check_int("min_size", min_size, 1)
     model = model.model if isinstance(model, Compressed) else model
@@ -120,17 +124,17 @@ def large_weights(model, min_size=2**16):
     chosen = [i for i, found in enumerate(sizes) if found >= min_size]
     if not chosen:
         raise ValueError(
-            f"No weight has {min_size} entries, the largest has {max(sizes, default=0)}: take a "
+            f"No weight has {min_size} entries, the largest has {max(sizes, default=0)}: choose a "
             "smaller min_size."
         )
     return lambda model: [parts(model)[i] for i in chosen]
 
 
 def _is_generated(part):
-    """Whether a part of a model is generated, or a layer of which some weight is."""
+    """Whether a part of a model is generated, or a layer with a generated weight."""
     if type(part) in LAYERS:
         return any(map(is_generator, jax.tree.leaves(part, is_leaf=is_generator)))
-    return is_generator(part) or isinstance(part, GeneratedLayer)
+    return _is_part(part)
 
 
 def _replaced(chosen, make, key):
@@ -157,23 +161,25 @@ def _without_generators(model, of_layer):
             return of_layer(leaf)
         return leaf() if is_generator(leaf) else leaf
 
-    return jax.tree.map(
-        dense, model, is_leaf=lambda x: is_generator(x) or isinstance(x, GeneratedLayer)
-    )
+    return jax.tree.map(dense, model, is_leaf=_is_part)
+
+
+def _is_part(leaf):
+    return is_generator(leaf) or isinstance(leaf, GeneratedLayer)
 
 
 def cached(model):
-    """Any pytree with weights in place of its generators, and equinox layers of generated ones."""
+    """A pytree with weights in place of generators, and equinox layers in place of generated."""
     return _without_generators(model, lambda layer: layer.cached())
 
 
-def n_parameters(model):
-    """How many floating-point numbers any pytree has."""
+def n_parameters(model) -> int:
+    """Count of the floating-point numbers in a pytree."""
     return sum(leaf.n_parameters if is_generator(leaf) else leaf.size for leaf in _leaves(model))
 
 
-def n_bytes(model):
-    """How many bytes the floating-point numbers of any pytree take, integer cores as stored."""
+def n_bytes(model) -> int:
+    """Size in bytes of the floating-point numbers in a pytree, integer cores as stored."""
     return sum(
         leaf.n_bytes if is_generator(leaf) else leaf.size * leaf.dtype.itemsize
         for leaf in _leaves(model)

@@ -13,29 +13,29 @@ from ._trees import ATTNGenerator
 
 
 class GeneratedLayer(eqx.Module):
-    """A layer whose weights are generated; `cached` gives the equinox layer that it stands for."""
+    """A layer with generated weights, in place of an equinox layer that `cached` returns."""
+
+    def __call__(self, *args, **options):
+        """Output of the layer; see `equinox.nn` for the parameters."""
+        return self.cached()(*args, **options)
 
     @abc.abstractmethod
     def cached(self):
-        """The equinox layer with the weights as they are now."""
+        """The equinox layer with the present weights."""
 
     @classmethod
     @abc.abstractmethod
     def of(cls, layer, make, key):
-        """A layer in the place of an equinox one; make: of a weight and a key its generator."""
+        """A generated layer in place of an equinox one.
+
+        Parameters
+        ----------
+        layer, make, key : the equinox layer, and a function from a weight and a key to a generator
+        """
 
 
 class Linear(GeneratedLayer):
     """y = x W + b with a generated W (in_features, out_features), which is never formed.
-
-    Parameters
-    ----------
-    in_features, out_features : sizes of x and y, at least 1.
-    use_bias : whether there is a b, which starts at zero.
-    generator : class of the generator, or a partial of it with options.
-    key : of the start.
-
-    Called on one sample (in_features,) as equinox's layer is, so take `jax.vmap` for a batch.
 
     >>> import jax
     >>> layer = Linear(784, 1024, key=jax.random.key(0))
@@ -43,6 +43,12 @@ class Linear(GeneratedLayer):
     (296, (1024,))
     >>> layer.cached().weight.shape
     (1024, 784)
+
+    Parameters
+    ----------
+    in_features, out_features : int, sizes of x and y, at least 1
+    use_bias : bool, whether there is a b, which starts at zero
+    generator, key : as in `compress`
     """
 
     weight: Generator
@@ -57,11 +63,12 @@ class Linear(GeneratedLayer):
         if "scalar" in (layer.in_features, layer.out_features):
             raise ValueError(
                 'A Linear layer of a "scalar" has one row or column, which no generator makes '
-                "smaller: leave it out of where."
+                "smaller: exclude it from where."
             )
         return built(cls, weight=make(layer.weight.T, key), bias=layer.bias)
 
     def __call__(self, x, *, key=None):
+        """Output for one sample; see `equinox.nn.Linear` for the parameters."""
         y = x @ self.weight
         return y if self.bias is None else y + self.bias
 
@@ -75,15 +82,16 @@ class Linear(GeneratedLayer):
 class Conv2d(GeneratedLayer):
     """A convolution with a generated kernel (out_channels, in_channels / groups, height, width).
 
-    Takes what `equinox.nn.Conv2d` takes, and further
-
-    generator : class of the generator, or a partial of it with options, such as
-        ``partial(ATTNGenerator, tensorisation=ChannelsApart())``.
-
     >>> import jax
     >>> layer = Conv2d(64, 64, 3, padding=1, key=jax.random.key(0))
     >>> layer(jax.numpy.ones((64, 8, 8))).shape
     (64, 8, 8)
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, *args : as in `equinox.nn.Conv2d`
+    generator : as in `compress`, such as ``partial(ATTNGenerator, tensorisation=ChannelsApart())``
+    key, **options : as in `equinox.nn.Conv2d`
     """
 
     conv: eqx.nn.Conv2d
@@ -100,29 +108,26 @@ class Conv2d(GeneratedLayer):
     def of(cls, layer, make, key):
         return built(cls, conv=_with(layer, lambda m: m.weight, make(layer.weight, key)))
 
-    def __call__(self, x, *, key=None):
-        return self.cached()(x)
-
     def cached(self):
         return _with(self.conv, lambda m: m.weight, self.conv.weight())
 
 
 class MultiheadAttention(GeneratedLayer):
-    """Attention with W_Q, W_K and W_V generated jointly, as (W_Q | W_K | W_V), and W_O apart.
+    """Attention with W_Q, W_K and W_V generated jointly, as (W_Q | W_K | W_V), and W_O separately.
 
-    Takes what `equinox.nn.MultiheadAttention` takes, with query, key and value of one size, and
-
-    generator : class of both generators, or a partial of it with options.
-
-    To generate all four apart, give their weights to `compress`.
-
-    Source: arXiv 2606.00130, section 3 on attention.
+    To generate all four separately, give their weights to `compress`. Source: arXiv 2606.00130,
+    section 3 on attention.
 
     >>> import jax
     >>> layer = MultiheadAttention(4, 64, key=jax.random.key(0))
     >>> x = jax.numpy.ones((10, 64))
     >>> layer(x, x, x).shape
     (10, 64)
+
+    Parameters
+    ----------
+    num_heads, query_size, *args : as in equinox; query, key and value must have one size
+    generator, key, **options : as in `compress`, for both, and in equinox
     """
 
     joint: Generator
@@ -154,9 +159,6 @@ class MultiheadAttention(GeneratedLayer):
         absent = _with(attention, _inputs, (None, None, None))
         return joint, _with(absent, lambda m: m.output_proj.weight, output)
 
-    def __call__(self, *args, **options):
-        return self.cached()(*args, **options)
-
     def cached(self):
         attention = self.attention
         sizes = [attention.qk_size, attention.qk_size, attention.vo_size]
@@ -166,7 +168,7 @@ class MultiheadAttention(GeneratedLayer):
         return _with(attention, lambda m: m.output_proj.weight, attention.output_proj.weight())
 
 
-#: Generated layers by the equinox layers in whose place they stand.
+#: Generated layers by the equinox layers that they replace.
 LAYERS = {
     eqx.nn.Linear: Linear,
     eqx.nn.Conv2d: Conv2d,
@@ -179,5 +181,5 @@ def _inputs(attention):
 
 
 def _with(layer, where, new):
-    """A layer with other leaves, some of which may be absent or generators."""
+    """A layer with some leaves replaced; new ones may be absent or generators."""
     return eqx.tree_at(where, layer, new, is_leaf=lambda x: x is None or is_generator(x))
