@@ -57,7 +57,7 @@ def test_many_sites():
 def test_bad_input():
     network = NETWORKS["chain"](NSITES, jax.random.key(0))
     phi, baseline = samples()
-    with pytest.raises(ValueError, match="one vector a site"):
+    with pytest.raises(ValueError, match="one vector per site"):
         attributions(network, phi, baseline[0])
     with pytest.raises(ValueError, match="embedded samples of shape"):
         attributions(network, phi[:, 1:], baseline[1:])

@@ -141,10 +141,10 @@ def test_an_operator_is_a_state_of_sites_and_outputs():
 
 def test_what_cannot_be_told_says_so():
     mera = MERA.random(8, bond_dim=2, phys_dim=2, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="not in MERA"):
+    with pytest.raises(ValueError, match="canonical form needs open chains or trees"):
         bond_entropies(mera)
     ring = MPS.random(6, bond_dim=2, cyclic=True, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="not in MPS with joined ends"):
+    with pytest.raises(ValueError, match="canonical form needs open ends"):
         fidelities(ring)
     with pytest.raises(ValueError, match="grams must have the shape"):
         bond_entropies(made("chain"), np.eye(3))

@@ -87,7 +87,7 @@ def test_bad_input():
     tree = TTN.random(8, bond_dim=3, n_outputs=2, key=jax.random.key(0))
     with pytest.raises(ValueError, match="phi must be"):
         activations(tree, samples(7))
-    with pytest.raises(ValueError, match="another embedding"):
+    with pytest.raises(ValueError, match="which the network does not read"):
         activations(tree, samples(8, phys_dim=3))
     with pytest.raises(ValueError, match="8 sites"):
         activations(tree, samples(8), shape=(3, 3))

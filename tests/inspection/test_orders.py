@@ -75,5 +75,5 @@ def test_what_cannot_be_told_says_so():
     with pytest.raises(ValueError, match="max_order must be"):
         interaction_orders(network, means, covariances, max_order=0)
     operator = SMPO.random(NSITES, bond_dim=2, phys_dim=PHYS, spacing=2, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="told of functions"):
+    with pytest.raises(ValueError, match="whose outputs are functions"):
         interaction_orders(operator, means, covariances)

@@ -1,32 +1,38 @@
-"""Which sites made an output what it is."""
+"""Attribution of outputs to the sites that cause them."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import quimb.tensor as qtn
 
+from .._types import ArrayLike
 from ..contraction import contract, pack
 
-# Samples that are seen at a time.
+# Samples at a time.
 _BLOCK = 1024
 
 
-def attributions(network, phi, baseline):
-    """How much every output falls where a site is averaged out, (batch, nsites, *outputs).
+def attributions(network: qtn.TensorNetwork, phi: ArrayLike, baseline: ArrayLike) -> np.ndarray:
+    """Fall of every output where a site is averaged out, (batch, nsites, *outputs), float64.
 
-    The outputs are linear in what each site reads: the difference of f(x) and of its mean over the
-    site's vectors is exact, and all of them cost one pass back through the network an output.
-    phi: (batch, nsites, d) embedded samples; baseline: (nsites, d), the mean vectors, or others to
-    compare with. Raises ValueError for other shapes, and for outputs beyond the range of float64.
+    Outputs are linear in the vector of each site, so the difference between f(x) and its mean over
+    the site's vectors is exact; all of them cost one backward pass per output.
+    ValueError for other shapes, and for outputs beyond the range of float64.
 
-    >>> import jax, numpy as np
     >>> from tn4ml_plus.networks import MPS
     >>> x = np.array([[0, 1.0]])
     >>> sum_of_two = MPS([np.array([[1, 0.0], [0, 1]]), np.array([[0, 1.0], [1, 0]])])
     >>> phi = np.array([[[1, 2.0], [1, 5.0]]])
     >>> attributions(sum_of_two, phi, np.array([[1, 0.0], [1, 1.0]]))
     array([[2., 4.]])
+
+    Parameters
+    ----------
+    network : quimb.tensor.TensorNetwork, any network of this package
+    phi : (batch, nsites, d), embedded samples
+    baseline : (nsites, d), mean vectors, or others to compare with
     """
     return outputs_and_falls(network, phi, baseline)[1]
 
@@ -39,7 +45,8 @@ def outputs_and_falls(network, phi, baseline):
         raise ValueError("phi must have at least one sample.")
     if phi.shape[1:] != baseline.shape:
         raise ValueError(
-            f"baseline must be one vector a site, of the shape {phi.shape[1:]}: {baseline.shape}."
+            f"baseline must be one vector per site, of the shape {phi.shape[1:]}, got "
+            f"{baseline.shape}."
         )
     # Blocks of one length share compiled code.
     length = min(_BLOCK, len(phi))
@@ -57,7 +64,7 @@ def outputs_and_falls(network, phi, baseline):
         )
     if not all(np.isfinite(part).all() for part in found):
         raise ValueError(
-            "The outputs leave the range of floats, in which attributions are differences: divide "
+            "The outputs exceed the range of floats, in which attributions are differences: divide "
             "the network by a number, such as its norm."
         )
     return found
@@ -75,5 +82,7 @@ def _differences(structure, packed, phi, baseline):
     one_of_each = jnp.eye(n_outputs, dtype=values.dtype).reshape(-1, 1, *values.shape[1:])
     one_of_each = jnp.broadcast_to(one_of_each, (n_outputs, *values.shape))
     (slopes,) = jax.lax.map(pull, one_of_each)
-    found = jnp.sum(slopes * (phi - baseline), axis=-1)
+    dtype = np.promote_types(phi.dtype, baseline.dtype)
+    change = phi.astype(dtype) - baseline.astype(dtype)[None]
+    found = jnp.sum(slopes.astype(dtype) * change[None], axis=-1)
     return values, exponent, jnp.moveaxis(found, 0, -1).reshape(*phi.shape[:2], *values.shape[1:])

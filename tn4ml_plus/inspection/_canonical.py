@@ -6,41 +6,25 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ..contraction import END, SHUT, Rooted, SquaredNorm, pack, rooted, to_nodes
-from ..contraction._operator import OperatorStructure
-from ..networks import MPO, MPS, SMPO
+from ..contraction import Rooted, pack
 
 
 class Canonical(NamedTuple):
-    """Isometries, and the states of all outputs at the root.
-
-    form: which nodes there are; cores: of all but the root, (*children, up), orthonormal in `up`;
-    root: (*children, outputs), every output's state of norm 1; log_norms: (outputs,), natural
-    logarithms of what these norms were.
-    """
+    """Isometries, and the states of all outputs at the root."""
 
     form: Rooted
-    cores: list
-    root: np.ndarray
-    log_norms: np.ndarray
-
-    @property
-    def n_outputs(self):
-        """How many states there are."""
-        return self.root.shape[-1]
+    cores: list  # of all nodes but the root, (*children, up), orthonormal in `up`
+    root: np.ndarray  # (*children, outputs), every output's state at norm 1
+    log_norms: np.ndarray  # (outputs,), natural logarithms of the original norms
 
 
 class Parts(NamedTuple):
-    """A network as nodes: how they are joined, their cores, float64, and the shapes these have.
+    """A network as nodes."""
 
-    structure: of the packed network, that of the squared norm for an operator, which is a state of
-    its sites and its outputs; shapes: with what pads bonds and outputs, which cores are without.
-    """
-
-    structure: object
+    structure: object  # of the packed network
     form: Rooted
-    cores: list
-    shapes: list
+    cores: list  # float64, without padding
+    shapes: list  # with padding
 
 
 def parts(network):
@@ -48,39 +32,19 @@ def parts(network):
     # Arrays of 64 bits keep them.
     with jax.enable_x64(True):
         packed, structure = pack(network)
-    if isinstance(structure, OperatorStructure):
-        structure = SquaredNorm(structure)
-    try:
-        form = rooted(structure)
-    except ValueError:
-        joined = isinstance(network, MPS | MPO | SMPO) and network.cyclic
-        raise ValueError(
-            f"States are found in open chains and trees only, not in {type(network).__name__}"
-            f"{' with joined ends: make it with cyclic=False' if joined else ''}."
-        ) from None
-    cores, ranks = to_nodes(structure, packed)
-
-    def size(child, n):
-        if child in (END, SHUT):
-            return 1
-        return ranks[child - form.nsites] if child >= form.nsites else n
-
-    found = []
-    for i, (core, children) in enumerate(zip(cores, form.nodes, strict=True)):
-        used = [slice(size(child, n)) for child, n in zip(children, core.shape)]
-        used.append(slice(ranks[i] if i < len(ranks) else None))
-        found.append(np.asarray(core, float)[tuple(used)])
-        if not np.isfinite(found[-1]).all():
-            raise ValueError("The network has entries that are not finite: it is no state.")
-    return Parts(structure, form, found, [core.shape for core in cores])
+    structure.check_rooted("A canonical form needs")
+    cores = structure.nodes(packed)
+    if not all(np.isfinite(core).all() for core in cores):
+        raise ValueError("The network has entries that are not finite, so it is no state.")
+    shapes = [core.shape for core in structure.to_nodes(packed)[0]]
+    return Parts(structure, structure.rooted(), cores, shapes)
 
 
 def canonical(network, grams=None):
     """The `Canonical` form of a chain or a tree, or of its `Parts`.
 
-    grams: (d, d) or (nsites, d, d) inner products of the functions that the sites' entries stand
-    for, None where they are orthonormal. Raises ValueError for other geometries, for Gram matrices
-    of another shape, and where an output is zero.
+    grams: as in `bond_entropies`. ValueError for other geometries, for Gram matrices of another
+    shape, and where an output is zero.
     """
     _, form, cores, _ = network if isinstance(network, Parts) else parts(network)
     factors = factors_of(form, cores, grams)
@@ -105,7 +69,7 @@ def canonical(network, grams=None):
 
 
 def factors_of(form, cores, grams):
-    """By site, a matrix whose square is the Gram matrix; none where that is one."""
+    """Matrices by site whose squares are the Gram matrices; empty without Gram matrices."""
     if grams is None:
         return {}
     sizes = {
@@ -117,33 +81,25 @@ def factors_of(form, cores, grams):
     grams = np.asarray(grams, float)
     expected = (form.nsites, sizes[0], sizes[0])
     if grams.shape not in (expected, expected[1:]):
-        raise ValueError(f"grams must have the shape {expected} or {expected[1:]}: {grams.shape}.")
+        raise ValueError(
+            f"grams must have the shape {expected} or {expected[1:]}, got {grams.shape}."
+        )
     scale = np.abs(grams).max()
     symmetric = np.isfinite(scale) and np.allclose(grams, grams.swapaxes(-1, -2), 0, 1e-6 * scale)
     values, vectors = np.linalg.eigh(np.broadcast_to(grams, expected)) if symmetric else ([-1], 0)
     if np.min(values) < -1e-6 * scale:
-        raise ValueError("grams must be inner products: finite, symmetric and not negative.")
+        raise ValueError("grams must be inner products: finite, symmetric, positive semidefinite.")
     roots = vectors * np.sqrt(np.maximum(values, 0))[:, None] @ vectors.swapaxes(1, 2)
     return dict(enumerate(roots))
 
 
-class Reduced(NamedTuple):
-    """Reduced density matrices, of trace one.
-
-    bonds: (outputs, r, r) for every node but the root, of its bond; sites: (outputs, d, d).
-    """
-
-    bonds: list
-    sites: list
-
-
 def reduced(canon, weights=None):
-    """`Reduced` density matrices of every output's state.
+    """Density matrices of trace one of every output, or of a mixture with weights of sum one.
 
-    weights: (outputs,), of sum one, of a mixture of the outputs in their place.
+    Two lists: (outputs, r, r) for the bond of every node but the root, (outputs, d, d) by site.
     """
     form, last = canon.form, len(canon.form.nodes) - 1
-    one = np.eye(canon.n_outputs)
+    one = np.eye(canon.root.shape[-1])
     above = one[:, :, None] * one[:, None] if weights is None else np.diag(weights)[None]
     bonds, sites = [None] * last, [None] * form.nsites
     for i in range(last, -1, -1):
@@ -160,4 +116,4 @@ def reduced(canon, weights=None):
                 sites[child] = found
             else:
                 bonds[child - form.nsites] = found
-    return Reduced(bonds, sites)
+    return bonds, sites

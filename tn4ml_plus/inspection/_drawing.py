@@ -1,4 +1,4 @@
-"""What pictures share: matplotlib where there is one, colours for all eyes, names on axes."""
+"""Tools of all pictures: matplotlib where it is installed, colours for all eyes, names on axes."""
 
 import importlib
 
@@ -12,46 +12,48 @@ SEQUENTIAL, DIVERGING = "cividis", "PuOr_r"
 _MOST_NAMES = 30
 
 
-def pyplot():
-    """matplotlib.pyplot; ImportError that names what to install."""
-    return _optional("matplotlib.pyplot")
-
-
-def networkx():
-    """networkx; ImportError that names what to install."""
-    return _optional("networkx")
-
-
-def _optional(name):
+def optional(name):
+    """An optional package; ImportError that says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
             f"Pictures need {name.partition('.')[0]}: pip install 'tn4ml_plus[plot]'. The "
-            "attributes of a Display are there without."
+            "attributes of a Display do not need it."
         ) from error
 
 
-def axes_of(ax, **figure):
-    """The given axes, or those of a new figure."""
-    return pyplot().subplots(layout="constrained", **figure)[1] if ax is None else ax
+def pyplot():
+    """matplotlib.pyplot; ImportError that says how to install it."""
+    return optional("matplotlib.pyplot")
 
 
-def grid_of_axes(axes, rows, columns, width, height):
-    """The given axes, which must be rows x columns, or those of a new figure; (rows, columns)."""
+def axes_of(display, ax, **figure):
+    """The given axes, or those of a new figure; `ax_` and `figure_` of the display."""
+    ax = pyplot().subplots(layout="constrained", **figure)[1] if ax is None else ax
+    display.ax_, display.figure_ = ax, ax.figure
+    return ax
+
+
+def grid_of_axes(display, axes, rows, columns, size):
+    """The given axes, which must be rows x columns, or those of a new figure; (rows, columns).
+
+    `axes_` and `figure_` of the display; size: width and height of each.
+    """
     if axes is None:
-        size = (width * columns, height * rows)
-        options = {"layout": "constrained", "figsize": size, "squeeze": False}
-        return pyplot().subplots(rows, columns, **options)[1]
-    if np.size(axes) != rows * columns:
+        options = {"layout": "constrained", "figsize": (size[0] * columns, size[1] * rows)}
+        axes = pyplot().subplots(rows, columns, squeeze=False, **options)[1]
+    elif np.size(axes) != rows * columns:
         raise ValueError(
-            f"axes must be {rows * columns} ({rows} x {columns}), got {np.size(axes)}."
+            f"axes must be {rows * columns} axes ({rows} x {columns}), got {np.size(axes)}."
         )
-    return np.reshape(axes, (rows, columns))
+    display.axes_ = axes = np.reshape(axes, (rows, columns))
+    display.figure_ = axes[0, 0].figure
+    return axes
 
 
 def colours(n):
-    """n colours that differ for colour-blind eyes, too."""
+    """Colours that differ for colour-blind eyes, too, n of them."""
     if n <= len(COLOURS):
         return COLOURS[:n]
     return pyplot().get_cmap("viridis")(np.linspace(0, 0.95, n))
@@ -61,10 +63,8 @@ def name_ticks(axis, names):
     """Write names along an axis whose ticks are 0, 1, ..., if there is room for them."""
     if len(names) <= _MOST_NAMES:
         turned = axis.axis_name == "x" and max(map(len, names)) > 3
-        axis.set_ticks(range(len(names)), names, rotation=60 if turned else 0)
-        if turned:
-            for label in axis.get_ticklabels():
-                label.set(ha="right", rotation_mode="anchor")
+        style = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+        axis.set_ticks(range(len(names)), names, **style)
 
 
 def as_image(ax, values, shape, colourbar, **options):

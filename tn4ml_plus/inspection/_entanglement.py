@@ -1,38 +1,51 @@
-"""Entropies, mutual information and fidelities of the states that a network's outputs are."""
+"""Entropies, mutual information and fidelities of the states of a network's outputs."""
+
+import itertools
 
 import numpy as np
+import quimb.tensor as qtn
 import scipy.special
 
 from .._checks import check_index, check_number
+from .._types import ArrayLike
 from ._canonical import canonical, reduced
 
 
-def bond_entropies(network, grams=None, base=2):
+def bond_entropies(
+    network: qtn.TensorNetwork, grams: ArrayLike | None = None, base: float = 2
+) -> np.ndarray:
     """Von Neumann entropy of the state across every bond, (n_outputs, n_bonds).
 
-    In units of the logarithm to a base, bits by default; at most the logarithm of the bond's size.
-    Bonds are in the order of the sites, or of the tree's nodes. An operator is a state of its sites
-    and its outputs. grams: (d, d) or (nsites, d, d) inner products of the functions that an
-    embedding has, see `Embedding.site_grams`, None where they are orthonormal.
-    Raises ValueError for networks other than open chains and trees, for grams of another shape, and
-    for outputs that are zero.
+    At most the logarithm of the bond's size. Bonds are in the order of the sites, or of the tree's
+    nodes. An operator is a state of its sites and its outputs. `grams` are inner products of the
+    functions of an embedding.
 
-    >>> import numpy as np
     >>> from tn4ml_plus.networks import MPS
     >>> ghz = np.zeros((2, 2, 2))
     >>> ghz[0, 0, 0] = ghz[1, 1, 1] = 1.0
     >>> bond_entropies(MPS([np.eye(2), ghz, np.eye(2)])).round(6)
     array([[1., 1.]])
+
+    Parameters
+    ----------
+    network : quimb.tensor.TensorNetwork, an open chain or a tree, no output of which is zero
+    grams : (d, d) or (nsites, d, d), optional, from `Embedding.site_grams`, by default identities
+    base : float, base of the logarithm, above 1; 2 for bits
     """
     canon = canonical(network, grams)
-    bonds = reduced(canon).bonds
+    bonds, _ = reduced(canon)
     found = [entropy(bonds[node], base) for node in canon.form.bonds]
-    return np.stack(found, axis=1) if found else np.zeros((canon.n_outputs, 0))
+    return np.stack(found, axis=1) if found else np.zeros((canon.root.shape[-1], 0))
 
 
-def site_entropies(network, grams=None, base=2):
-    """Von Neumann entropy of every site, (n_outputs, nsites), as `bond_entropies` has them."""
-    sites = reduced(canonical(network, grams)).sites
+def site_entropies(
+    network: qtn.TensorNetwork, grams: ArrayLike | None = None, base: float = 2
+) -> np.ndarray:
+    """Von Neumann entropy of every site, (n_outputs, nsites).
+
+    See `bond_entropies` for the parameters.
+    """
+    _, sites = reduced(canonical(network, grams))
     return np.stack([entropy(rho, base) for rho in sites], axis=1)
 
 
@@ -44,11 +57,11 @@ def entropy(rho, base=2):
     return np.maximum(scipy.special.entr(p).sum(axis=-1), 0) / np.log(base)
 
 
-def fidelities(network, grams=None):
+def fidelities(network: qtn.TensorNetwork, grams: ArrayLike | None = None) -> np.ndarray:
     """Squared overlaps of the outputs' states, (n_outputs, n_outputs), in [0, 1].
 
     |<a|b>|^2 of states of norm 1: 1 on the diagonal, 0 where two outputs have nothing in common.
-    grams, errors: as in `bond_entropies`.
+    See `bond_entropies` for the parameters.
 
     >>> import jax
     >>> from tn4ml_plus.networks import MPS
@@ -60,14 +73,17 @@ def fidelities(network, grams=None):
     return np.clip((flat.T @ flat) ** 2, 0, 1)
 
 
-def mutual_information(network, grams=None, base=2, output=None):
+def mutual_information(
+    network: qtn.TensorNetwork,
+    grams: ArrayLike | None = None,
+    base: float = 2,
+    output: int | None = None,
+) -> np.ndarray:
     """Quantum mutual information of all pairs of sites, (nsites, nsites).
 
-    I = S_i + S_j - S_ij in the state of one output, or, without one, of all in equal parts; the
-    entropies of the sites are on the diagonal. At most twice the smaller of the two. What sites are
-    measured in never tells more of each other. Units, grams and errors: as in `bond_entropies`.
+    I = S_i + S_j - S_ij, at most twice the smaller entropy and no less than the information between
+    any measurements of the two sites. The entropies of the sites are on the diagonal.
 
-    >>> import numpy as np
     >>> from tn4ml_plus.networks import MPS
     >>> ghz = np.zeros((2, 2, 2))
     >>> ghz[0, 0, 0] = ghz[1, 1, 1] = 1.0
@@ -75,38 +91,42 @@ def mutual_information(network, grams=None, base=2, output=None):
     array([[1., 1., 1.],
            [1., 1., 1.],
            [1., 1., 1.]])
+
+    Parameters
+    ----------
+    network, grams, base : as in `bond_entropies`
+    output : int, optional, whose state is meant; by default the mixture of all in equal parts
     """
     canon = canonical(network, grams)
-    weights = np.full(canon.n_outputs, 1 / canon.n_outputs)
+    n_outputs = canon.root.shape[-1]
+    weights = np.full(n_outputs, 1 / n_outputs)
     if output is not None:
-        check_index("output", output, canon.n_outputs, "an output")
-        weights = np.eye(canon.n_outputs)[output]
-    form, states = canon.form, reduced(canon, weights)
-    single = np.array([entropy(rho[0], base) for rho in states.sites])
+        check_index("output", output, n_outputs, "an output")
+        weights = np.eye(n_outputs)[output]
+    form, (bonds, sites) = canon.form, reduced(canon, weights)
+    single = np.array([entropy(rho[0], base) for rho in sites])
     found, inside = np.diag(single), {}
     for i, children in enumerate(form.nodes):
         is_root = i == len(form.nodes) - 1
         core = canon.root if is_root else canon.cores[i]
-        rho = np.diag(weights) if is_root else states.bonds[i][0]
+        rho = np.diag(weights) if is_root else bonds[i][0]
         parts = {}
         for slot, child in enumerate(children):
             if 0 <= child < form.nsites:
                 parts[slot] = [child], _open_leaf(core.shape[slot])
             elif child >= form.nsites:
                 parts[slot] = inside.pop(child)
-        slots = list(parts)
-        for a, first in enumerate(slots):
-            for second in slots[a + 1 :]:
-                joint = _pairs(core, rho, first, parts[first][1], second, parts[second][1])
-                rows, columns = parts[first][0], parts[second][0]
-                shared = single[rows][:, None] + single[columns] - entropy(joint, base)
-                found[np.ix_(rows, columns)] = np.maximum(shared, 0)
-                found[np.ix_(columns, rows)] = np.maximum(shared, 0).T
+        for first, second in itertools.combinations(parts, 2):
+            (rows, opened), (columns, others) = parts[first], parts[second]
+            joint = _pairs(core, rho, first, opened, second, others)
+            shared = single[rows][:, None] + single[columns] - entropy(joint, base)
+            found[np.ix_(rows, columns)] = np.maximum(shared, 0)
+            found[np.ix_(columns, rows)] = np.maximum(shared, 0).T
         if not is_root:
-            risen = [(s, _rise(core, slot, opened)) for slot, (s, opened) in parts.items()]
-            sites = [site for s, _ in risen for site in s]
+            risen = [_rise(core, slot, opened) for slot, (_, opened) in parts.items()]
             if risen:
-                inside[form.nsites + i] = sites, np.concatenate([opened for _, opened in risen])
+                below = [site for inner, _ in parts.values() for site in inner]
+                inside[form.nsites + i] = below, np.concatenate(risen)
     return found
 
 
@@ -130,7 +150,7 @@ def _pairs(core, rho, first, opened, second, others):
     a, b, up = *flat.shape[:2], flat.shape[-1]
     flat = flat.reshape(a, b, -1, up)
     half = (flat @ rho).reshape(a * b, -1)
-    # Of both children the index of the bra and that of the ket: (a, b, a, b) to (a, a), (b, b).
+    # The indices of bra and ket of each child together: (a, b, a, b) to (a, a), (b, b).
     around = (flat.reshape(a * b, -1) @ half.T).reshape(a, b, a, b).transpose(0, 2, 1, 3)
     (n, p), (m, q) = opened.shape[:2], others.shape[:2]
     joint = opened.reshape(n * p, a * a) @ around.reshape(a * a, b * b)

@@ -1,40 +1,44 @@
-"""How much of a function each order of interaction carries."""
+"""Shares of a function that the orders of interaction carry."""
 
 import numpy as np
+import quimb.tensor as qtn
 
 from .._checks import check_int
+from .._types import ArrayLike
 from ..contraction import END
 from ._canonical import parts
 
 
-def interaction_orders(network, means, covariances, max_order=4):
-    """Share of every output's mean square by the number of sites that interact in it.
+def interaction_orders(
+    network: qtn.TensorNetwork, means: ArrayLike, covariances: ArrayLike, max_order: int = 4
+) -> np.ndarray:
+    """Shares of every output's mean square by the number of sites that interact in it, as rows.
 
-    The outputs are split into a constant, functions of one site, of two and so on, each without
-    those of fewer sites in it (Hoeffding's decomposition), for sites that are independent. Over
-    their sum without the constant they are sums of Sobol's indices.
-    means, covariances: (nsites, d) and (nsites, d, d) of the sites' vectors; max_order: the highest
-    to be told apart. Returns (n_outputs, max_order + 2) of rows of sum 1: the constant's share,
-    those of orders 1 to max_order, and that of all higher ones.
-    Raises ValueError for networks other than open chains and trees, for other shapes, and for
-    outputs that are zero.
-    After Sobol 2001, Math. Comput. Simul. 55, 271.
+    Rows of sum 1: shares of the constant, of orders 1 to max_order, and of all higher ones. Outputs
+    are split into a constant, functions of one site, of two and so on, orthogonal to those of fewer
+    sites (Hoeffding's decomposition), for independent sites. Divided by their sum without the
+    constant the shares are sums of Sobol's indices (2001, Math. Comput. Simul. 55, 271).
 
     The product of three columns of mean 0 is of order three:
 
-    >>> import numpy as np
     >>> from tn4ml_plus.networks import MPS
     >>> x = np.array([[[0, 1.0]]])
     >>> means, covariances = np.tile([1.0, 0], (3, 1)), np.tile(np.diag([0, 1.0]), (3, 1, 1))
     >>> interaction_orders(MPS([x[0], x, x[0]]), means, covariances, max_order=3)
     array([[0., 0., 0., 1., 0.]])
+
+    Parameters
+    ----------
+    network : quimb.tensor.TensorNetwork, an open chain or a tree, no output of which is zero
+    means, covariances : (nsites, d) and (nsites, d, d), moments of the sites' vectors
+    max_order : int, highest order with a share of its own
     """
     check_int("max_order", max_order, 1)
     _, form, cores, _ = parts(network)
     if form.is_open:
         raise ValueError(
-            "Orders are told of functions, one an output: an operator has as many as its outputs "
-            "have entries."
+            "Interaction orders are defined only for networks whose outputs are functions: an "
+            "operator has one for each entry of its outputs."
         )
     sizes = {
         child: n
@@ -50,7 +54,7 @@ def interaction_orders(network, means, covariances, max_order=4):
         if value.shape != shape:
             raise ValueError(f"{name} must have the shape {shape}, got {value.shape}.")
     constant = means[:, :, None] * means[:, None]
-    # Of every child by order, (orders, r, r), and all orders together.
+    # Gram matrices of every child by order, (orders, r, r), and of all orders together.
     found = {i: (np.stack(pair), sum(pair)) for i, pair in enumerate(zip(constant, covariances))}
     found[END] = np.ones((1, 1, 1)), np.ones((1, 1))
     for i, (core, children) in enumerate(zip(cores, form.nodes, strict=True)):

@@ -1,4 +1,4 @@
-"""Pictures of what the layers of models make of samples."""
+"""Pictures of the states of samples in the layers of models."""
 
 import dataclasses
 
@@ -8,16 +8,20 @@ from sklearn.manifold import TSNE
 
 from .._checks import check_index
 from ._drawing import as_image, colours, grid_of_axes, legend_beside
-from ._layers import Separability, separability_by_layer
-from ._members import member_of, unwrapped
+from ._layer_states import Separability, separability_by_layer
+from ._unwrapping import member_of
 
 
 @dataclasses.dataclass
 class LayerDisplay:
-    """Classes in each layer of a model: in the plane by t-SNE, and how well they are told apart.
+    """Classes in each layer of a model, in the plane by t-SNE, and their separability.
 
-    points: list of (n_samples, 2); y: (n_samples,) labels; separability: a `Separability`; names:
-    of the layers.
+    Parameters
+    ----------
+    points : list of (n_samples, 2), samples in the plane, layer by layer
+    y : (n_samples,), labels
+    separability : Separability, measures of each layer
+    names : list of str, names of the layers
     """
 
     points: list
@@ -26,44 +30,42 @@ class LayerDisplay:
     names: list
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, member=0, shape=None, **options):
-        """Of one of a fitted estimator's networks, on samples X with labels y.
+    def from_estimator(cls, estimator, X, y, *, member=0, shape=None, **options) -> "LayerDisplay":
+        """Display of one network; see `tn4ml_plus.inspection` for the parameters.
 
-        shape: as in `activations`; options: as in `from_layers`.
+        `shape` is as in `activations`, `options` as in `from_layers`.
         """
-        estimator, X = unwrapped(estimator, X)
-        estimator, member = member_of(estimator, member)
+        estimator, member, X = member_of(estimator, member, X)
         layers = estimator.activations(X, member=member, shape=shape)
         return cls.from_layers(layers, y, **options)
 
     @classmethod
     def from_layers(
-        cls,
-        layers,
-        y,
-        *,
-        names=None,
-        n_neighbors=10,
-        n_folds=5,
-        perplexity=30.0,
-        random_state=0,
-    ):
-        """Of any arrays (n_samples, ...), such as the layers of another model.
+        cls, layers, y, *, names=None, n_neighbors=10, n_folds=5, perplexity=30.0, random_state=0
+    ) -> "LayerDisplay":
+        """Display of any arrays, such as the layers of another model.
 
-        n_neighbors, n_folds: as in `separability_by_layer`; perplexity: of t-SNE, below the number
-        of samples; random_state: of t-SNE and of folds. Of a layer in which all samples are alike
-        all points are the same.
+        Where all samples of a layer are alike all points are the same.
+
+        Parameters
+        ----------
+        layers : list of (n_samples, ...), the layers
+        y : (n_samples,), labels
+        names : list of str, optional, names of the layers
+        n_neighbors, n_folds : int, as in `separability_by_layer`
+        perplexity : float, that of t-SNE, below the number of samples
+        random_state : int or RandomState, source of t-SNE and folds
         """
         layers = [np.asarray(layer).reshape(len(layer), -1) for layer in layers]
         names = [f"layer {k}" for k in range(len(layers))] if names is None else list(names)
         if len(names) != len(layers):
-            raise ValueError(f"names must be {len(layers)}, one for each layer: {names}.")
+            raise ValueError(f"names must be {len(layers)} names, one per layer, got {names}.")
         found = separability_by_layer(layers, y, n_neighbors, n_folds, random_state)
         tsne = TSNE(perplexity=perplexity, init="pca", random_state=random_state)
         points = []
         for layer in layers:
             if layer.std(axis=0).max() <= 1e-9 * np.abs(layer).max():
-                # t-SNE would divide by the spread that there is not.
+                # t-SNE would divide by the spread, which is zero.
                 points.append(np.zeros((len(layer), 2)))
                 continue
             # More components are noise, which costs time; t-SNE starts from two.
@@ -72,9 +74,9 @@ class LayerDisplay:
             points.append(tsne.fit_transform(np.pad(leading, padding)))
         return cls(points, np.asarray(y), found, names)
 
-    def plot(self, axes=None):
+    def plot(self, axes=None) -> "LayerDisplay":
         """Draw the layers in a row."""
-        self.axes_ = axes = grid_of_axes(axes, 1, len(self.points), 2.4, 2.9)[0]
+        self.axes_ = axes = grid_of_axes(self, axes, 1, len(self.points), (2.4, 2.9))[0]
         classes = np.unique(self.y)
         for k, (ax, points) in enumerate(zip(axes, self.points, strict=True)):
             for label, colour in zip(classes, colours(len(classes)), strict=True):
@@ -85,7 +87,6 @@ class LayerDisplay:
             ax.set(xticks=[], yticks=[], title=self.names[k])
             ax.set_xlabel(text, fontsize="small")
         legend_beside(axes[-1], markerscale=2)
-        self.figure_ = axes[0].figure
         return self
 
 
@@ -93,25 +94,27 @@ class LayerDisplay:
 class CoarseGrainDisplay:
     """Images at each scale of a tree: the leading principal component of each node's vectors.
 
-    images: list of (n_samples, rows, columns), from pixels to the outputs' node.
+    `images` is a list of (n_samples, rows, columns), from pixels to the outputs' node.
     """
 
     images: list
 
     @classmethod
-    def from_estimator(cls, estimator, X, shape, *, member=0):
-        """Of the rows of X, images of the shape (rows, columns), in one of a tree's networks."""
-        estimator, X = unwrapped(estimator, X)
-        estimator, member = member_of(estimator, member)
+    def from_estimator(cls, estimator, X, shape, *, member=0) -> "CoarseGrainDisplay":
+        """Display of images X in a tree; see `tn4ml_plus.inspection` for the parameters."""
+        estimator, member, X = member_of(estimator, member, X)
         layers = estimator.activations(X, member=member, shape=shape)
         pixels = np.asarray(X)
         return cls.from_layers(layers, pixels if pixels[0].size == np.prod(shape) else None)
 
     @classmethod
-    def from_layers(cls, layers, pixels=None):
-        """Of arrays (n_samples, rows, columns, chi), such as `activations` gives with a shape.
+    def from_layers(cls, layers, pixels=None) -> "CoarseGrainDisplay":
+        """Display of any layers.
 
-        pixels: what to draw for the first of them, of n_samples x rows x columns numbers.
+        Parameters
+        ----------
+        layers : list of (n_samples, rows, columns, chi), as from `activations` with a shape
+        pixels : array, optional, n_samples x rows x columns numbers to draw for the first layer
         """
         layers = [np.asarray(layer, float) for layer in layers]
         for layer in layers:
@@ -121,10 +124,8 @@ class CoarseGrainDisplay:
                     f"got {layer.shape}."
                 )
         if pixels is None:
-            images = [_leading(layers[0].reshape(-1, 1, layers[0].shape[-1]))]
-        else:
-            images = [np.asarray(pixels, float)]
-        images = [images[0].reshape(layers[0].shape[:3])]
+            pixels = _leading(layers[0].reshape(-1, 1, layers[0].shape[-1]))
+        images = [np.asarray(pixels, float).reshape(layers[0].shape[:3])]
         for layer in layers[1:]:
             n, rows, columns, _ = layer.shape
             # Every node has a basis of its own. Signs are free: what was bright stays bright.
@@ -134,20 +135,23 @@ class CoarseGrainDisplay:
             images.append(np.where(signs < 0, -found, found))
         return cls(images)
 
-    def plot(self, axes=None, *, samples=None):
-        """Draw samples of these numbers, the first four, a row each, a column for each scale."""
-        n_scales, n = len(self.images), len(self.images[0])
+    def plot(self, axes=None, *, samples=None) -> "CoarseGrainDisplay":
+        """Draw one row per sample, one column per scale.
+
+        `samples` are numbers of samples, or one number, by default the first four.
+        See `tn4ml_plus.inspection` for the parameters.
+        """
+        n = len(self.images[0])
         samples = list(range(min(4, n)) if samples is None else np.atleast_1d(samples).tolist())
         for sample in samples:
             check_index("each of samples", sample, n, "a sample")
-        self.axes_ = axes = grid_of_axes(axes, len(samples), n_scales, 1.5, 1.6)
+        axes = grid_of_axes(self, axes, len(samples), len(self.images), (1.5, 1.6))
         for k, images in enumerate(self.images):
             limits = {"vmin": images.min(), "vmax": images.max(), "cmap": "gray"}
             for row, i in enumerate(samples):
                 as_image(axes[row, k], images[i], images.shape[1:], None, **limits)
             rows, columns = images.shape[1:]
             axes[0, k].set_title(f"{rows} x {columns}", fontsize="medium")
-        self.figure_ = axes[0, 0].figure
         return self
 
 

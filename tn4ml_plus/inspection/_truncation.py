@@ -1,30 +1,38 @@
-"""Networks with smaller bonds, as near as can be to those they come from."""
+"""Truncation of networks to smaller bonds, as close as possible to the original."""
 
 import jax
 import numpy as np
+import quimb.tensor as qtn
 
 from .._checks import check_int, check_number
-from ..contraction import END, from_nodes, unpack
+from .._types import ArrayLike
+from ..contraction import END, unpack
 from ._canonical import canonical, factors_of, parts, reduced
 
 
-def compress(network, max_bond=None, cutoff=1e-6, grams=None):
-    """The network with bonds cut to what its states need, of the same kind.
+def compress(
+    network: qtn.TensorNetwork,
+    max_bond: int | None = None,
+    cutoff: float = 1e-6,
+    grams: ArrayLike | None = None,
+) -> qtn.TensorNetwork:
+    """Network of the same kind with bonds truncated to what its states need.
 
-    Every bond keeps the leading directions of all outputs together, weighed by their squares: those
-    that leave out at most the share `cutoff` of the square at that bond, in [0, 1), and no more
-    than max_bond. The error's square is at most the sum of what all bonds leave out. grams: (d, d)
-    or (nsites, d, d) inner products of the functions that the sites' entries stand for, as from
-    `estimator.grams()`, None where they are orthonormal.
-    Raises ValueError for networks other than open chains and trees, for grams of another shape, and
-    for outputs that are zero.
-    After Grasedyck 2010, SIAM J. Matrix Anal. Appl. 31, 2029.
+    Every bond keeps the leading directions of all outputs together, weighted by their squares. The
+    square of the error is at most the sum of what all bonds discard. After Grasedyck 2010, SIAM J.
+    Matrix Anal. Appl. 31, 2029.
 
-    >>> import jax
     >>> from tn4ml_plus.networks import MPS
     >>> mps = MPS.random(12, bond_dim=8, n_outputs=3, key=jax.random.key(0))
     >>> max(compress(mps, max_bond=4).bond_sizes())
     4
+
+    Parameters
+    ----------
+    network : quimb.tensor.TensorNetwork, an open chain or a tree, no output of which is zero
+    max_bond : int, optional, largest size of a bond
+    cutoff : float, share of the square that a bond may discard, in [0, 1)
+    grams : as in `bond_entropies`, from `estimator.grams()` for example
     """
     check_int("max_bond", max_bond, 1, optional=True)
     check_number("cutoff", cutoff, at_least=0, below=1)
@@ -32,15 +40,15 @@ def compress(network, max_bond=None, cutoff=1e-6, grams=None):
     canon = canonical(whole, grams)
     weights = np.exp(2 * (canon.log_norms - canon.log_norms.max()))
     bonds = {}
-    for node, (rho,) in enumerate(reduced(canon, weights / weights.sum()).bonds):
+    for node, (rho,) in enumerate(reduced(canon, weights / weights.sum())[0]):
         shares, directions = np.linalg.eigh(rho)
         left_out = np.cumsum(np.maximum(shares, 0))
-        # Of no weight at all are rounding errors.
+        # Shares as small as rounding errors count as none.
         floor = max(cutoff, len(shares) * np.finfo(float).eps)
         kept = max(1, np.sum(left_out > floor * left_out[-1]))
         kept = kept if max_bond is None else min(kept, max_bond)
         bonds[form.nsites + node] = directions[:, : -kept - 1 : -1]
-    # Back from orthonormal bases of the sites; what has no weight there is zero.
+    # Back from orthonormal bases of the sites; directions without weight there become zero.
     back = {site: np.linalg.pinv(f) for site, f in factors_of(form, cores, grams).items()}
     # Spread over all cores, the scale of the whole network overflows none of them.
     scale = np.exp(canon.log_norms.max() / len(cores))
@@ -62,5 +70,5 @@ def compress(network, max_bond=None, cutoff=1e-6, grams=None):
         found.append(np.pad(scale * core, [(0, n - m) for n, m in zip(full, core.shape)]))
     dtype = np.result_type(*(t.dtype for t in network))
     with jax.enable_x64(True):
-        packed, structure = from_nodes(structure, [a.astype(dtype) for a in found], tuple(ranks))
-        return unpack(packed, getattr(structure, "structure", structure))
+        found = structure.from_nodes([core.astype(dtype) for core in found], tuple(ranks))
+        return unpack(*found)

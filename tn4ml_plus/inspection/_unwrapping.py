@@ -1,4 +1,4 @@
-"""From estimators as users have them to the networks inside."""
+"""Networks inside estimators, searches and pipelines."""
 
 import numpy as np
 import quimb.tensor as qtn
@@ -11,7 +11,7 @@ from .._checks import check_index
 def unwrapped(estimator, X=None):
     """The fitted estimator inside searches and pipelines, and X as that one reads it."""
     if isinstance(estimator, qtn.TensorNetwork):
-        raise ValueError("This is a network and no estimator: use from_network, or the functions.")
+        raise ValueError("This is a network, not an estimator: use from_network, or the functions.")
     if hasattr(estimator, "best_index_") and not hasattr(estimator, "best_estimator_"):
         raise ValueError("The search kept no model: set refit=True and fit it again.")
     estimator = getattr(estimator, "best_estimator_", estimator)
@@ -24,28 +24,24 @@ def unwrapped(estimator, X=None):
 
 
 def members(estimator):
-    """All networks of an estimator that `unwrapped` gives, as pairs (estimator, number).
-
-    The members of a detector's committee come one after the other.
-    """
+    """All networks of an estimator from `unwrapped`, as pairs (estimator, number)."""
     views = getattr(estimator, "views_", [estimator])
-    found = [
-        (view, m) for view in views for m in range(len(getattr(view, "networks_", ())))
-    ]  # fmt: skip
+    found = [(view, m) for view in views for m in range(len(getattr(view, "networks_", ())))]
     if not found:
-        raise ValueError(f"A {type(estimator).__name__} has no trained networks to look into.")
+        raise ValueError(f"A {type(estimator).__name__} has no trained networks to inspect.")
     return found
 
 
-def member_of(estimator, member):
-    """One of `members`; ValueError for numbers that there are not."""
+def member_of(estimator, member, X=None):
+    """One of the `members` of what is `unwrapped`, as (estimator, number, X)."""
+    estimator, X = unwrapped(estimator, X)
     found = members(estimator)
     check_index("member", member, len(found), "a network")
-    return found[member]
+    return *found[member], X
 
 
 def alike(estimator):
-    """Those of `members` that read what the first one reads, not its principal components, say."""
+    """Those of `members` that read the same as the first one, not principal components, say."""
     found = members(estimator)
     names = found[0][0].site_names()
     return [(each, m) for each, m in found if each.site_names() == names]
@@ -57,7 +53,7 @@ def grams_of(estimator, member, X):
 
 
 def labels_of(estimator, n_outputs):
-    """Names of the outputs: classes, or numbers; a single one has none."""
+    """Names of the outputs: classes, or numbers; a single output has none."""
     names = getattr(estimator, "classes_", range(n_outputs))
     return list(map(str, names)) if n_outputs > 1 else [""]
 
