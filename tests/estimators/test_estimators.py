@@ -19,12 +19,12 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_sco
 from sklearn.utils import compute_sample_weight
 
 from tn4ml_plus import TNClassifier, TNRegressor
-from tn4ml_plus._errors import DomainWarning, NotFiniteError
 from tn4ml_plus._registry import _CLASSES, register
 from tn4ml_plus.contraction import pack
 from tn4ml_plus.embeddings import Embedded, Legendre, LinearComplement, OneHot, Patches, PerFeature
+from tn4ml_plus.errors import DomainWarning, NotFiniteError
 from tn4ml_plus.networks import MPS, TTN, MPSSpec, Tree, TTNSpec
-from tn4ml_plus.training import EarlyStopping, Gradient
+from tn4ml_plus.training import EarlyStopping, Gradient, Step, Trainer
 
 SMALL = {"bond_dim": 2, "max_epochs": 2, "batch_size": 16, "random_state": 0}
 SINGLE = SMALL | {"n_members": 1}
@@ -83,7 +83,8 @@ def test_probabilities_are_the_mean_over_members(data):
     np.testing.assert_array_equal(orders[0], range(4))
     alone = []
     for network, order in zip(networks, orders, strict=True):
-        model.networks_, model.orders_ = [network] * 2, np.stack([order] * 2)
+        alike = {"networks": [network] * 2, "orders": np.stack([order] * 2)}
+        model._ensemble = dataclasses.replace(model._ensemble, **alike)
         alone.append(model.predict_proba(X))
     assert np.abs(alone[0] - alone[1]).max() > 1e-4
     np.testing.assert_allclose(np.mean(alone, axis=0), both, rtol=1e-5, atol=1e-6)
@@ -807,15 +808,24 @@ def test_callbacks_that_are_none(data, callbacks):
 
 
 def test_trainers_without_what_is_asked(data):
-    still = register("trainer", name="still")(dataclasses.make_dataclass("Still", []))
+    class Still(Trainer):
+        def step(self, problem, params, state, epoch):
+            return Step(params, state, 0.0)
+
+    foreign = dataclasses.make_dataclass("Foreign", [])
+    for cls in (Still, foreign):
+        register("trainer")(cls)
     try:
-        model = TNClassifier(n_members=1, trainer=still(), early_stopping=True)
-        assert untrained(model, *data).match("Still has no early_stopping")
-        model.set_params(early_stopping=False)
+        model = TNClassifier(n_members=1, trainer=Still())
         with pytest.raises(ValueError, match="Still cannot train on part of the samples"):
             model.partial_fit(*data, classes=[0, 1, 2])
+        model.set_params(decay=1.0)
+        assert untrained(model, *data).match("Still has no decay")
+        model.set_params(decay=None, trainer=foreign())
+        assert untrained(model, *data).match("Foreign is no Trainer: derive it from")
     finally:
-        _CLASSES["trainer"].pop("still")
+        for name in ("still", "foreign"):
+            _CLASSES["trainer"].pop(name)
 
 
 def test_fields_of_fields_are_parameters():

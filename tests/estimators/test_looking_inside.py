@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits, load_iris
 from sklearn.model_selection import train_test_split
 
 from tn4ml_plus import TNAnomalyDetector, TNBornMachine, TNClassifier, TNRegressor
-from tn4ml_plus._typing import Amplitude
+from tn4ml_plus._amplitude import Amplitude
 from tn4ml_plus.contraction import contract, pack
 from tn4ml_plus.embeddings import Embedded, Legendre, Patches, PerFeature, Trigonometric
 from tn4ml_plus.inspection import activations, interaction_orders
@@ -45,7 +45,7 @@ def test_a_classifier_is_explained_by_averaging_sites_out(iris, loss, network):
 
     def log_p(phi):
         parts = [
-            clf._loss.probabilities(contract(*pack(network), jnp.asarray(phi[:, order])))
+            clf._ensemble.loss.probabilities(contract(*pack(network), jnp.asarray(phi[:, order])))
             for network, order in zip(clf.networks_, clf.orders_, strict=True)
         ]
         return np.log(np.mean(np.asarray(parts), axis=0))
@@ -55,7 +55,7 @@ def test_a_classifier_is_explained_by_averaging_sites_out(iris, loss, network):
         expected = np.empty((len(X), 4))
         for site in range(4):
             without = phi.copy()
-            without[:, site] = clf._neutral[site]
+            without[:, site] = clf._reader.neutral[site]
             expected[:, site] = (log_p(phi) - log_p(without))[rows, chosen]
         np.testing.assert_allclose(clf.explain(X, labels), expected, rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match=r"y has labels \[7\] that are not among"):
@@ -99,9 +99,9 @@ def test_columns_that_do_not_matter_are_told_from_those_that_do(synthetic):
 
 def test_other_weights_give_another_picture(synthetic):
     X, y = synthetic
-    clf = TNClassifier(6, n_members=1, random_state=0).fit(X, y)
+    clf = TNClassifier(6, n_members=1, **QUICK).fit(X, y)
     before = clf.explain(X, y)
-    again = TNClassifier(6, n_members=1, random_state=0).fit(X, y)
+    again = TNClassifier(6, n_members=1, **QUICK).fit(X, y)
     np.testing.assert_array_equal(again.explain(X, y), before)
     rng = np.random.default_rng(0)
     for tensor in again.network_:
@@ -178,12 +178,12 @@ def test_grams_that_are_not_known(iris):
 # Compression --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("network", ["mps", "ttn"])
-@pytest.mark.parametrize("embedding", [None, "trigonometric"])
+# A network is cut in the basis of its sites, whatever embedding that basis is of.
+@pytest.mark.parametrize(("network", "embedding"), [("mps", None), ("ttn", "trigonometric")])
 def test_compression_keeps_the_predictions(iris, network, embedding):
     X, y = iris
     clf = TNClassifier(
-        6, n_members=2, network=network, embedding=embedding, random_state=0
+        6, n_members=2, network=network, embedding=embedding, max_epochs=30, random_state=0
     ).fit(X, y)  # fmt: skip
     before = clf.predict_proba(X)
     same = clf.compress(cutoff=0.0)
@@ -226,7 +226,7 @@ def test_compression_says_what_it_needs(iris):
     clf = TNClassifier(4, **QUICK).fit(X, y)
     for options, message in (
         ({"y": y}, "give X, too"),
-        ({"X": X}, "need y: give it beside X"),
+        ({"X": X}, "needs y: give it beside X"),
         ({"max_bond": 0}, "max_bond must be"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -243,6 +243,7 @@ def test_explanations_do_not_depend_on_a_scale_that_cancels(iris):
     np.testing.assert_allclose(clf.explain(X), before, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_half_the_bond_is_enough():
     X, y = load_digits(return_X_y=True)
     X, X_test, y, y_test = train_test_split(X, y, stratify=y, random_state=0)
@@ -290,7 +291,7 @@ def test_rings_are_not_compressed(iris):
     from tn4ml_plus.networks import MPSSpec
 
     ring = TNClassifier(3, n_members=1, network=MPSSpec(cyclic=True), max_epochs=1).fit(*iris)
-    with pytest.raises(ValueError, match="open chains and trees only"):
+    with pytest.raises(ValueError, match="canonical form needs open ends"):
         ring.compress(2)
 
 

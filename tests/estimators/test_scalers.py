@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from tn4ml_plus._errors import DomainWarning
 from tn4ml_plus._registry import names, snake_case
 from tn4ml_plus.embeddings import Legendre, PerFeature
+from tn4ml_plus.errors import DomainWarning
 from tn4ml_plus.estimators import (
     CommonMinMax,
     GaussianCDF,
@@ -21,7 +21,7 @@ from tn4ml_plus.estimators import (
     QuantileSigmoid,
     Rotated,
 )
-from tn4ml_plus.estimators._columns import ColumnEncoder
+from tn4ml_plus.tables import Table, TableReader
 
 BIJECTIONS = [GaussianCDF(), GaussianCDF(0.7), LogisticCDF(), LogisticCDF(2.0)]
 BIJECTIONS += [MinMax(), CommonMinMax(), Passthrough()]
@@ -59,12 +59,12 @@ class Same(MinMax):
 
 @pytest.mark.parametrize("scaler", [*SCALERS, Same()], ids=repr)
 def test_the_callers_table_is_left_alone(scaler):
-    X, raw = table(), [None] * 3
+    X = table()
     X.setflags(write=False)
-    encoder = ColumnEncoder.fit(X, raw, np.ones(len(X)), Legendre(2), scaler)
+    read = Table(X, (None,) * 3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DomainWarning)
-        U = encoder.transform(X, raw)
+        _, U = TableReader.fit_transform(read, np.ones(len(X)), (Legendre(2), scaler))
     if isinstance(scaler, Same):
         np.testing.assert_allclose(U, 2 * X - 1)
 
@@ -240,17 +240,21 @@ def test_probabilistic_pca_needs_rows_to_tell_noise():
 
 def test_a_mixing_scaler_narrows_tables_of_numbers_only():
     X = table()
-    encoder = ColumnEncoder.fit(X, [None] * 3, np.ones(40), Legendre(2), ProbabilisticPCA(2))
-    assert encoder.transform(X, [None] * 3).shape == (40, 2)
+
+    def read(raw, embedding):
+        columns = embedding, ProbabilisticPCA(2)
+        return TableReader.fit_transform(Table(X, raw), np.ones(40), columns)
+
+    reader, U = read((None,) * 3, Legendre(2))
+    assert U.shape == (40, 2)
     # A factor 2 for the width of [-1, 1] at each component, none for the noise.
-    expected = encoder.scaler.log_derivative(X, encoder.state) + np.log([2, 2, 1])
-    np.testing.assert_allclose(encoder.log_derivatives(X), expected)
-    raw = [None, None, np.array(["a", "b"] * 20, object)]
+    expected = reader.scaler.log_derivative(X, reader.scaler_state) + np.log([2, 2, 1])
+    np.testing.assert_allclose(reader.log_derivatives(X), expected)
     with pytest.raises(ValueError, match="takes numbers only: encode"):
-        ColumnEncoder.fit(X, raw, np.ones(40), Legendre(2), ProbabilisticPCA(2))
+        read((None, None, np.array(["a", "b"] * 20, object)), Legendre(2))
     three = PerFeature((Legendre(2),) * 3)
     with pytest.raises(ValueError, match="one embedding for all"):
-        ColumnEncoder.fit(X, [None] * 3, np.ones(40), three, ProbabilisticPCA(2))
+        read((None,) * 3, three)
 
 
 @pytest.mark.parametrize(

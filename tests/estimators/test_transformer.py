@@ -42,7 +42,7 @@ def table():
 def embedded(model, X):
     """Embedded rows in float64, (n_samples, nsites, phys_dim)."""
     with jax.enable_x64(True):
-        return np.asarray(model.embedding_.embed(model._encoder.transform(X, [None] * X.shape[1])))
+        return np.asarray(model.embedding_.embed(model._reader.transform(model._read(X))))
 
 
 # What the isometries keep -----------------------------------------------------------------------

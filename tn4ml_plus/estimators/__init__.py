@@ -1,12 +1,6 @@
 """Estimators with the manners of scikit-learn."""
 
-from ._anomaly import TNAnomalyDetector
-from ._born import Marginal, TNBornMachine
-from ._classifier import TNClassifier
-from ._image_classifier import DTTNClassifier
-from ._principal import PrincipalComponents, ProbabilisticPCA, Rotated
-from ._regressor import TNRegressor
-from ._scalers import (
+from ..tables import (
     Bijection,
     CommonMinMax,
     Differentiable,
@@ -14,10 +8,18 @@ from ._scalers import (
     LogisticCDF,
     MinMax,
     Passthrough,
+    PrincipalComponents,
+    ProbabilisticPCA,
     QuantileSigmoid,
+    Rotated,
     Scaler,
 )
-from ._state import load
+from ._anomaly import TNAnomalyDetector
+from ._born import Marginal, TNBornMachine
+from ._classifier import TNClassifier
+from ._image_classifier import DTTNClassifier
+from ._loading import load
+from ._regressor import TNRegressor
 from ._transformer import TNTransformer
 
 __all__ = [

@@ -1,144 +1,133 @@
 """Densities by the Born rule."""
 
-import jax
+import dataclasses
+
 import numpy as np
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 from sklearn.base import DensityMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from .._checks import check_int
 from .._registry import register
-from ..contraction import BornDensity, as_tree
-from ..losses import NegativeLogLikelihood
-from ._columns import is_missing, read_table
-from ._density import DensityEstimator
-from ._sites import Site
+from ..tables import Bijection, Table, is_missing, read_table, read_weight
+from ._base import TensorNetworkEstimator
+from ._fitting import fits, reads
+from ._recipes import DENSITY, Data, of_density
+from ._scores import BornScore, born_members, log_densities
+from ._site_densities import SiteDensity
 
 
 @register("estimator")
-class TNBornMachine(DensityMixin, DensityEstimator):
+@dataclasses.dataclass(eq=False, repr=False)
+class TNBornMachine(DensityMixin, TensorNetworkEstimator):
     """Density whose square root is a tensor network, with exact marginals, conditionals, samples.
 
     p(x) = psi(x)^2 / Z on the embedding's domain, carried over to raw columns by the scaler's
     derivative: it integrates to 1 over them. Categorical columns of a frame become one-hot sites.
-    Missing values are traced out exactly, but for fitting, which raises a lower bound of the
-    likelihood of incomplete rows. With several members p is the mean of their densities.
+    Missing values are traced out exactly, except in fitting, which raises a lower bound of the
+    likelihood of incomplete rows.
     Han et al. 2018, Phys. Rev. X 8, 031012; Cheng et al. 2019, Phys. Rev. B 99, 155131 for trees.
+    See `TNClassifier` for the parameters, attributes and errors that are not described here.
 
-    Parameters
-    ----------
-    bond_dim : int
-        Size of the bonds, at least 1.
-    n_members : int
-        Networks trained together, in the given and in random feature orders. With 1, `network_` is
-        the model, a quimb network in an orthonormal basis.
-    embedding : str or Embedding
-        None takes Legendre polynomials of degree 8, or of degree 4 for more than 10 features and
-        less than 500 samples; any other is made orthonormal. ``"one_hot"``,
-        or ``OneHot(levels)``, makes a probability of codes 0, 1, ...
-    network : str, spec or quimb TensorNetwork
-        ``"mps"``, ``"ttn"``, their specs, or a network of these kinds without outputs.
-    initializer, trainer : str or object
-        See `tn4ml_plus.initializers` and `tn4ml_plus.training`.
-    loss : NegativeLogLikelihood or Objective
-        None takes the likelihood; penalties may be added to it.
-    scaler : str or Scaler
-        A bijection of the raw columns; None takes ``GaussianCDF()``, which has no edges.
-    learning_rate, max_epochs, batch_size, feature_dropout, decay : number
-        Override the trainer's own values where not None. An explicit max_epochs is taken exactly.
-    early_stopping : bool
-        Set a tenth of the samples aside and keep the weights that did best on it.
-    warm_start, callbacks, random_state, verbose
-        As in `TNClassifier`.
-
-    Attributes
-    ----------
-    n_features_in_, feature_names_in_, n_iter_
-        As in scikit-learn.
-    networks_, network_, embedding_, history_
-        As in `TNClassifier`; the loss is the mean of -log p in nats, on the embedding's domain.
-    unseen_log_density_
-        Log-probability that stands for a category never seen in fitting.
-
-    Raises
-    ------
-    ValueError
-        For input or options that do not fit, before training.
-    NotFiniteError
-        When the loss stops being finite; the last finite weights are kept.
-
-    Examples
-    --------
     >>> from sklearn.datasets import load_iris
     >>> X = load_iris().data
     >>> machine = TNBornMachine(random_state=0).fit(X)
     >>> machine.sample(3, random_state=0).shape
     (3, 4)
+
+    Parameters
+    ----------
+    n_members : int, networks whose densities are averaged, in an orthonormal basis
+    embedding : str or Embedding
+        None takes Legendre polynomials of degree 8, or of degree 4 for more than 10 features and
+        less than 500 samples; any other is made orthonormal. ``"one_hot"``, or ``OneHot(levels)``,
+        makes a probability of codes 0, 1, ...
+    network : ``"mps"``, ``"ttn"``, their specs, or a network of these kinds without outputs
+    loss : NegativeLogLikelihood, also with penalties added, or None for it
+    scaler : str or Scaler
+        A bijection of the raw columns; None takes ``GaussianCDF()``, which has no edges.
+
+    Attributes
+    ----------
+    history_
+        As in `TNClassifier`; the loss is the mean of -log p in nats, on the embedding's domain.
+    unseen_log_density_ : log-probability that stands for a category never seen in fitting
     """
 
+    bond_dim: int = 12
+    _: dataclasses.KW_ONLY
+    n_members: int = 1
+
+    _defaults = DENSITY
+
+    @fits
     def fit(self, X, y=None, sample_weight=None):
-        """Train on X (n_samples, n_features); y is ignored; returns self."""
-        return self._fit_density(X, None, sample_weight)
+        """Train; y is ignored; returns self. See `TNClassifier.fit` for the parameters."""
+        self._fit_density(X, sample_weight)
 
+    @fits
     def partial_fit(self, X, y=None, sample_weight=None):
-        """One epoch on more samples; the first call also fits the scaling; returns self."""
-        return self._fit_density(X, None, sample_weight, partial_fit=True)
+        """One epoch on more samples, the first of which also fit the scaling; returns self.
 
-    def _resolve_objective(self):
-        objective = super()._resolve_objective()
-        if not isinstance(objective.loss, NegativeLogLikelihood):
-            raise ValueError(
-                f"Only the likelihood trains a density, got {objective.loss!r}: leave loss=None, "
-                "or add penalties to NegativeLogLikelihood()."
-            )
-        return objective
+        See `TNClassifier.fit` for the parameters.
+        """
+        self._fit_density(X, sample_weight, partial_fit=True)
 
-    def _start(self, *arguments):
-        super()._start(*arguments)
-        try:
-            for network in self.networks_:
-                as_tree(network)
-        except ValueError:
-            del self.networks_
-            raise
+    def _fit_density(self, X, sample_weight, partial_fit=False):
+        going_on = self._goes_on(partial_fit)
+        table = read_table(self, X, reset=not going_on)
+        weight = read_weight(sample_weight, len(table))
+        if not going_on:
+            self.unseen_log_density_ = -float(np.log1p(weight.sum()))
+        data = Data(table, np.ones(len(weight)), weight).rows(weight > 0)
+        self._train(data, partial_fit=partial_fit)
 
-    def score_samples(self, X):
+    def _recipe(self, shape):
+        scalers = Bijection, "GaussianCDF(), LogisticCDF() or MinMax()"
+        return of_density(super()._recipe(shape), type(self).__name__, scalers, born=True)
+
+    @reads
+    def score_samples(self, X) -> np.ndarray:
         """Log-densities in nats of the rows of X, (n_samples,), missing values traced out."""
-        return self._score(self._read(X))
+        return self._score.of_rows(self._reader, self._ensemble, self._read(X))
 
-    def score(self, X, y=None):
+    def score(self, X, y=None) -> float:
         """Mean log-density of the rows of X, in nats."""
         return float(np.mean(self.score_samples(X)))
 
+    @reads
     def sample(self, n_samples=1, *, given=None, random_state=None):
         """Exact samples, (n_samples, n_features) floats, or objects where there are categories.
 
-        given: one row or several, with NaN (None for categories) where to draw; what they hold is
-        kept, and the rest is drawn given that, n_samples times for each row.
+        Parameters
+        ----------
+        n_samples : int
+            How many to draw, for each row of `given`.
+        given : array or frame of shape (n_rows, n_features) or (n_features,), or None
+            What it holds is kept; the rest, NaN (None for categories), is drawn given that.
+        random_state : int, RandomState or None
         """
-        check_is_fitted(self, "networks_")
         check_int("n_samples", n_samples, at_least=1)
         if given is None:
             table = self._nothing(n_samples)
         else:
-            floats, raw = self._read(given if np.ndim(given) == 2 else np.atleast_2d(given))
-            repeated = [None if values is None else np.repeat(values, n_samples) for values in raw]
-            table = np.repeat(floats, n_samples, axis=0), repeated
+            table = self._read(given if np.ndim(given) == 2 else np.atleast_2d(given))
+            table = table.rows(np.repeat(np.arange(len(table)), n_samples))
         return self._complete(table, check_random_state(random_state))
 
-    def impute(self, X):
+    @reads
+    def impute(self, X) -> np.ndarray:
         """X with missing numbers replaced by their conditional means, categories by their modes.
 
         Everything that a row holds is conditioned on. Returns (n_samples, n_features) floats, or
         objects where there are categories.
         """
         table = self._read(X)
-        U = self._transform(table)
+        U = self._reader.encode(table)[0]
         missing, filled = np.isnan(U), U.copy()
         chosen = np.flatnonzero(missing.any(axis=1))
-        masses, members = {}, self._members(U[chosen])
-        weights = softmax(_log_densities(members), axis=0)
+        masses, members = {}, born_members(self._reader, self._ensemble, U[chosen])
+        weights = softmax(log_densities(members), axis=0)
         for weight, (density, order, *vectors) in zip(weights, members, strict=True):
             rho = density.conditionals(*vectors)
             for site, j in enumerate(order):
@@ -151,34 +140,33 @@ class TNBornMachine(DensityMixin, DensityEstimator):
             site = self._site(j)
             if site.embedding.discrete:
                 filled[missing[:, j], j] = site.values[np.argmax(mass, axis=1)]
-        out = self._encoder.inverse(filled)
+        out = self._reader.inverse(filled)
         for j, mass in masses.items():
             site = self._site(j)
             if not site.embedding.discrete:
-                raw = self._encoder.inverse(np.tile(site.values[:, None], U.shape[1]))[:, j]
+                raw = self._reader.inverse(np.tile(site.values[:, None], U.shape[1]))[:, j]
                 out[missing[:, j], j] = mass @ raw.astype(float) / mass.sum(axis=1)
         return self._keep_given(out, table)
 
-    def explain(self, X):
+    @reads
+    def explain(self, X) -> np.ndarray:
         """Log-density of each column given all others, (n_samples, n_features), in nats.
 
         The log-density falls by this much where the column is traced out; 0 where it is missing.
         """
-        return -self._surprises(self._read(X))
+        return -self._score.surprises(self._reader, self._ensemble, self._read(X))
 
+    @reads
     def marginal(self, features):
         """Density of some of the features, given by number or name, all others traced out.
 
         Returns a `Marginal` with `score_samples` and `sample`.
         """
-        check_is_fitted(self, "networks_")
         return Marginal(self, self._numbers(features))
 
-    # Tables and sites ---------------------------------------------------------------------------
-
-    def _read(self, X):
-        check_is_fitted(self, "networks_")
-        return read_table(self, X, reset=False)
+    @property
+    def _score(self):
+        return BornScore(self.unseen_log_density_)
 
     def _numbers(self, features):
         names = list(getattr(self, "feature_names_in_", ()))
@@ -194,52 +182,20 @@ class TNBornMachine(DensityMixin, DensityEstimator):
 
     def _nothing(self, n_rows):
         """Table of which nothing is known."""
-        empty = [
+        empty = tuple(
             None if level is None else np.full(n_rows, None, object)
-            for level in self._encoder.levels
-        ]
-        return np.full((n_rows, self.n_features_in_), np.nan), empty
+            for level in self._reader.levels
+        )
+        return Table(np.full((n_rows, self.n_features_in_), np.nan), empty)
 
     def _site(self, feature):
-        return Site(self._site_embeddings(self.n_features_in_)[feature])
-
-    def _members(self, U):
-        """For every member its density, its order, and vectors and missing sites in that order."""
-        # What is exact for the network would end at the vectors' single precision.
-        with jax.enable_x64(True):
-            phi = np.asarray(self._embed(U))[: len(U)]
-        missing = np.isnan(U)
-        return [
-            (BornDensity(network), order, phi[:, order], missing[:, order])
-            for network, order in zip(self.networks_, self.orders_, strict=True)
-        ]
-
-    def _score(self, table):
-        U, unseen = self._encode(table)
-        members = self._members(U)
-        log = logsumexp(_log_densities(members), axis=0) - np.log(len(members))
-        log += unseen.sum(axis=1) * self.unseen_log_density_
-        return log + self._encoder.log_derivatives(table[0]).sum(axis=1)
-
-    def _surprises(self, table):
-        """Log-density without a feature minus that with it, (n_samples, n_features)."""
-        U, unseen = self._encode(table)
-        without, logs = np.full((len(self.networks_), *U.shape), -np.inf), []
-        for m, (density, order, phi, missing) in enumerate(self._members(U)):
-            logs.append(density.log_density(phi, missing))
-            rho = density.conditionals(phi, missing)
-            conditional = np.einsum("bis,bist,bit->bi", phi, rho, phi, optimize=True)
-            conditional = np.where(missing, 1, np.maximum(conditional, np.finfo(float).tiny))
-            without[m][:, order] = logs[m][:, None] - np.log(conditional)
-        surprises = logsumexp(without, axis=0) - logsumexp(logs, axis=0)[:, None]
-        surprises -= unseen * self.unseen_log_density_
-        return surprises - self._encoder.log_derivatives(table[0])
+        return SiteDensity(self._reader.site_embeddings()[feature])
 
     def _complete(self, table, rng):
         """Raw rows with everything missing drawn given the rest."""
-        U = self._transform(table)
-        members = self._members(U)
-        log = _log_densities(members)
+        U = self._reader.encode(table)[0]
+        members = born_members(self._reader, self._ensemble, U)
+        log = log_densities(members)
         # Which member a row is drawn from, by its share in the density of what is given.
         member = np.argmax(log + rng.gumbel(size=log.shape), axis=0)
         out = U.copy()
@@ -253,30 +209,27 @@ class TNBornMachine(DensityMixin, DensityEstimator):
                 return feature.embed(values)
 
             density.sample(phi[mine], missing[mine], draw)
-        return self._keep_given(self._encoder.inverse(out), table)
+        return self._keep_given(self._reader.inverse(out), table)
 
     def _keep_given(self, out, table):
         """`out` with what the table holds put back as it was."""
-        floats, raw = table
-        for j, values in enumerate(raw):
+        for j, values in enumerate(table.raw):
             if values is None:
-                known = ~np.isnan(floats[:, j])
-                out[known, j] = floats[known, j]
+                known = ~np.isnan(table.floats[:, j])
+                out[known, j] = table.floats[known, j]
             else:
                 known = np.array([not is_missing(value) for value in values], bool)
                 out[known, j] = values[known]
         return out
 
 
-def _log_densities(members):
-    """Of every member, on the embedding's domain, (n_members, n_samples)."""
-    return np.stack([density.log_density(*vectors) for density, _, *vectors in members])
-
-
 class Marginal:
     """Density of some features of a `TNBornMachine`, made by its `marginal`.
 
-    features: numbers of the columns, in the order that this density takes and gives them.
+    Parameters
+    ----------
+    machine : TNBornMachine
+    features : sequence of int, numbers of the columns in the order of those of samples
     """
 
     def __init__(self, machine, features):
@@ -290,14 +243,19 @@ class Marginal:
             raise ValueError(
                 f"X must have the shape (n_samples, {len(self.features)}), got {X.shape}."
             )
-        floats, raw = self.machine._nothing(len(X))
+        nothing = self.machine._nothing(len(X))
+        floats, raw = nothing.floats, list(nothing.raw)
         for j, column in zip(self.features, X.T, strict=True):
             if raw[j] is None:
                 floats[:, j] = column.astype(float)
             else:
                 raw[j] = column
-        return self.machine._score((floats, raw))
+        machine, table = self.machine, Table(floats, tuple(raw))
+        return machine._score.of_rows(machine._reader, machine._ensemble, table)
 
     def sample(self, n_samples=1, *, random_state=None):
-        """Exact samples, (n_samples, len(features))."""
+        """Exact samples, (n_samples, len(features)).
+
+        See `TNBornMachine.sample` for the parameters.
+        """
         return self.machine.sample(n_samples, random_state=random_state)[:, list(self.features)]

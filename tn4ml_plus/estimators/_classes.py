@@ -6,22 +6,24 @@ from sklearn.utils import check_array, column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length
 
-from ._tables import read_weight
+from ..tables import read_weight
+from ._fitting import reads
 
 
 class ProbabilisticClassifier(ClassifierMixin):
     """Mixin of classifiers: what follows from `predict_proba` and `classes_`."""
 
-    def predict_log_proba(self, X):
-        """Natural logarithm of the class probabilities."""
+    def predict_log_proba(self, X) -> np.ndarray:
+        """Natural logarithms of the class probabilities, (n_samples, n_classes)."""
         return np.log(np.maximum(self.predict_proba(X), np.finfo(float).tiny))
 
-    def decision_function(self, X):
+    def decision_function(self, X) -> np.ndarray:
         """Log-probabilities (n_samples, n_classes); for 2 classes their difference (n_samples,)."""
         scores = self.predict_log_proba(X)
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
-    def predict(self, X):
+    @reads
+    def predict(self, X) -> np.ndarray:
         """The most probable labels, (n_samples,)."""
         best = np.argmax(self.predict_proba(X), axis=1)
         return self.classes_[best]
@@ -48,7 +50,7 @@ def read_classes(estimator, X, y, sample_weight, classes=None, going_on=False):
             f"y has only one class, {estimator.classes_.tolist()[0]!r}: a classifier needs at "
             "least two."
         )
-    weight = read_weight(sample_weight, X)
+    weight = read_weight(sample_weight, len(y))
     if estimator.class_weight is not None:
         weight = weight * _weights_of_classes(estimator.class_weight, y)
     kept = weight > 0

@@ -2,23 +2,20 @@
 
 import copy
 import dataclasses
-import difflib
 import functools
 import math
 import numbers
-import warnings
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
-from .._checks import check_int, function_tuple
-from .._registry import register, resolve
-from ..io import write
+from .._checks import check_int, function_tuple, warn
+from .._registry import lookup, register, resolve
 from ..training import (
     Augmentation,
     EarlyStopping,
@@ -27,22 +24,27 @@ from ..training import (
     LabelledImages,
     image_outputs,
 )
-from ..training._problem import extend_history
 from ._classes import ProbabilisticClassifier, read_classes
-from ._parameters import NestedParameters
-from ._state import to_state
-
-# Parameters that training on from an earlier model cannot change.
-_FIXED = ("variant", "block", "merge", "image_shape")
+from ._fitting import check_switches, extended, fits, reads, split
+from ._options import ResumableOptions
 
 
 @register("estimator")
-class DTTNClassifier(ProbabilisticClassifier, NestedParameters):
+@dataclasses.dataclass(eq=False, repr=False)
+class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
     """Classifier of images by a deep tree tensor network, `tn4ml_plus.image.DTTN`.
 
     Images are (n_samples, height, width), with channels (n_samples, height, width, channels), or
     flattened, (n_samples, n_features). Numbers may have any scale: each channel is standardised as
-    in the training images.
+    in the training images. See `TNClassifier` for the parameters, attributes and errors that are
+    not described here.
+
+    >>> from sklearn.datasets import load_digits
+    >>> from tn4ml_plus.image import Variant
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = DTTNClassifier(Variant((16,), (2,)), random_state=0)
+    >>> bool(clf.fit(X[:1000], y[:1000]).score(X[1000:], y[1000:]) > 0.85)
+    True
 
     Parameters
     ----------
@@ -60,79 +62,31 @@ class DTTNClassifier(ProbabilisticClassifier, NestedParameters):
     augmentations : sequence of str or `tn4ml_plus.training.Augmentation`
         Such as ``("horizontal_flip", RandomCrop(2))``; none unless given, since whether a flipped
         image shows the same depends on the images.
-    trainer : `tn4ml_plus.training.ImageGradient`
-        Everything else about the training: label smoothing, averaged weights, checkpoints, ...
-    learning_rate, max_epochs, batch_size : number
-        Override the trainer's own values where not None.
-    early_stopping : bool
-        Set a tenth of the samples aside and keep the weights that did best on it.
-    class_weight, warm_start, callbacks, random_state, verbose
-        As in `TNClassifier`.
+    trainer : `tn4ml_plus.training.ImageGradient`, all else: label smoothing, checkpoints, ...
 
     Attributes
     ----------
-    classes_, n_features_in_, feature_names_in_, n_iter_
-        As in scikit-learn.
-    model_
-        The trained `tn4ml_plus.image.DTTN`, which reads (image - mean_) / scale_.
-    image_shape_, mean_, scale_
-        (height, width, channels); mean and deviation of the channels.
-    history_
-        Lists by name, one value an epoch.
+    model_ : trained `tn4ml_plus.image.DTTN`, which reads (image - mean_) / scale_
+    image_shape_, mean_, scale_ : (height, width, channels); mean and deviation of the channels
 
     Raises
     ------
-    ImportError
-        Without equinox, the extra ``image``.
-    ValueError
-        For input or options that do not fit, before training.
-    NotFiniteError
-        When the loss stops being finite; the last finite weights are kept.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_digits
-    >>> from tn4ml_plus.image import Variant
-    >>> X, y = load_digits(return_X_y=True)
-    >>> clf = DTTNClassifier(Variant((16,), (2,)), random_state=0)
-    >>> bool(clf.fit(X[:1000], y[:1000]).score(X[1000:], y[1000:]) > 0.85)
-    True
+    ImportError : without equinox, the extra ``image``
     """
 
-    def __init__(
-        self,
-        variant="tiny",
-        *,
-        image_shape=None,
-        block="aim",
-        merge="batch_norm_product",
-        augmentations=(),
-        trainer=None,
-        learning_rate=None,
-        max_epochs=None,
-        batch_size=None,
-        early_stopping=False,
-        class_weight=None,
-        warm_start=False,
-        callbacks=None,
-        random_state=None,
-        verbose=False,
-    ):
-        self.variant = variant
-        self.image_shape = image_shape
-        self.block = block
-        self.merge = merge
-        self.augmentations = augmentations
-        self.trainer = trainer
-        self.learning_rate = learning_rate
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.early_stopping = early_stopping
-        self.class_weight = class_weight
-        self.warm_start = warm_start
-        self.callbacks = callbacks
-        self.random_state = random_state
-        self.verbose = verbose
+    variant: Any = "tiny"
+    _: dataclasses.KW_ONLY
+    image_shape: tuple | None = None
+    block: Any = "aim"
+    merge: Any = "batch_norm_product"
+    augmentations: Any = ()
+    trainer: Any = None
+    class_weight: Any = None
+
+    _unchangeable = ("variant", "block", "merge", "image_shape")
+
+    def __sklearn_is_fitted__(self):
+        return "model_" in vars(self)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -140,38 +94,29 @@ class DTTNClassifier(ProbabilisticClassifier, NestedParameters):
         tags.non_deterministic = False
         return tags
 
+    @fits
     def fit(self, X, y, sample_weight=None):
-        """Train on images X, see the class, and labels y (n_samples,); returns self."""
-        going_on = self.warm_start and hasattr(self, "model_")
+        """Train on images X; returns self. See `TNClassifier.fit` for the parameters."""
+        going_on = self._goes_on()
         trainer = self._resolve_trainer()
         options = self._resolve_model()
         images = self._read(X, reset=not going_on)
         codes, weight, kept = read_classes(self, images, y, sample_weight, going_on=going_on)
         images = images[kept]
         rng = check_random_state(self.random_state)
-        fitting, validation = self._split(trainer, codes, rng)
+        fitting, validation = split(trainer, codes, True, rng)
         seed, start = rng.randint(2**31 - 1, size=2)
         if going_on:
-            self._check_unchanged()
-            model = self.model_
-        else:
-            vars(self).pop("model_", None)
-            self._fixed = {name: getattr(self, name) for name in _FIXED}
-            self._is_folded = False
-            axes = tuple(range(images.ndim - 1))
-            self.mean_ = images[fitting].mean(axis=axes, dtype=float)
-            with np.errstate(over="ignore"):
-                scale = images[fitting].std(axis=axes, dtype=float)
-            if not np.isfinite(scale).all():
+            if self._is_folded:
                 raise ValueError(
-                    "The images' standard deviation is too large for a float: divide the images, "
-                    "for example by their largest value."
+                    "A folded classifier cannot be trained on: go on with the one that it came "
+                    "from, or fit anew with warm_start=False."
                 )
-            # A constant channel has the deviation that rounding leaves.
-            constant = scale <= 10 * np.finfo(float).eps * np.abs(self.mean_)
-            self.scale_ = np.where(constant, 1, scale)
-            model = self._model(options, jax.random.key(start))
-            self.history_, self.n_iter_ = {}, 0
+            self._check_unchanged("the model was made")
+            model, history, n_iter = self.model_, self.history_, self.n_iter_
+        else:
+            self.mean_, self.scale_ = _standardization(images[fitting])
+            model, history, n_iter = self._model(options, jax.random.key(start)), {}, 0
 
         def labelled(rows):
             return self._labelled(images[rows], codes[rows], weight[rows])
@@ -185,20 +130,24 @@ class DTTNClassifier(ProbabilisticClassifier, NestedParameters):
             validation=None if validation is None else labelled(validation),
             callbacks=tuple(self.callbacks or ()),
             verbose=bool(self.verbose),
-            task=self._task(trainer, images, codes, weight),
+            task=self._task(trainer, images, (codes, weight), n_iter),
         )
+
+        def keep(result):
+            self.model_, self._is_folded, self._fixed = result.params, False, self._present_fixed()
+            self.history_ = extended(history, result.history)
+            self.n_iter_ = n_iter + result.n_iter
+
         try:
-            result = trainer.train(problem)
+            keep(trainer.train(problem))
         except (Exception, KeyboardInterrupt) as error:
             if hasattr(error, "result") and error.result.n_iter:
-                self._keep(error.result)
+                keep(error.result)
             raise
-        self._keep(result)
-        return self
 
-    def predict_proba(self, X):
+    @reads
+    def predict_proba(self, X) -> np.ndarray:
         """Class probabilities, (n_samples, n_classes) in the order of classes_."""
-        check_is_fitted(self, "model_")
         images = self._read(X, reset=False)
         padding = np.zeros(len(images), np.int32)
         samples = self._labelled(images, padding, padding.astype(float))
@@ -211,62 +160,44 @@ class DTTNClassifier(ProbabilisticClassifier, NestedParameters):
         powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
+    @reads
     def fold_batchnorm(self):
         """A new classifier for inference, with normalisations folded into the maps before them.
 
         It predicts the same with less work, and cannot be trained on; this one stays as it is.
         """
-        check_is_fitted(self, "model_")
         twin = copy.copy(self)
-        twin.history_ = copy.deepcopy(self.history_)
         twin.model_, twin._is_folded = self.model_.fold_batchnorm(), True
         return twin
 
+    @reads
     def to_tree(self, image_shape=None):
         """The quimb tree that computes the outputs of `model_`, see `tn4ml_plus.image.DTTN`.
 
         It reads standardised images. Only for small models and images.
         """
-        check_is_fitted(self, "model_")
         return self.model_.to_tree(image_shape)
 
-    def save(self, path):
-        """Write the fitted model to one safetensors file, atomically; `tn4ml_plus.load` reads it.
+    def _state(self):
+        state = super()._state()
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state.pop("model_"))]
+        return state | {"_leaves": leaves, "_folded": self._is_folded}
 
-        Raises NotFittedError before fit, ValueError for parameters that only code could rebuild
-        (functions, classes), naming the parameter.
-        """
-        check_is_fitted(self, "model_")
-        write(path, *to_state(self))
-
-    def _restore(self, leaves, folded):
-        """Put the stored numbers of a model in place."""
+    def _restore(self, state):
+        leaves, self._is_folded = state.pop("_leaves"), state.pop("_folded")
+        super()._restore(state)
         model = self._model(self._resolve_model(), jax.random.key(0))
-        model = model.fold_batchnorm() if folded else model
-        treedef = jax.tree.structure(model)
-        self.model_ = jax.tree.unflatten(treedef, map(jnp.asarray, leaves))
-        self._is_folded = folded
-        self._fixed = {name: getattr(self, name) for name in _FIXED}
-
-    # Strings to objects -------------------------------------------------------------------------
+        model = model.fold_batchnorm() if self._is_folded else model
+        self.model_ = jax.tree.unflatten(jax.tree.structure(model), map(jnp.asarray, leaves))
+        self._fixed = self._present_fixed()
 
     def _resolve_model(self):
-        from .. import image  # needs equinox
-
-        for name in ("early_stopping", "warm_start", "verbose"):
-            if not isinstance(getattr(self, name), bool | int | np.bool_):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+        check_switches(self, "early_stopping", "warm_start", "verbose")
         several = isinstance(self.block, list | tuple)
-        blocks = [
-            _named("block", image.BLOCKS, block)
-            for block in (self.block if several else [self.block])
-        ]
+        blocks = [_class("block", each) for each in (self.block if several else [self.block])]
         if not blocks:
             raise ValueError("block must be one or several, got none.")
-        variant = _named("variant", image.VARIANTS, self.variant)
-        if not isinstance(variant, image.Variant):
-            raise ValueError(f"variant must be a name or a Variant, got {variant!r}.")
-        return variant, tuple(blocks), _named("merge", image.MERGES, self.merge)
+        return resolve("variant", self.variant), tuple(blocks), _class("merge", self.merge)
 
     def _model(self, options, key):
         from ..image import DTTN
@@ -304,8 +235,6 @@ class DTTNClassifier(ProbabilisticClassifier, NestedParameters):
                 "A checkpoint needs the same random numbers again: set random_state to an integer."
             )
         return dataclasses.replace(trainer, **changes)
-
-    # Reading ------------------------------------------------------------------------------------
 
     def _read(self, X, reset):
         """Images as (n_samples, *image_shape_), whole numbers of eight bits or floats."""
@@ -347,64 +276,42 @@ class DTTNClassifier(ProbabilisticClassifier, NestedParameters):
         parts = (part.astype(dtype) for part in (weight, mean, scale))
         return LabelledImages.padded(images, target, *parts)
 
-    def _split(self, trainer, codes, rng):
-        """Row numbers to fit on and to validate on (None without early stopping)."""
-        rows = np.arange(len(codes))
-        if trainer.early_stopping is None:
-            return rows, None
-        share = trainer.early_stopping.validation_fraction
-        try:
-            return train_test_split(rows, test_size=share, random_state=rng, stratify=codes)
-        except ValueError as error:
-            raise ValueError(
-                f"Early stopping cannot set aside a validation set: {error} Give more samples or "
-                "set early_stopping=False."
-            ) from error
-
-    def _task(self, trainer, images, codes, weight):
-        """What tells this training from others, for a checkpoint."""
+    def _task(self, trainer, images, arrays, n_iter):
+        """Values that tell this training from others, for a checkpoint."""
         if trainer.checkpoint is None:
             return {}
         digest = zlib.crc32(np.ascontiguousarray(images))
-        for part in (codes, weight):
+        for part in arrays:
             digest = zlib.crc32(part, digest)
         return {
             "images, labels and weights": digest,
             "variant, block and merge": repr([self.variant, self.block, self.merge]),
             "random_state": int(self.random_state),
-            "epochs before": self.n_iter_,
+            "epochs before": n_iter,
         }
 
-    def _keep(self, result):
-        self.model_ = result.params
-        extend_history(self.history_, result.history)
-        self.n_iter_ += result.n_iter
 
-    def _check_unchanged(self):
-        if self._is_folded:
-            raise ValueError(
-                "A folded classifier cannot be trained on: go on with the one that it came from, "
-                "or fit anew with warm_start=False."
-            )
-        for name, first in self._fixed.items():
-            if getattr(self, name) != first:
-                raise ValueError(
-                    f"{name} was {first!r} when the model was made and is {getattr(self, name)!r} "
-                    "now: set it back, or fit anew with warm_start=False."
-                )
+def _standardization(images):
+    """Mean and deviation of the channels; ValueError where the latter overflows."""
+    axes = tuple(range(images.ndim - 1))
+    mean = images.mean(axis=axes, dtype=float)
+    with np.errstate(over="ignore"):
+        scale = images.std(axis=axes, dtype=float)
+    if not np.isfinite(scale).all():
+        raise ValueError(
+            "The images' standard deviation is too large for a float: divide the images, "
+            "for example by their largest value."
+        )
+    # A constant channel has the deviation that rounding leaves.
+    constant = scale <= 10 * np.finfo(float).eps * np.abs(mean)
+    return mean, np.where(constant, 1, scale)
 
 
-def _named(kind, table, value):
-    """The entry of that name; other values as they are."""
+def _class(kind, value):
+    """The class of that name; classes and partial ones as they are."""
     if isinstance(value, str):
-        if value not in table:
-            close = difflib.get_close_matches(value, table, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(
-                f"Unknown {kind} {value!r}.{hint} Valid names: {', '.join(map(repr, table))}."
-            )
-        return table[value]
-    if not isinstance(value, type | functools.partial) and kind != "variant":
+        return lookup(kind, value)
+    if not isinstance(value, type | functools.partial):
         raise ValueError(f"{kind} must be a name or a class, got {value!r}.")
     return value
 
@@ -426,9 +333,8 @@ def _shape_of(n_features):
     side = math.isqrt(n_features)
     if side**2 == n_features:
         return side, side, 1
-    warnings.warn(
+    warn(
         f"{n_features} columns are no square image: read as one row of pixels. Set image_shape to "
-        "(height, width) or (height, width, channels).",
-        stacklevel=4,
+        "(height, width) or (height, width, channels)."
     )
     return 1, n_features, 1

@@ -1,24 +1,25 @@
 """Coarse-graining of samples by a tree of isometries, learned without labels."""
 
+import dataclasses
 from math import prod
+from typing import Any
 
 import jax
 import numpy as np
 import quimb.tensor as qtn
 from scipy.linalg import eigh
 from sklearn.base import TransformerMixin
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from .._arrays import with_fixed_signs
 from .._checks import check_instance, check_int, check_number
 from .._registry import register
-from ..contraction._khatri_rao import khatri_rao
+from ..contraction import khatri_rao
 from ..embeddings import SpinCoherent
-from ..io import write
 from ..networks import TTN, Tree
-from ._columns import read_table, rows
-from ._state import to_state
-from ._tables import TableEstimator, read_weight
+from ..tables import AVERAGED, TableReader, read_table, read_weight, resolve_columns
+from ._base import ReadsTables
+from ._fitting import fits, reads
+from ._options import NestedParameters
 
 # A covariance of this many rows takes 130 MB and its eigenvectors half a minute.
 _WIDEST = 4096
@@ -27,13 +28,21 @@ _LOST = 1e-8
 
 
 @register("estimator")
-class TNTransformer(TransformerMixin, TableEstimator):
+@dataclasses.dataclass(eq=False, repr=False)
+class TNTransformer(TransformerMixin, ReadsTables, NestedParameters):
     """Features of growing scale: a tree of isometries, found layer by layer without labels.
 
     Every node joins its children's vectors and keeps the directions in which the joint vectors of
     the training samples have most of their weight. Raw tables work as in `TNClassifier`. After
     Stoudenmire, Quantum Sci. Technol. 3, 034003 (2018), section 3; but a sample's vectors are
     brought back to unit length after every node, so that all samples count alike at any depth.
+    ValueError for input or options that do not fit, and for nodes too wide to be found.
+
+    >>> from sklearn.datasets import load_iris
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> transformer = TNTransformer(max_bond=3, n_layers=1).fit(X)
+    >>> transformer.transform(X).shape, transformer.get_feature_names_out()[:4].tolist()
+    ((150, 6), ['site0_0', 'site0_1', 'site0_2', 'site1_0'])
 
     Parameters
     ----------
@@ -49,70 +58,50 @@ class TNTransformer(TransformerMixin, TableEstimator):
     embedding : str or Embedding
         None takes ``SpinCoherent()``: of unit norm, and with unit weights, so that `TNClassifier`
         leaves its vectors as they are.
-    scaler : str or Scaler
-        Maps raw columns to the embedding's domain; None takes the one that suits the embedding.
+    scaler : str or Scaler, as in `TNClassifier`
 
     Attributes
     ----------
-    n_features_in_, feature_names_in_
-        As in scikit-learn.
     embedding_, tree_
         The embedding and the `Tree` in use.
-    nodes_ : tuple of int
-        Which nodes of `tree_` are made.
+    nodes_ : tuple of int, the nodes of `tree_` that are made
     sites_ : tuple of int
         Leaves and nodes that remain as sites, in the order of the outputs: numbers in `tree_`.
     phys_dims_, phys_dim_
         Size of each remaining site's vector; the largest, to which all are zero-padded.
     isometries_ : tuple of arrays
         One for each of `nodes_`: (children's sizes, directions kept), float64.
-    discarded_weight_ : array
-        Share of the weight that each of `nodes_` discards.
+    discarded_weight_ : array, share of the weight that each of `nodes_` discards
     log_norm_ : float
         Mean over the samples of the log of the norm that all projections together leave.
-    network_ : quimb TensorNetwork
-        The isometries.
-
-    Raises
-    ------
-    ValueError
-        For input or options that do not fit, and for nodes too wide to be found.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_iris
-    >>> X, _ = load_iris(return_X_y=True)
-    >>> transformer = TNTransformer(max_bond=3, n_layers=1).fit(X)
-    >>> transformer.transform(X).shape, transformer.get_feature_names_out()[:4].tolist()
-    ((150, 6), ['site0_0', 'site0_1', 'site0_2', 'site1_0'])
+    network_ : quimb TensorNetwork of the isometries
     """
 
-    def __init__(
-        self, max_bond=16, *, cutoff=1e-3, n_layers=None, tree=None, embedding=None, scaler=None
-    ):
-        self.max_bond = max_bond
-        self.cutoff = cutoff
-        self.n_layers = n_layers
-        self.tree = tree
-        self.embedding = embedding
-        self.scaler = scaler
+    max_bond: int | None = 16
+    _: dataclasses.KW_ONLY
+    cutoff: float = 1e-3
+    n_layers: int | None = None
+    tree: Any = None
+    embedding: Any = None
+    scaler: Any = None
 
+    @fits
     def fit(self, X, y=None, sample_weight=None):
-        """Find the isometries for X (n_samples, n_features); y is ignored; returns self."""
-        del y
+        """Find the isometries; y is ignored. See `TNClassifier.fit` for the parameters."""
         check_int("max_bond", self.max_bond, at_least=1, optional=True)
         check_number("cutoff", self.cutoff, at_least=0, below=1)
         check_int("n_layers", self.n_layers, at_least=1, optional=True)
         table = read_table(self, X, reset=True)
-        weight = read_weight(sample_weight, table[0])
-        table, weight = rows(table, weight > 0), weight[weight > 0]
-        U = self._fit_columns(table, weight, *self._resolve_columns(*table[0].shape))
-        self.tree_ = self._resolve_tree(U)
-        heights, limit = self.tree_.heights, self.n_layers or len(self.tree_.nodes)
-        self.nodes_ = tuple(i for i, height in enumerate(heights) if height <= limit)
-        self._neutral = None
-        phi = self._embed(U)
-        self._neutral = self._neutral_of(phi, np.isnan(U), weight)
+        weight = read_weight(sample_weight, len(table))
+        table, weight = table.rows(weight > 0), weight[weight > 0]
+        embedding = SpinCoherent() if self.embedding is None else self.embedding
+        columns = resolve_columns(embedding, self.scaler, "quantile_sigmoid")
+        with jax.enable_x64(True):
+            reading = dataclasses.replace(AVERAGED, divides=False)
+            reader, U = TableReader.fit_transform(table, weight, columns, reading=reading)
+        tree = self._resolve_tree(U, reader.nsites)
+        limit = self.n_layers or len(tree.nodes)
+        nodes = tuple(i for i, height in enumerate(tree.heights) if height <= limit)
         isometries, discarded = [], []
 
         def find(sizes, product):
@@ -121,40 +110,50 @@ class TNTransformer(TransformerMixin, TableEstimator):
             discarded.append(share)
             return kept
 
-        vectors, log_norms = self._coarse_grain(U, find)
-        self.isometries_ = tuple(isometries)
+        vectors, log_norms = _coarse_grained(reader, U, tree, nodes, find)
+        self._reader = reader
+        self.tree_, self.nodes_, self.isometries_ = tree, nodes, tuple(isometries)
         self.discarded_weight_ = np.array(discarded)
-        self.sites_ = _depth_first(self.tree_, set(vectors))
+        self.sites_ = _depth_first(tree, set(vectors))
         self.phys_dims_ = tuple(len(vectors[site]) for site in self.sites_)
         self.phys_dim_ = max(self.phys_dims_)
         self.log_norm_ = float(np.average(log_norms, weights=weight))
-        return self
 
-    def transform(self, X):
+    @reads
+    def transform(self, X) -> np.ndarray:
         """Unit vectors of the remaining sites side by side, (n_samples, sites * phys_dim_)."""
-        check_is_fitted(self)
         isometries = (array.reshape(-1, array.shape[-1]) for array in self.isometries_)
-        U = self._transform(read_table(self, X, reset=False))
-        vectors, _ = self._coarse_grain(U, lambda *_: next(isometries))
+        U = self._reader.transform(self._read(X))
+        vectors, _ = _coarse_grained(
+            self._reader, U, self.tree_, self.nodes_, lambda *_: next(isometries)
+        )
         out = np.zeros((len(U), len(self.sites_), self.phys_dim_))
         for r, site in enumerate(self.sites_):
             out[:, r, : self.phys_dims_[r]] = vectors[site].T
         return out.reshape(len(U), -1)
 
-    def get_feature_names_out(self, input_features=None):
+    @reads
+    def get_feature_names_out(self, input_features=None) -> np.ndarray:
         """Names ``site0_0, site0_1, ...`` of the outputs; input_features is checked only."""
-        check_is_fitted(self)
-        _check_feature_names_in(self, input_features)
+        if input_features is not None:
+            given, names = list(input_features), getattr(self, "feature_names_in_", None)
+            if names is not None and given != list(names):
+                raise ValueError("input_features is not equal to feature_names_in_")
+            if len(given) != self.n_features_in_:
+                raise ValueError(
+                    "input_features should have length equal to number of features "
+                    f"({self.n_features_in_}), got {len(given)}"
+                )
         sites, channels = range(len(self.sites_)), range(self.phys_dim_)
         return np.array([f"site{r}_{j}" for r in sites for j in channels], dtype=object)
 
     @property
+    @reads
     def network_(self):
         """The isometries as a `TTN` with the output ``out``.
 
         With several sites remaining, a TensorNetwork with one output ``out0, out1, ...`` each.
         """
-        check_is_fitted(self)
         nsites = self.tree_.nsites
         if len(self.sites_) == 1:
             return TTN(self.isometries_, self.tree_, output_inds=("out",))
@@ -172,6 +171,7 @@ class TNTransformer(TransformerMixin, TableEstimator):
             tensors.append(qtn.Tensor(array, (*(inds[child] for child in children), up), tags))
         return qtn.TensorNetwork(tensors)
 
+    @reads
     def stack(self, top):
         """The `TTN` over all sites that reads the remaining ones with the `TTN` `top`.
 
@@ -188,7 +188,6 @@ class TNTransformer(TransformerMixin, TableEstimator):
         >>> transformer.stack(top).tree.nodes
         ((0, 1), (2, 3), (4, 5))
         """
-        check_is_fitted(self)
         check_instance("top", top, TTN)
         found = tuple(top.ind_size(top.site_ind(r)) for r in range(top.tree.nsites))
         if found not in (self.phys_dims_, (self.phys_dim_,) * len(self.sites_)):
@@ -204,13 +203,7 @@ class TNTransformer(TransformerMixin, TableEstimator):
         arrays = list(self.isometries_)
         below = [number[site] for site in self.sites_]
         sizes = list(self.phys_dims_)
-        for i, children in enumerate(top.tree.nodes):
-            up = top.output_inds if i == len(top.tree.nodes) - 1 else (top.up_ind(i),)
-            inds = [
-                top.site_ind(child) if child < len(found) else top.up_ind(child - len(found))
-                for child in children
-            ]
-            data = top.node(i).transpose(*inds, *up).data
+        for data, children in zip(top.cores(), top.tree.nodes, strict=True):
             arrays.append(data[tuple(slice(sizes[child]) for child in children)])
             below.append(tree.nsites + len(nodes))
             sizes.append(data.shape[-1])
@@ -219,20 +212,7 @@ class TNTransformer(TransformerMixin, TableEstimator):
         stacked.exponent = top.exponent - self.log_norm_ / np.log(10)
         return stacked
 
-    def save(self, path):
-        """Write the fitted transformer to one safetensors file; `tn4ml_plus.load` reads it.
-
-        Raises as `TNClassifier.save` does.
-        """
-        check_is_fitted(self)
-        write(path, *to_state(self))
-
-    def _default_embedding(self, n_samples, n_features):
-        del n_samples, n_features
-        return SpinCoherent()
-
-    def _resolve_tree(self, U):
-        nsites = self.embedding_.nsites(U.shape[1])
+    def _resolve_tree(self, U, nsites):
         tree = Tree.balanced(nsites) if self.tree is None else self.tree
         tree = tree.tree(U) if callable(getattr(tree, "tree", None)) else tree
         if not isinstance(tree, Tree):
@@ -244,44 +224,53 @@ class TNTransformer(TransformerMixin, TableEstimator):
             raise ValueError(f"The tree has {tree.nsites} leaves, but there are {nsites} sites.")
         return tree
 
-    def _embed(self, U):
-        """Embedded rows (n_samples, nsites, phys_dim), float64."""
-        with jax.enable_x64(True):
-            return np.asarray(super()._embed(U))[: len(U)]
+    @reads
+    def embed(self, X) -> np.ndarray:
+        """Vectors of the leaves, (n_samples, nsites, phys_dim) float64, sites as columns."""
+        return _vectors(self._reader, self._reader.transform(self._read(X)))
 
-    def _coarse_grain(self, U, isometry):
-        """Unit vectors (size, n_samples) of the sites that remain, by number; logs of their norms.
+    def _state(self):
+        return super()._state() | {"_reader": self._reader}
 
-        isometry: gives (products, directions) for the sizes of the next node's children and their
-        joint vectors (products, n_samples).
-        """
-        # Unit vectors at every node. Weighing samples by the norm that is left of them, at the node
-        # or at all sites as the exact reduced covariance does, lets few samples decide deep down:
-        # on scikit-learn's digits reduced to 16 numbers, logistic regression is right on 93 % with
-        # unit vectors, 88 % with the node's norms, 80 % with all norms.
-        phi, tree = self._embed(U), self.tree_
-        vectors, log_norms = {}, np.zeros(len(U))
 
-        def add(number, v):
-            norm = np.linalg.norm(v, axis=0)
-            lost = norm < _LOST
-            # A sample of which nothing is left goes on as the leading direction.
-            vectors[number] = np.where(lost, np.eye(len(v), 1), v / np.where(lost, 1, norm))
-            np.add(log_norms, np.log(np.maximum(norm, _LOST)), out=log_norms)
+def _vectors(reader, U):
+    """Embedded rows (n_samples, nsites, phys_dim), float64."""
+    with jax.enable_x64(True):
+        return reader.vectors(U)
 
-        for i, size in enumerate(self.embedding_.phys_dims(U.shape[1])):
-            add(i, phi[:, i, :size].T)
-        for i in self.nodes_:
-            below = [vectors.pop(child) for child in tree.nodes[i]]
-            sizes = tuple(map(len, below))
-            if prod(sizes) > _WIDEST:
-                raise ValueError(
-                    f"Node {i} joins vectors of the sizes {sizes}, more than {_WIDEST} products: "
-                    "lower max_bond, raise cutoff, or give a tree whose nodes join fewer children."
-                )
-            product = khatri_rao(*below)
-            add(tree.nsites + i, isometry(sizes, product).T @ product)
-        return vectors, log_norms
+
+def _coarse_grained(reader, U, tree, nodes, isometry):
+    """Unit vectors (size, n_samples) of the sites that remain, by number; logs of their norms.
+
+    isometry: gives (products, directions) for the sizes of the next node's children and their
+    joint vectors (products, n_samples).
+    """
+    # Unit vectors at every node. Weighing samples by the norm that is left of them, at the node
+    # or at all sites as the exact reduced covariance does, lets few samples decide deep down:
+    # on scikit-learn's digits reduced to 16 numbers, logistic regression is right on 93 % with
+    # unit vectors, 88 % with the node's norms, 80 % with all norms.
+    phi, vectors, log_norms = _vectors(reader, U), {}, np.zeros(len(U))
+
+    def add(number, v):
+        norm = np.linalg.norm(v, axis=0)
+        lost = norm < _LOST
+        # A sample of which nothing is left goes on as the leading direction.
+        vectors[number] = np.where(lost, np.eye(len(v), 1), v / np.where(lost, 1, norm))
+        np.add(log_norms, np.log(np.maximum(norm, _LOST)), out=log_norms)
+
+    for i, size in enumerate(reader.embedding.phys_dims(U.shape[1])):
+        add(i, phi[:, i, :size].T)
+    for i in nodes:
+        below = [vectors.pop(child) for child in tree.nodes[i]]
+        sizes = tuple(map(len, below))
+        if prod(sizes) > _WIDEST:
+            raise ValueError(
+                f"Node {i} joins vectors of the sizes {sizes}, more than {_WIDEST} products: "
+                "lower max_bond, raise cutoff, or give a tree whose nodes join fewer children."
+            )
+        product = khatri_rao(*below)
+        add(tree.nsites + i, isometry(sizes, product).T @ product)
+    return vectors, log_norms
 
 
 def _leading(vectors, max_bond, cutoff):

@@ -1,5 +1,6 @@
-"""Files that hold arrays and JSON, and that execute nothing when read."""
+"""Files of arrays and JSON, from which nothing is ever executed."""
 
 from ._store import labels_from_json, labels_to_json, read, write
+from ._tree import from_tree, to_tree
 
-__all__ = ["labels_from_json", "labels_to_json", "read", "write"]
+__all__ = ["from_tree", "labels_from_json", "labels_to_json", "read", "to_tree", "write"]

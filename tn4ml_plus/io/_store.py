@@ -4,23 +4,24 @@ import contextlib
 import json
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-FORMAT_VERSION = 1
+from .._types import AnyArray, ArrayLike
+
+FORMAT_VERSION = 2
 _KEY = "tn4ml_plus"
 
 
-def write(path, arrays, metadata):
+def write(path: str | Path, arrays: Mapping[str, AnyArray], metadata: Any) -> None:
     """Write arrays and metadata to one file, complete or not at all.
 
-    arrays: names to arrays of booleans, integers or floats of at most 64 bits. metadata: what
-    `json.dumps` keeps unchanged, so string keys and no tuples; NaN and infinities are kept. The
-    file appears under `path`, whose suffix is free, only when all of it is on disk; a failed write
-    leaves an older file untouched. ValueError for another dtype, TypeError for other metadata.
+    The file appears only once all of it is on disk; a failed write leaves an older one untouched.
 
     >>> import os, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -28,6 +29,12 @@ def write(path, arrays, metadata):
     ...     write(path, {"core": np.eye(2)}, {"bond_dim": 2})
     ...     read(path)
     ({'core': array([[1., 0.], [0., 1.]])}, {'bond_dim': 2})
+
+    Parameters
+    ----------
+    path : str or Path, where to; any suffix
+    arrays : mapping, names to arrays of booleans, integers or floats of at most 64 bits
+    metadata : values that `json.dumps` keeps: string keys, no tuples; NaN and infinities pass
     """
     # safetensors reads raw memory, so the layout must be plain; ascontiguousarray would lift 0-d.
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
@@ -58,7 +65,7 @@ def write(path, arrays, metadata):
         raise
 
 
-def read(path):
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], Any]:
     """Arrays and metadata of a file that `write` made, ``(arrays, metadata)``.
 
     FileNotFoundError where there is none; ValueError for a file that is damaged, of another kind
@@ -93,10 +100,10 @@ def read(path):
     return arrays, content
 
 
-def labels_to_json(labels):
+def labels_to_json(labels: ArrayLike) -> dict:
     """JSON form of a 1-d array of class labels: booleans, integers, floats or strings.
 
-    ValueError for other labels, for instance objects that are not all strings.
+    ValueError for other labels, such as objects that are not all strings.
 
     >>> labels_to_json(np.array(["no", "yes"]))
     {'dtype': '<U3', 'values': ['no', 'yes']}
@@ -113,8 +120,8 @@ def labels_to_json(labels):
     return {"dtype": labels.dtype.str, "values": labels.tolist()}
 
 
-def labels_from_json(data):
-    """Inverse of `labels_to_json`: same values, same dtype.
+def labels_from_json(data: dict) -> np.ndarray:
+    """Labels from `labels_to_json`: same values, same dtype.
 
     >>> labels_from_json({"dtype": "<i8", "values": [3, 7]})
     array([3, 7])

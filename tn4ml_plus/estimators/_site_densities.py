@@ -15,7 +15,7 @@ _ROWS = 4096
 def orthonormal(embedding):
     """The embedding itself if its Gram matrices are identities, otherwise one that spans the same.
 
-    Raises ValueError for embeddings of several features a site, whose integrals are not known.
+    Raises ValueError for embeddings of several features per site, whose integrals are not known.
     """
     if isinstance(embedding, PerFeature):
         return PerFeature(tuple(map(orthonormal, embedding.embeddings)))
@@ -25,7 +25,7 @@ def orthonormal(embedding):
 
 
 @lru_cache(maxsize=256)
-class Site:
+class SiteDensity:
     """One feature with an orthonormal embedding, where x has the density phi(x) rho phi(x).
 
     rho: (batch, phys_dim, phys_dim), positive with unit trace. values: where the domain is looked
@@ -58,7 +58,7 @@ class Site:
         return np.maximum(rho.reshape(len(rho), -1) @ self._products, 0)
 
     def draw(self, rho, rng):
-        """One value a row, (batch,), by inversion of the distribution function.
+        """One value per row, (batch,), by inversion of the distribution function.
 
         It is exact at the edges of 512 or more cells of a continuous domain; inside of one the
         density is taken as linear.

@@ -6,7 +6,7 @@ import numpy as np
 
 from .._arrays import with_fixed_signs
 from .._checks import check_instance, check_int
-from .._registry import register
+from .._registry import variant
 from ._scalers import Bijection, Differentiable, GaussianCDF, Passthrough, moments, standardization
 
 
@@ -16,6 +16,7 @@ class PrincipalComponents(Differentiable):
     Missing values count as being at the mean. scaler: a `Bijection` to [0, 1].
     """
 
+    mixes_columns = True
     scaler: Bijection
 
     def __post_init__(self):
@@ -47,12 +48,10 @@ class PrincipalComponents(Differentiable):
         return self._centred(X, state) @ state["components"], inner
 
     def transform(self, X, state):
-        """Components mapped to [0, 1]."""
         return self.scaler.transform(*self._split(X, state))
 
 
-@register("scaler")
-@dataclasses.dataclass(frozen=True)
+@variant("scaler")
 class Rotated(PrincipalComponents):
     """A bijection of the principal components of the standardised columns.
 
@@ -80,8 +79,7 @@ class Rotated(PrincipalComponents):
         return self.scaler.log_derivative(*self._split(X, state)) - np.log(state["deviation"])
 
 
-@register("scaler")
-@dataclasses.dataclass(frozen=True)
+@variant("scaler")
 class ProbabilisticPCA(PrincipalComponents):
     """A bijection of the leading principal components, and normal noise in all other directions.
 
@@ -89,18 +87,18 @@ class ProbabilisticPCA(PrincipalComponents):
     variance in all directions, the mean of those left out. Missing values count as being at the
     mean. With more columns than `n_components` tables must hold numbers only, and have at least
     n_components + 2 rows, else fitting raises ValueError. Tipping and Bishop 1999, J. R. Stat. Soc.
-    B 61, 611.
-
-    n_components : int
-        At least 1. Directions in which rows do not vary are noise of negligible variance.
-    scaler : Bijection
-        For the components.
+    B 61, 611. Directions in which rows do not vary are noise of negligible variance.
 
     >>> import numpy as np
     >>> X = np.array([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.1], [0.1, 0.0]])
     >>> scaler = ProbabilisticPCA(1)
     >>> scaler.transform(X, scaler.fit(X, np.ones(4))).round(2).ravel().tolist()
     [0.11, 0.87, 0.51, 0.51]
+
+    Parameters
+    ----------
+    n_components : int, at least 1
+    scaler : Bijection of the components
     """
 
     n_components: int = 20
@@ -111,7 +109,6 @@ class ProbabilisticPCA(PrincipalComponents):
         check_int("n_components", self.n_components, 1)
 
     def n_outputs(self, n_columns):
-        """The components, or the columns if these are fewer."""
         return min(self.n_components, n_columns)
 
     def fit(self, X, weight):

@@ -1,33 +1,47 @@
 """Maps from raw columns to the unit interval, fitted inside the estimators."""
 
 import abc
-import dataclasses
 
 import numpy as np
 from scipy.special import log_expit, logit, ndtr, ndtri
 
 from .._checks import check_int, check_number
-from .._registry import register
+from .._registry import variant
 
 
 class Scaler(abc.ABC):
     """Learns per-column numbers from data and maps columns to [0, 1].
 
-    `fit` returns arrays, the state, which estimators keep and store. NaN are ignored by `fit` and
-    stay NaN; integer weights count as repetitions. X may be the table that the user gave: neither
+    `fit` returns arrays, the state, which readers keep and store. `fit` ignores NaN, which stay
+    NaN; integer weights are frequency weights. X may be the table that the user gave: neither
     method may change it.
     """
 
+    #: Whether outputs read several columns each, so that they are no longer single features.
+    mixes_columns: bool = False
+
     @abc.abstractmethod
     def fit(self, X, weight):
-        """State, a dict of arrays, from X (n_samples, n_columns) and weight (n_samples,)."""
+        """State, a dict of arrays.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_columns)
+        weight : ndarray of shape (n_samples,)
+        """
 
     @abc.abstractmethod
     def transform(self, X, state):
-        """X mapped to [0, 1], outside the fitted range clipped, (n_samples, n_outputs)."""
+        """Values in [0, 1], outside the fitted range clipped, (n_samples, n_outputs).
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_columns)
+        state : dict of arrays, as from `fit`
+        """
 
     def n_outputs(self, n_columns):
-        """How many columns `transform` makes of n_columns; fewer only in `PrincipalComponents`."""
+        """Number of columns of `transform`, fewer than n_columns only in `PrincipalComponents`."""
         return n_columns
 
 
@@ -39,6 +53,7 @@ class Differentiable(Scaler):
         """Log of the factors of |du/dx|, of X's shape; -inf outside the fitted range, NaN for NaN.
 
         Their sum over the columns is the log of the Jacobian determinant.
+        See `Scaler.transform` for the parameters.
         """
 
 
@@ -49,11 +64,13 @@ class Bijection(Differentiable):
 
     @abc.abstractmethod
     def inverse(self, U, state):
-        """Raw columns of U (..., n_columns) in [0, 1]."""
+        """Raw columns of U (..., n_columns) in [0, 1].
+
+        The state is that of `fit`; see `Scaler.transform` for the parameters.
+        """
 
 
-@register("scaler")
-@dataclasses.dataclass(frozen=True)
+@variant("scaler")
 class QuantileSigmoid(Scaler):
     """Mean of the mid-rank quantile map and the sigmoid of the standardised column.
 
@@ -79,7 +96,6 @@ class QuantileSigmoid(Scaler):
         return {"quantiles": quantiles} | moments(X, weight)
 
     def transform(self, X, state):
-        """X mapped to [0, 1]."""
         rank = np.linspace(0, 1, len(state["quantiles"]))
         out = np.empty(X.shape, float)
         for j, (x, q) in enumerate(zip(X.T, state["quantiles"].T, strict=True)):
@@ -93,8 +109,7 @@ class QuantileSigmoid(Scaler):
         return out
 
 
-@register("scaler")
-@dataclasses.dataclass(frozen=True)
+@variant("scaler")
 class MinMax(Bijection):
     """Each column's range to [0, 1]; a constant column becomes 1/2.
 
@@ -106,13 +121,11 @@ class MinMax(Bijection):
 
     def fit(self, X, weight):
         """State: low and high (n_columns,)."""
-        del weight
         # These ignore NaN; of a column that has nothing else they leave it.
         low, high = np.fmin.reduce(X, axis=0), np.fmax.reduce(X, axis=0)
         return {"low": np.where(np.isnan(low), 0, low), "high": np.where(np.isnan(high), 1, high)}
 
     def transform(self, X, state):
-        """X mapped to [0, 1]."""
         width = state["high"] - state["low"]
         u = X - state["low"]
         u /= np.where(width > 0, width, 1)
@@ -122,7 +135,6 @@ class MinMax(Bijection):
         return u
 
     def inverse(self, U, state):
-        """Raw columns of U."""
         return state["low"] + U * (state["high"] - state["low"])
 
     def log_derivative(self, X, state):
@@ -132,8 +144,7 @@ class MinMax(Bijection):
         return out - np.log(np.where(width > 0, width, 1)) + 0 * X
 
 
-@register("scaler")
-@dataclasses.dataclass(frozen=True)
+@variant("scaler")
 class CommonMinMax(MinMax):
     """The range of all columns together to [0, 1]: for pixels and others of one unit.
 
@@ -149,29 +160,20 @@ class CommonMinMax(MinMax):
         return {name: np.full(X.shape[1], value[0]) for name, value in flat.items()}
 
 
-@register("scaler")
-@dataclasses.dataclass(frozen=True)
+@variant("scaler")
 class Passthrough(Bijection):
     """Columns that are already in the embedding's own domain, which is not [0, 1] in general."""
 
     def fit(self, X, weight):
-        """No state."""
-        del X, weight
         return {}
 
     def transform(self, X, state):
-        """X itself."""
-        del state
         return X
 
     def inverse(self, U, state):
-        """U itself."""
-        del state
         return U
 
     def log_derivative(self, X, state):
-        """Zeros."""
-        del state
         return 0 * X
 
 
@@ -194,13 +196,12 @@ class _Cumulative(Bijection):
         return state["mean"] + state["deviation"] * self.scale * z
 
 
-@register("scaler")
-@dataclasses.dataclass(frozen=True)
+@variant("scaler")
 class GaussianCDF(_Cumulative):
     """Phi(z / scale) of the standardised column z: a normal column becomes nearly uniform.
 
-    The whole real line is mapped, so that densities have no edge. scale: positive; above 1 it
-    leaves the tails room.
+    The whole real line is mapped, so that densities have no edge. scale: positive; values above 1
+    leave room for the tails.
 
     >>> import numpy as np
     >>> X = np.array([[-1.0], [1.0]])
@@ -213,7 +214,6 @@ class GaussianCDF(_Cumulative):
     scale: float = 1.2
 
     def transform(self, X, state):
-        """X mapped to (0, 1)."""
         return ndtr(self._standardized(X, state))
 
     def inverse(self, U, state):
@@ -221,13 +221,11 @@ class GaussianCDF(_Cumulative):
         return self._raw(ndtri(np.clip(U, *_INSIDE)), state)
 
     def log_derivative(self, X, state):
-        """Log of the normal density."""
         z = self._standardized(X, state)
         return -0.5 * z**2 - np.log(np.sqrt(2 * np.pi) * self.scale * state["deviation"])
 
 
-@register("scaler")
-@dataclasses.dataclass(frozen=True)
+@variant("scaler")
 class LogisticCDF(_Cumulative):
     """1 / (1 + exp(-z / scale)) of the standardised column z: for heavier tails.
 
@@ -242,7 +240,6 @@ class LogisticCDF(_Cumulative):
     scale: float = 1.0
 
     def transform(self, X, state):
-        """X mapped to (0, 1)."""
         return np.exp(log_expit(self._standardized(X, state)))
 
     def inverse(self, U, state):
@@ -250,7 +247,6 @@ class LogisticCDF(_Cumulative):
         return self._raw(logit(np.clip(U, *_INSIDE)), state)
 
     def log_derivative(self, X, state):
-        """Log of the logistic density."""
         z = self._standardized(X, state)
         return log_expit(z) + log_expit(-z) - np.log(self.scale * state["deviation"])
 
@@ -277,7 +273,7 @@ def standardization(X, weight):
 
 
 def _quantiles(column, weight, knots):
-    """Quantiles at linspace(0, 1, knots), linear between ranks, weights counted as repetitions."""
+    """Quantiles at linspace(0, 1, knots), linear between ranks, weights counted as frequencies."""
     order = np.argsort(column, kind="stable")
     x, w = column[order], weight[order]
     x, w = x[np.isfinite(x)], w[np.isfinite(x)]

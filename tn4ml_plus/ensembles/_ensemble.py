@@ -1,0 +1,301 @@
+"""Networks that are trained and averaged together."""
+
+import dataclasses
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import quimb.tensor as qtn
+
+from .._registry import register
+from ..contraction import SquaredNorm, calibrate, pack, unpack
+from ..initializers import Noiseless
+from ..inspection import compress
+from ..inspection._attribution import outputs_and_falls
+from ..losses import Loss
+from ..networks import NetworkSpec, from_quimb
+from ..training import Problem, Samples, members, outputs, stacked, trimmed
+from ._recipe import Recipe
+
+# Rows that are evaluated together.
+_BLOCK = 1024
+
+
+class Batch(NamedTuple):
+    """Rows that networks start from.
+
+    Attributes
+    ----------
+    U, phi, weight, unit_weights : ndarray
+        Columns, their vectors, weights of the rows, and unit weights of the sites.
+    """
+
+    U: np.ndarray
+    phi: np.ndarray
+    weight: np.ndarray
+    unit_weights: np.ndarray
+
+
+@register("state")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Networks of one kind and what their training goes on from; training makes a new one.
+
+    Parameters
+    ----------
+    networks : list of quimb TensorNetwork, live: changes of them show in `evaluate`
+    orders : ndarray of shape (n_members, nsites), the samples' site that each network's sites read
+    anchor : pytree, packed networks that decay pulls toward, leaves (n_members, ...)
+    loss : Loss that the outputs were trained on
+    squared : bool, whether the squared norms of outputs are trained, instead of the outputs
+    trainer_state : dict, leaves of a trainer's state by its name, of at most one
+    n_seen : int, number of samples that trainers have seen, epochs added up
+    """
+
+    networks: list
+    orders: np.ndarray
+    anchor: Any
+    loss: Loss
+    squared: bool = False
+    trainer_state: dict = dataclasses.field(default_factory=dict)
+    n_seen: int = 0
+
+    @classmethod
+    def start(cls, recipe: Recipe, batch: Batch, phys_dims, n_outputs, bias, rng) -> "Ensemble":
+        """Networks before training; ValueError for a network that does not fit.
+
+        Parameters
+        ----------
+        recipe : Recipe
+        batch : Batch
+        phys_dims : tuple of int, size of each site's vectors
+        n_outputs : int or None, size of the index of outputs, None for scalars
+        bias : ndarray of shape (n_outputs,) or None, the outputs without noise
+        rng : RandomState
+        """
+        network, nsites = recipe.network, len(phys_dims)
+        given = isinstance(network, qtn.TensorNetwork)
+        spec = NetworkSpec() if given else network.for_data(batch.U, nsites)
+        orders = spec.orders(nsites, recipe.n_members, rng)
+        if given:
+            member = _checked(from_quimb(network), phys_dims, n_outputs)
+            if len(orders) > 1 and len(set(phys_dims)) > 1:
+                raise ValueError(
+                    "The sites have different phys_dims, so the given network cannot read them in "
+                    "another order: set n_members=1."
+                )
+            networks, anchors = [member] * len(orders), [pack(member)[0]] * len(orders)
+        else:
+            # A power of two of rows, so that nearby sizes share compiled code.
+            padding = (0, (1 << (len(batch.phi) - 1).bit_length()) - len(batch.phi))
+            batch = batch._replace(
+                phi=np.pad(batch.phi, [padding, (0, 0), (0, 0)], mode="edge"),
+                weight=np.pad(batch.weight, padding),
+            )
+            networks, anchors = [], []
+            for order in orders:
+                options = {
+                    "bond_dim": int(recipe.bond_dim),
+                    "phys_dim": [phys_dims[i] for i in order],
+                    "n_outputs": n_outputs,
+                    "weights": batch.unit_weights[order],
+                    "key": jax.random.key(rng.randint(2**31 - 1)),
+                }
+                member, anchor = _started(recipe, spec, nsites, options, bias, batch, order)
+                networks.append(member)
+                anchors.append(anchor)
+        for member in networks:
+            recipe.accepts(member)
+        squared = recipe.task == "density"
+        return cls(networks, orders, stacked(anchors), recipe.objective.loss, squared)
+
+    def train(self, recipe: Recipe, samples: Samples, validation, neutral, rng, partial_fit=False):
+        """Ensemble after training, its history and the number of its epochs.
+
+        Where an epoch was completed before an error, ``error.trained`` is what would have been
+        returned.
+
+        Parameters
+        ----------
+        recipe : Recipe
+        samples : (Samples, int), padded, and how many of them are real
+        validation : Samples or None
+        neutral : ndarray of shape (nsites, phys_dim), vector of a dropped feature
+        rng : RandomState
+        partial_fit : bool, whether to train for one epoch, with the state that a trainer has left
+        """
+        samples, n_samples = samples
+        packs = [pack(member) for member in self.networks]
+        # In the precision of now, whichever the networks were trained in.
+        params = jax.tree.map(
+            lambda leaf: leaf.astype(samples.phi.dtype), stacked(p for p, _ in packs)
+        )
+        anchor, state = self.anchor, self.trainer_state
+        if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, anchor):
+            # The networks were changed by hand: the start is no longer theirs to be pulled toward.
+            anchor, state = params, {}
+        trainer = recipe.trainer
+        name = type(trainer).__name__
+        problem = Problem(
+            structures=tuple(self._trained(structure) for _, structure in packs),
+            objective=recipe.objective,
+            params=params,
+            anchor=anchor,
+            samples=samples,
+            n_samples=n_samples,
+            neutral=jnp.asarray(neutral),
+            orders=self._orders(),
+            validation=validation,
+            random_state=rng,
+            # What another trainer has left means nothing to this one.
+            state=state.get(name) if partial_fit else None,
+            n_seen=self.n_seen,
+            callbacks=recipe.callbacks,
+            verbose=recipe.verbose,
+        )
+
+        def after(result):
+            structures = result.structures or problem.structures
+            kept = result.anchor is None or result.anchor is anchor
+            # Of networks that `train` or another trainer has changed, a state says nothing.
+            leaves = [np.asarray(leaf) for leaf in result.state] if partial_fit else []
+            trained = dataclasses.replace(
+                self,
+                networks=[unpack(*pair[::-1]) for pair in members(structures, result.params)],
+                anchor=anchor if kept else trimmed(structures, result.anchor),
+                loss=recipe.objective.loss,
+                trainer_state={name: leaves} if leaves else {},
+                n_seen=self.n_seen + result.n_iter * n_samples,
+            )
+            return trained, result.history, result.n_iter
+
+        try:
+            return after((trainer.partial_train if partial_fit else trainer.train)(problem))
+        except (Exception, KeyboardInterrupt) as error:
+            if hasattr(error, "result") and error.result.n_iter:
+                error.trained = after(error.result)
+            raise
+
+    def evaluate(self, blocks: Iterable, function, *arguments) -> np.ndarray:
+        """Values of function(*arguments, amplitude), (n_members, n_samples, ...) float64.
+
+        Compiled code is keyed by the function and its arguments, so they must compare by value.
+
+        Parameters
+        ----------
+        blocks : iterable of (Array of shape (length, nsites, phys_dim), int)
+            Embedded samples, padded, and how many of them are real.
+        function : callable
+        *arguments : hashable
+        """
+        packs = [(p, self._trained(s)) for p, s in map(pack, self.networks)]
+        if len({structure.padded() for _, structure in packs}) == 1:
+            groups = [(stacked(p for p, _ in packs), packs[0][1].padded(), self._orders())]
+        else:
+            groups = [
+                (stacked([packed]), structure.padded(), jnp.asarray(order[None], jnp.int32))
+                for (packed, structure), order in zip(packs, self.orders, strict=True)
+            ]
+        dtype = jax.tree.leaves(packs[0][0])[0].dtype
+        parts = []
+        for phi, n_samples in blocks:
+            phi, block = phi.astype(dtype), min(_BLOCK, len(phi))
+            found = [
+                _by_member(function, arguments, outputs(structure, params, phi, orders, block))
+                for params, structure, orders in groups
+            ]
+            parts.append(np.concatenate([np.asarray(f, float)[:, :n_samples] for f in found]))
+        return np.concatenate(parts, axis=1)
+
+    def without_sites(self, phi, neutral):
+        """Pairs of each member's outputs and those with a site averaged out, all float64.
+
+        The latter (n_samples, nsites, ...), sites in the order of phi.
+
+        Parameters
+        ----------
+        phi, neutral : ndarrays of shape (n_samples, nsites, phys_dim) and (nsites, phys_dim)
+        """
+        for network, order in zip(self.networks, self.orders, strict=True):
+            values, falls = outputs_and_falls(network, phi[:, order], neutral[order])
+            yield values, values[:, None] - falls[:, np.argsort(order)]
+
+    def compress(self, max_bond, cutoff, grams) -> "Ensemble":
+        """Ensemble with smaller bonds; see `tn4ml_plus.inspection.compress` for the parameters."""
+        networks = [
+            compress(network, max_bond, cutoff, grams[order])
+            for network, order in zip(self.networks, self.orders, strict=True)
+        ]
+        return dataclasses.replace(self, networks=networks, trainer_state={})
+
+    def to_state(self) -> dict:
+        """Arrays and values that the registry can store, as `from_state` takes them."""
+        state = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        packs = [pack(network) for network in self.networks]
+        return state | {
+            "networks": [packed for packed, _ in packs],
+            "structures": [structure for _, structure in packs],
+        }
+
+    @classmethod
+    def from_state(cls, state: dict) -> "Ensemble":
+        """The ensemble that `to_state` described."""
+        networks = list(map(unpack, state["networks"], state["structures"]))
+        anchor = jax.tree.map(jnp.asarray, state["anchor"])
+        state = {name: value for name, value in state.items() if name != "structures"}
+        return cls(**state | {"networks": networks, "anchor": anchor})
+
+    def _trained(self, structure):
+        """Structure to be trained: that of a packed network, or one that wraps it."""
+        return SquaredNorm(structure) if self.squared else structure
+
+    def _orders(self):
+        """Site orders on the device, None where a single member has the given order."""
+        if len(self.orders) == 1 and (np.diff(self.orders) == 1).all():
+            return None
+        return jnp.asarray(self.orders, jnp.int32)
+
+
+def _started(recipe, spec, nsites, options, bias, batch, order):
+    """A network before training, and packed what decay pulls it toward."""
+    member = spec.random(nsites, initializer=recipe.initializer, **options)
+    anchor = spec.random(
+        nsites,
+        initializer=Noiseless(recipe.initializer),
+        output_std=0.0,
+        output_bias=bias,
+        **options,
+    )
+    packed, structure = pack(member)
+    trained = (SquaredNorm(structure) if recipe.task == "density" else structure).padded()
+    packed = calibrate(packed, trained, batch.phi[:, order], recipe.output_std, batch.weight)
+    anchor, _ = pack(anchor)
+    if options["n_outputs"] is not None:
+        # Only the core with the outputs is zero in the anchor but for the bias.
+        packed = structure.with_bias(packed, anchor)
+    return unpack(packed, structure), anchor
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _by_member(function, arguments, amplitude):
+    return jax.vmap(partial(function, *arguments))(amplitude)
+
+
+def _checked(network, phys_dims, n_outputs):
+    """The network itself if its sites and outputs fit; ValueError otherwise."""
+    structure = pack(network)[1]
+    if structure.phys_dims != phys_dims:
+        raise ValueError(
+            f"The network has {structure.nsites} sites of phys_dim {structure.phys_dims}, but the "
+            f"embedded features need {len(phys_dims)} sites of phys_dim {phys_dims}: give a "
+            "network with the indices k0, k1, ... of these sizes, or another embedding."
+        )
+    if n_outputs is not None and structure.output_dims != (n_outputs,):
+        raise ValueError(
+            f"The network's outputs have the shape {structure.output_dims}, but ({n_outputs},) is "
+            "needed: give it one output index of that size."
+        )
+    return network

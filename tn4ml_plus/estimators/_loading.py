@@ -1,0 +1,110 @@
+"""Fitted estimators from files, also of format 1, which held their attributes one by one."""
+
+import jax
+import jax.numpy as jnp
+
+from .._registry import from_json, lookup
+from ..contraction import unpack
+from ..ensembles import Ensemble
+from ..io import from_tree, labels_from_json, read
+from ..tables import TableReader
+from ._regressor import TargetScaling
+from ._scores import BornScore, NormScore
+from ._views import View
+
+# Attributes that readers and ensembles hold.
+_INSIDE = ("embedding_", "orders_", "second_moments_")
+
+
+def load(path):
+    """Read an estimator that `save` wrote; its predictions are bit-equal.
+
+    Raises FileNotFoundError, or ValueError for a file that is damaged, newer or not of this
+    library. Nothing in the file is executed.
+    """
+    arrays, metadata = read(path)
+    try:
+        parameters = {name: from_json(value) for name, value in metadata["parameters"].items()}
+        estimator = lookup("estimator", metadata["estimator"])(**parameters)
+        if "state" in metadata:
+            state = {name: from_tree(v, arrays) for name, v in metadata["state"].items()}
+        else:
+            state = _upgraded(_nested(arrays), metadata)
+        estimator._restore(state)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{path} is not a complete model of this library ({error!r}): save it again with the "
+            "version that wrote it."
+        ) from error
+    return estimator
+
+
+def _upgraded(arrays, metadata):
+    """State of an estimator of format 1, as its `_restore` takes it."""
+    found = {name: from_json(value) for name, value in metadata["attributes"].items()}
+    found |= {name: labels_from_json(value) for name, value in metadata["labels"].items()}
+    found |= arrays
+    state = {n: v for n, v in found.items() if n.endswith("_") and n not in _INSIDE}
+    if "folded" in metadata:
+        return state | {"_leaves": list(found["model"]), "_folded": metadata["folded"]}
+    if "views" in metadata:
+        views = enumerate(metadata["views"])
+        return state | {"views_": [_view(found["view"][i], view) for i, view in views]}
+    embedding, scaler, levels = map(from_json, metadata["encoder"])
+    names, divisors = found.get("feature_names_in_"), found.get("_divisors")
+    state["_reader"] = TableReader(
+        embedding,
+        scaler,
+        found.get("scaler", {}),
+        tuple(levels),
+        names=None if names is None else tuple(names),
+        unit_weights=divisors,
+        neutral=found["_neutral"],
+        divides=divisors is not None,
+        unseen_is_missing="unseen_log_density_" in found,
+        second_moments=found.get("second_moments_"),
+    )
+    if metadata["structures"] is not None:
+        structures = map(from_json, metadata["structures"])
+        state["_ensemble"] = Ensemble(
+            list(map(unpack, found["network"], structures)),
+            found["orders_"],
+            jax.tree.map(jnp.asarray, found["anchor"]),
+            from_json(metadata["loss"]),
+            squared="unseen_log_density_" in found,
+            trainer_state={n: list(leaves) for n, leaves in found.get("trainer", {}).items()},
+            n_seen=found["_n_seen"],
+        )
+    if "_y_mean" in found:
+        target = TargetScaling(found["_y_mean"], found["_y_deviation"], found["_one_column"])
+        state["_target"] = target
+    return state
+
+
+def _view(arrays, metadata):
+    state = _upgraded(arrays, metadata)
+    score = BornScore if metadata["estimator"] == "born_view" else NormScore
+    return View(
+        state["_reader"],
+        state["_ensemble"],
+        score(state["unseen_log_density_"]),
+        state["history_"],
+        state["n_iter_"],
+        metadata["parameters"]["random_state"],
+    )
+
+
+def _nested(arrays):
+    """Dicts of the parts of dotted names, tuples where these are numbers."""
+    if not isinstance(arrays, dict) or not arrays:
+        return arrays
+    if "" in arrays:
+        return arrays[""]
+    tree = {}
+    for path, array in arrays.items():
+        first, _, rest = path.partition(".")
+        tree.setdefault(first, {})[rest] = array
+    tree = {name: _nested(part) for name, part in tree.items()}
+    if all(name.isdigit() for name in tree):
+        return tuple(tree[name] for name in sorted(tree, key=int))
+    return tree

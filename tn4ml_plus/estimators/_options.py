@@ -1,0 +1,162 @@
+"""Parameters of estimators: shared ones, those that are objects, and clones of given networks."""
+
+import copy
+import dataclasses
+import types
+from typing import Any
+
+import quimb.tensor as qtn
+from sklearn.base import BaseEstimator
+
+from .._registry import snake_case, to_json
+from ..io import to_tree, write
+from ._fitting import reads
+
+
+class NestedParameters(BaseEstimator):
+    """scikit-learn's parameters, also those of objects, as ``trainer__decay``; files of all."""
+
+    def get_params(self, deep=True):
+        """Parameters; with deep, the fields of objects among them too, as ``trainer__decay``."""
+        params = super().get_params(deep=False)
+        return _with_fields(params) if deep else params
+
+    def set_params(self, **params):
+        """Set parameters, or with ``trainer__decay=...`` a field of an object among them."""
+        super().set_params(**{name: v for name, v in params.items() if "__" not in name})
+        for name in (name for name in params if "__" in name):
+            known = self.get_params()
+            outer, _, field = name.rpartition("__")
+            if name not in known:
+                fields = [n.removeprefix(f"{outer}__") for n in known if n.startswith(f"{outer}__")]
+                have = f"its fields are {', '.join(fields)}" if fields else "it has no fields"
+                raise ValueError(
+                    f"Invalid parameter {name!r} for {type(self).__name__}: {outer} is "
+                    f"{known.get(outer)!r} and {have}. Pass an object that has the field {field}."
+                )
+            changed = dataclasses.replace(known[outer], **{field: params[name]})
+            self.set_params(**{outer: changed})
+        return self
+
+    def __sklearn_clone__(self):
+        # scikit-learn would take quimb's `get_params`, which is about arrays, for its own.
+        bare, network = copy.copy(self), getattr(self, "network", None)
+        if isinstance(network, qtn.TensorNetwork):
+            bare.network = "mps"
+        clone = super(NestedParameters, bare).__sklearn_clone__()
+        if isinstance(network, qtn.TensorNetwork):
+            clone.network = network.copy()
+        return clone
+
+    def _sk_visual_block_(self):
+        # For the same reason scikit-learn would draw a network as an estimator inside this one.
+        return types.SimpleNamespace(
+            kind="single",
+            estimators=self,
+            names=type(self).__name__,
+            name_details=str(self),
+            name_caption=None,
+            doc_link_label=None,
+            dash_wrapped=True,
+        )
+
+    @reads
+    def save(self, path):
+        """Write the fitted model to one safetensors file, atomically; `tn4ml_plus.load` reads it.
+
+        Raises NotFittedError before fit, ValueError for parameters that only code could rebuild
+        (functions, classes, foreign objects), naming the parameter.
+        """
+        parameters = {}
+        for name, value in self.get_params(deep=False).items():
+            try:
+                parameters[name] = to_json(value)
+            except TypeError as error:
+                raise ValueError(
+                    f"The parameter {name} cannot be saved: {error} Replace it with "
+                    f"set_params({name}=...) first; the fitted networks stay as they are."
+                ) from None
+        arrays = {}
+        state = {name: to_tree(v, name, arrays) for name, v in self._state().items()}
+        name = snake_case(type(self).__name__)
+        write(path, arrays, {"estimator": name, "parameters": parameters, "state": state})
+
+    def _state(self):
+        """Results of fitting by name: numbers, arrays, registered objects, lists of them."""
+        return {name: v for name, v in vars(self).items() if name.endswith("_")}
+
+    def _restore(self, state):
+        """Take over what `_state` gave."""
+        vars(self).update(state)
+
+
+def _with_fields(params):
+    """The parameters and, as ``outer__field``, the fields of objects among them, at any depth."""
+    found = dict(params)
+    for name, value in params.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = dataclasses.fields(value)
+            found |= _with_fields({f"{name}__{f.name}": getattr(value, f.name) for f in fields})
+    return found
+
+
+# These dataclasses make the constructors: a subclass states only the defaults that differ.
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class TrainingOptions(NestedParameters):
+    """Parameters of everything that is trained."""
+
+    _: dataclasses.KW_ONLY
+    learning_rate: float | None = None
+    max_epochs: int | None = None
+    batch_size: int | None = None
+    random_state: Any = None
+    verbose: bool = False
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class ResumableOptions(TrainingOptions):
+    """Parameters of what can be watched, stopped and trained further."""
+
+    _: dataclasses.KW_ONLY
+    early_stopping: bool = False
+    warm_start: bool = False
+    callbacks: Any = None
+
+    #: Parameters that training on from earlier networks cannot change.
+    _unchangeable = ()
+
+    def _goes_on(self, partial_fit=False):
+        """Whether training goes on from what is fitted."""
+        return (partial_fit or self.warm_start) and self.__sklearn_is_fitted__()
+
+    def _present_fixed(self):
+        return {name: getattr(self, name) for name in self._unchangeable}
+
+    def _check_unchanged(self, what):
+        """ValueError for parameters that differ from those that `what` was made with."""
+        for name, first in self._fixed.items():
+            value = getattr(self, name)
+            if value is not first and (isinstance(value, qtn.TensorNetwork) or value != first):
+                raise ValueError(
+                    f"{name} was {first!r} when {what} and is {value!r} now: set it back, or fit "
+                    "anew with warm_start=False."
+                )
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class NetworkOptions(TrainingOptions):
+    """Parameters of estimators with trained networks."""
+
+    bond_dim: int | None = 8
+    _: dataclasses.KW_ONLY
+    n_members: int = 4
+    embedding: Any = None
+    network: Any = "mps"
+    initializer: Any = "least_squares_identity"
+    loss: Any = None
+    trainer: Any = "gradient"
+    scaler: Any = None
+    feature_dropout: float | None = None
+    decay: float | None = None

@@ -1,0 +1,160 @@
+"""Options of estimators, which may be names, to the recipe of an ensemble, and its training."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import quimb.tensor as qtn
+
+from .._arrays import evenly_spaced
+from .._checks import check_int, function_tuple
+from .._registry import resolve
+from ..contraction import as_tree
+from ..embeddings import Legendre
+from ..ensembles import Batch, Ensemble, Recipe, resolve_objective, resolve_trainer
+from ..losses import NegativeLogLikelihood
+from ..tables import AVERAGED, TRACED, Table, TableReader, padded_length, resolve_columns
+from ..training import Gradient, Samples
+from ._fitting import check_switches, split
+from ._site_densities import orthonormal
+
+# Rows that the least-squares start and the calibration look at.
+_START_ROWS = 4096
+#: Fields of trainers that are parameters of estimators, too.
+FLAT = ("learning_rate", "max_epochs", "batch_size", "feature_dropout", "decay")
+
+
+def legendre(n_samples, n_features):
+    """Legendre polynomials of the degree that the amount of data supports."""
+    if n_samples < 500 or n_features > 10:
+        return Legendre(2)
+    return Legendre(7 if n_features <= 5 else 4)
+
+
+def filled(defaults: Recipe, options, shape, owner: str) -> Recipe:
+    """Defaults with `NetworkOptions` filled in, for a table of that shape; ValueError for bad ones.
+
+    The embedding of the defaults is a function of the shape.
+    """
+    for name in ("bond_dim", "n_members"):
+        check_int(name, getattr(options, name), at_least=1)
+    check_switches(options, "early_stopping", "warm_start", "verbose")
+    callbacks = getattr(options, "callbacks", None)
+    callbacks = function_tuple("callbacks", () if callbacks is None else callbacks)
+    embedding, scaler = defaults.columns
+    embedding = embedding(*shape) if options.embedding is None else options.embedding
+    network = options.network
+    if not isinstance(network, qtn.TensorNetwork):
+        network = resolve("network", network)
+    changes = {n: getattr(options, n) for n in FLAT if getattr(options, n) is not None}
+    early_stopping = getattr(options, "early_stopping", False)
+    return dataclasses.replace(
+        defaults,
+        columns=resolve_columns(embedding, options.scaler, scaler),
+        network=network,
+        bond_dim=options.bond_dim,
+        n_members=options.n_members,
+        initializer=resolve("initializer", options.initializer),
+        objective=resolve_objective(options.loss, defaults.objective, defaults.task, owner),
+        trainer=resolve_trainer(options.trainer, defaults.trainer, changes, early_stopping),
+        callbacks=callbacks,
+        verbose=bool(options.verbose),
+    )
+
+
+def fine_legendre(n_samples, n_features):
+    """Orthonormal Legendre polynomials of a high degree, for densities."""
+    many = n_samples >= 500 or n_features <= 10
+    return Legendre(8 if many else 4, orthonormal=True)
+
+
+#: Of what learns where samples lie, from squared norms of outputs.
+DENSITY = Recipe(
+    "density",
+    NegativeLogLikelihood(),
+    Gradient(learning_rate=1e-2, decay=1.0, clip_norm=10.0, max_steps=1000),
+    (fine_legendre, "gaussian_cdf"),
+    output_std=1.0,
+)
+
+
+def of_density(recipe, owner, scalers, born):
+    """The recipe with an embedding that densities can be integrated in; ValueError without one.
+
+    scalers: what the scaler must be, and which are, in words; born: whether exact marginals are
+    asked for, which likelihoods of open chains and trees have.
+    """
+    (embedding, scaler), (kind, names) = recipe.columns, scalers
+    if not isinstance(scaler, kind):
+        raise ValueError(
+            f"{owner} cannot carry densities over to raw columns with {type(scaler).__name__}: "
+            f"take {names}."
+        )
+    # Single columns are drawn, and left out, at sites of their own.
+    if not embedding.columnwise or embedding.site_features > 1:
+        raise ValueError(
+            "Densities take embeddings of single features, with a domain to integrate over; "
+            f"{embedding!r} is none: leave embedding=None."
+        )
+    loss = recipe.objective.loss
+    if born and not isinstance(loss, NegativeLogLikelihood):
+        raise ValueError(
+            f"Only the likelihood trains a density, got {loss!r}: leave loss=None, or add "
+            "penalties to NegativeLogLikelihood()."
+        )
+    # Only a density needs an orthonormal basis; the norms of a given one weigh components.
+    embedding = orthonormal(embedding) if loss.normalized else embedding
+    accepts = {"accepts": as_tree} if born else {}
+    return dataclasses.replace(recipe, columns=(embedding, scaler), **accepts)
+
+
+class Data(NamedTuple):
+    """Rows to train on: a table, encoded targets, and weights without zeros."""
+
+    table: Table
+    target: np.ndarray
+    weight: np.ndarray
+
+    def rows(self, chosen):
+        """The rows that a boolean mask chooses."""
+        return Data(self.table.rows(chosen), self.target[chosen], self.weight[chosen])
+
+
+def train(recipe, data, rng, *, before=None, outputs=(None, None), partial_fit=False):
+    """Reader, trained ensemble, history and number of its epochs, as `Ensemble.train`.
+
+    before: a reader and an ensemble to go on from; outputs: how many there are, and what they are
+    without noise.
+    """
+    fitting, validation = split(recipe.trainer, data.target, recipe.task == "classification", rng)
+    if before is None:
+        rows = fitting[evenly_spaced(len(fitting), _START_ROWS)]
+        reading = TRACED if recipe.task == "density" else AVERAGED
+        reader, U = TableReader.fit_transform(
+            data.table, data.weight, recipe.columns, reading=reading, rows=rows
+        )
+        batch = Batch(U[rows], reader.vectors(U[rows]), data.weight[rows], reader.unit_weights)
+        phys_dims = reader.embedding.phys_dims(reader.width)
+        ensemble = Ensemble.start(recipe, batch, phys_dims, *outputs, rng)
+    else:
+        reader, ensemble = before
+        U = reader.transform(data.table)
+
+    def samples(rows):
+        length = padded_length(len(rows))
+        target, padding = data.target[rows], [(0, length - len(rows))]
+        return Samples(
+            reader.embed(U[rows], length),
+            jnp.asarray(np.pad(target, padding + [(0, 0)] * (target.ndim - 1))),
+            jnp.asarray(np.pad(data.weight[rows], padding), float),
+        )
+
+    held_out = None if validation is None else samples(validation)
+    fitted = samples(fitting), len(fitting)
+    try:
+        return reader, *ensemble.train(recipe, fitted, held_out, reader.neutral, rng, partial_fit)
+    except (Exception, KeyboardInterrupt) as error:
+        if hasattr(error, "trained"):
+            error.trained = reader, *error.trained
+        raise
