@@ -1,51 +1,195 @@
-"""What all tests share."""
+"""What all tests share: the compile cache, the order of the files, fixtures."""
 
+import contextlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
+import jaxlib
 import pytest
+from _pytest.doctest import DoctestItem
+from shape_checks import check_shapes
 
-# Tests compile far more than they compute, and this halves the time of it. Another version of XLA
-# might not know the flags, which would end the process.
-if jax.__version__.startswith("0.10.") and "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = (
-        "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+check_shapes()
+
+# Tests compile far more than they compute. This flag and a setting of JAX divide the time by four.
+SPEED = "--xla_cpu_use_fusion_emitters=false"
+CACHE_BYTES = 1 << 30
+# CPU seconds of the slowest files, which are started first so that no worker ends with one alone.
+SECONDS = {
+    "tests/estimators/test_check_estimator.py": 70,
+    "tests/estimators/test_image_classifier.py": 100,
+    "tests/estimators/test_anomaly.py": 60,
+    "tests/estimators/test_born.py": 60,
+    "tests/estimators/test_estimators.py": 60,
+    "tests/estimators/test_looking_inside.py": 60,
+    "tests/generators/test_generators.py": 130,
+    "tests/generators/test_models.py": 80,
+    "tests/generators/test_parts.py": 60,
+    "tests/test_axes.py": 45,
+    "tests/test_cartesian.py": 60,
+    "tests/test_main.py": 25,
+    "tests/training/test_gradient.py": 60,
+    "tests/training/test_sweep.py": 120,
+}
+# Tests whose results the processor rounds, by how they begin: .ci/run all repeats them on others.
+NUMERICAL = (
+    "tests/contraction",
+    "tests/embeddings",
+    "tests/losses",
+    "tests/training/test_gradient.py",
+    "tests/training/test_sweep.py::test_gradients",
+    "tests/training/test_sweep.py::test_local_gradients",
+    "tests/training/test_sweep.py::test_steps",
+    "tests/training/test_sweep.py::test_what_is_above",
+)
+# Doctests that compile for ten seconds and more; tests of the same room try what they show.
+LONG_EXAMPLES = {
+    "BrickWallGenerator",
+    "CompressionPipeline",
+    "Conv2d",
+    "DTTNClassifier",
+    "MultiheadAttention",
+    "TNAnomalyDetector",
+    "TrainingDisplay",
+    "compress",
+    "grow",
+}
+# Estimators that read tables and train as TNClassifier does.
+SHARING = ("TNAnomalyDetector", "TNBornMachine", "TNRegressor")
+# Each program holds up to some thirty of a process's memory maps, of which Linux allows 65,530.
+PROGRAMS = 1000
+
+
+def cache_folder():
+    """Folder of compiled programs, or None where others could write what would be executed."""
+    if os.name != "posix":
+        return None
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "tn4ml_plus" / "tests"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    status = folder.lstat()
+    private = status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return folder if private and folder.is_dir() and not folder.is_symlink() else None
+
+
+def trim(folder, limit=CACHE_BYTES):
+    """Remove the oldest files of a folder that holds more bytes than the limit."""
+    files = [(path, path.stat()) for path in folder.iterdir()]
+    excess = sum(status.st_size for _, status in files) - limit
+    for path, status in sorted(files, key=lambda file: file[1].st_mtime):
+        if excess <= 0:
+            return
+        path.unlink(missing_ok=True)
+        excess -= status.st_size
+
+
+def known(flag, folder):
+    """Whether this jaxlib knows a flag: one that it does not know ends the process."""
+    answer = folder and folder / f"flag-{jaxlib.__version__}"
+    if answer and answer.exists():
+        return answer.read_text() == flag
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    probe = subprocess.run(
+        [sys.executable, "-c", "import jax; jax.devices()"],
+        env=os.environ | {"XLA_FLAGS": flag},
+        check=False,
+        **silent,
     )
+    if answer:
+        answer.write_text("" if probe.returncode else flag)
+    return probe.returncode == 0
 
 
-@pytest.fixture(autouse=True, scope="module")
-def forget_compiled_code_of_a_module():
-    """Drop what a module compiled: thousands of programs exhaust a process's memory maps."""
-    yield
-    jax.clear_caches()
+def share(name, value):
+    """Set an option of JAX here, in the workers and in what tests start."""
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
+
+
+def set_up(folder):
+    """Compile quickly unless the environment says how, and keep what is compiled."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # Workers have inherited all of it.
+    if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+        share("jax_disable_most_optimizations", True)
+        if known(SPEED, folder):
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {SPEED}".strip()
+    if folder:
+        with contextlib.suppress(FileNotFoundError):  # where another run trims at the same time
+            trim(folder)
+        share("jax_compilation_cache_dir", str(folder))
+        share("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+set_up(cache_folder())
+
+
+def is_repeated(item):
+    """Whether scikit-learn asks again what it asks TNClassifier, of code that both share."""
+    values = item.callspec.params if hasattr(item, "callspec") else {}
+    if "check" not in values or type(values.get("estimator")).__name__ not in SHARING:
+        return False
+    name = getattr(values["check"], "func", values["check"]).__name__
+    return not any(word in name for word in ("regressor", "outlier", "supervised", "partial_fit"))
+
+
+def is_long_example(item):
+    """Whether a doctest takes long."""
+    return isinstance(item, DoctestItem) and item.name.rpartition(".")[2] in LONG_EXAMPLES
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what is numerical and put the slowest files first."""
+    for item in items:
+        if item.nodeid.startswith(NUMERICAL):
+            item.add_marker("numerical")
+        if is_long_example(item) or is_repeated(item):
+            item.add_marker("long")
+    items.sort(key=lambda item: -SECONDS.get(item.nodeid.partition("::")[0], 0))
+
+
+class Programs:
+    """Number of programs that were compiled or read since all were dropped."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, event, duration, **_):
+        """Count an event of JAX."""
+        del duration
+        self.count += event == "/jax/core/compile/backend_compile_duration"
+
+    def drop(self):
+        """Drop all programs."""
+        jax.clear_caches()
+        self.count = 0
+
+
+programs = Programs()
+jax.monitoring.register_event_duration_secs_listener(programs)
 
 
 @pytest.fixture(autouse=True)
-def forget_compiled_code():
-    """Drop what tests compiled before a long module exhausts the maps: Linux allows 65530."""
+def forget_programs():
+    """Drop what tests compiled before it exhausts the maps."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
-        jax.clear_caches()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def share_compiled_code(tmp_path_factory):
-    """Let the workers of a run share what they compile, which is most of what tests do."""
-    folder = tmp_path_factory.getbasetemp()
-    # With several workers each has a folder of its own below that of the run.
-    folder = folder.parent if folder.name.startswith("popen") else folder
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if programs.count > PROGRAMS:
+        programs.drop()
 
 
 @pytest.fixture
 def quick():
     """For tests in which compiling takes the time."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -42,6 +42,19 @@ class Case:
         return images, rng.integers(self.n_classes, size=self.B, dtype=np.int32)
 
 
+def convolved(x, weight):
+    """Depthwise maps as XLA's grouped convolution; output o reads channel o % n_in."""
+    import jax
+
+    c = len(x)
+    groups = weight.reshape(-1, c, 3, 3).swapaxes(0, 1).reshape(-1, 1, 3, 3)
+    y = jax.lax.conv_general_dilated(
+        x, groups, (1, 1), "SAME",
+        dimension_numbers=("CHWN", "OIHW", "CHWN"), feature_group_count=c,
+    )  # fmt: skip
+    return y.reshape(c, -1, *x.shape[1:]).swapaxes(0, 1).reshape(-1, *x.shape[1:])
+
+
 def ours(case, form=None):
     """The compiled loop of `ImageGradient`; form: of the depthwise maps, None for our choice."""
     import jax
@@ -50,10 +63,11 @@ def ours(case, form=None):
     from tn4ml_plus.image import DTTN, BatchNormProduct, LayerNormProduct, Variant, _depthwise
     from tn4ml_plus.image import _maps as maps
     from tn4ml_plus.training import LabelledImages
-    from tn4ml_plus.training._images import Program, _adamw, _epoch, _start
+    from tn4ml_plus.training._gradient import Minibatches
+    from tn4ml_plus.training.images._image_gradient import Program, _adamw, _epoch
 
     if form is not None:
-        maps.depthwise = getattr(_depthwise, form)
+        maps.depthwise = convolved if form == "convolved" else getattr(_depthwise, form)
     variant = Variant((case.channels,), (case.n_layers,), (case.patch,), EXPANSIONS)
     merge = LayerNormProduct if case.dagger else BatchNormProduct
     shape, key = (case.side, case.side), jax.random.key(0)
@@ -62,15 +76,14 @@ def ours(case, form=None):
     ones = np.ones(case.B, np.float32)
     samples = LabelledImages.padded(images[..., None], target, ones, np.zeros(1, "f4"), ones[:1])
     program = Program(_adamw(0.05, 1.0), (), case.n_classes, 0.0, None, "float32")
-    params, state = (model,), _start(program.optimizer, model)
+    params, state = (model,), jax.jit(program.optimizer.init)(model)
     batches = np.tile(np.arange(case.B, dtype=np.int32), (64, 1))
     rates = np.full(64, LEARNING_RATE, np.float32)
 
     def run(k):
         nonlocal params, state
-        params, state, loss = _epoch(
-            program, params, state, samples, batches, k, rates, 0, jax.random.key(0)
-        )
+        epoch = Minibatches(batches, rates, k)
+        params, state, loss = _epoch(program, params, state, samples, epoch, jax.random.key(0))
         return float(jnp.asarray(loss)) / k
 
     return run

@@ -133,7 +133,7 @@ def run(case, treatment, seed, validate=False, n_epochs=N_EPOCHS):
     import jax
 
     from tn4ml_plus import generators
-    from tn4ml_plus.generators._compress import compressed
+    from tn4ml_plus.generators._compressed import compressed
 
     X, y, test_X, test_y = data()
     if validate:
