@@ -33,6 +33,11 @@ nb_output_stderr = "remove"
 default_role = "code"
 autodoc_member_order = "groupwise"
 autodoc_typehints = "none"
+# Parameters are described in words beside their types, which are no references to other names.
+napoleon_use_param = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+suppress_warnings = ["ref.python"]
 
 # The tutorials stand beside the package, where newcomers look; Sphinx reads only below docs/.
 shutil.rmtree(DOCS / "tutorials", ignore_errors=True)
