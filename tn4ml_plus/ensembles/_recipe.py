@@ -97,7 +97,7 @@ def resolve_trainer(trainer, default, changes: dict, early_stopping: bool):
         for each in (trainer if several else [trainer])
     ]
     for each in trainers:
-        if not isinstance(each, Trainer):
+        if not isinstance(each, Trainer | Sequential):
             raise ValueError(
                 f"{type(each).__name__} is no Trainer: derive it from tn4ml_plus.training.Trainer, "
                 "and define its step."
