@@ -150,7 +150,7 @@ def test_many_sites_in_single_precision(kind):
 
 def test_bad_input():
     ring = MPS.random(6, bond_dim=3, cyclic=True, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="need open ends, cyclic=False"):
+    with pytest.raises(ValueError, match="needs open ends, cyclic=False"):
         compress(ring)
     chain = MPS.random(6, bond_dim=3, key=jax.random.key(0))
     for options, message in (
