@@ -6,6 +6,8 @@ import pytest
 from tn4ml_plus import __main__ as command
 
 
+# The README's first command shows that the command runs; this one reads what it says.
+@pytest.mark.long
 def test_quick_writes_the_table_to_stdout_and_progress_to_stderr(capsys):
     command.main(["--quick"])
     out, err = capsys.readouterr()

@@ -340,32 +340,46 @@ def test_the_tree_of_a_trained_classifier(digits):
     )
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"variant": "tiny", "block": ("aim", "token_mixing"), "merge": "layer_norm_product"},
-        {"augmentations": ("horizontal_flip", RandomCrop(1)), "trainer": ImageGradient(ema=0.9)},
-    ],
-    ids=["tiny", "names", "objects"],
-)
-@pytest.mark.parametrize("folded", [False, True])
-def test_another_process_predicts_bit_equally(options, folded, digits, tmp_path):
+@pytest.fixture(scope="module")
+def stored(digits, tmp_path_factory):
+    """Trained models of several options, folded and not, with their probabilities elsewhere."""
     images, y = digits
     names = np.array(["zero", "one", "two", "three"])[y]
-    model = DTTNClassifier(**SMALL | {"max_epochs": 1} | options).fit(images, names)
-    model = model.fold_batchnorm() if folded else model
-    model.save(tmp_path / "model")
-    np.save(tmp_path / "X.npy", images)
+    folder = tmp_path_factory.mktemp("models")
+    models = {}
+    for name, options in {
+        "tiny": {},
+        "names": {
+            "variant": "tiny", "block": ("aim", "token_mixing"), "merge": "layer_norm_product"
+        },
+        "objects": {
+            "augmentations": ("horizontal_flip", RandomCrop(1)), "trainer": ImageGradient(ema=0.9)
+        },
+    }.items():  # fmt: skip
+        model = DTTNClassifier(**SMALL | {"max_epochs": 1} | options).fit(images, names)
+        models |= {name: model, f"{name}, folded": model.fold_batchnorm()}
+    for name, model in models.items():
+        model.save(folder / name)
+    np.save(folder / "X.npy", images)
     code = """
 import sys
 import numpy as np, tn4ml_plus
-model = tn4ml_plus.load(sys.argv[1] + "/model")
-np.save(sys.argv[1] + "/p.npy", model.predict_proba(np.load(sys.argv[1] + "/X.npy")))
+folder, *names = sys.argv[1:]
+X = np.load(folder + "/X.npy")
+p = {name: tn4ml_plus.load(folder + "/" + name).predict_proba(X) for name in names}
+np.savez(folder + "/p.npz", **p)
 """
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
-    np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), model.predict_proba(images))
-    loaded = load(tmp_path / "model")
+    # One process for all: starting it takes longer than what it does.
+    subprocess.run([sys.executable, "-c", code, str(folder), *models], check=True)
+    found = np.load(folder / "p.npz")
+    return {name: (model, load(folder / name), found[name]) for name, model in models.items()}
+
+
+@pytest.mark.parametrize("name", ["tiny", "names", "objects"])
+@pytest.mark.parametrize("folded", ["", ", folded"])
+def test_another_process_predicts_bit_equally(name, folded, stored, digits):
+    model, loaded, found = stored[name + folded]
+    np.testing.assert_array_equal(found, model.predict_proba(digits[0]))
     assert loaded.get_params() == model.get_params()
     assert loaded.classes_.tolist() == model.classes_.tolist()
     assert loaded.history_ == model.history_

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from covering import mostly_long, pairs
+from one_program import KEY, entries, form, make, product
 
 from tn4ml_plus.generators import (
     ELU,
@@ -32,7 +33,6 @@ from tn4ml_plus.generators import (
 TREES = (TTNGenerator, ATTNGenerator, MERAGenerator)
 ALL = (*TREES, BrickWallGenerator, partial(GroupedGenerator, n_groups=3))
 ACTIVATIONS = (ELU, GELU, Identity, PReLU, Rational, SiLU, Sine)
-KEY = jax.random.key(0)
 
 
 def difference(a, b):
@@ -123,11 +123,11 @@ NETWORKS = [
 def test_identity_activation_is_the_quimb_network(sizes, generator, x64):
     shape, bond_dim, radix = sizes
     options = {"bond_dim": bond_dim, "radix": radix, "gate_noise": 0.3, "dtype": jnp.float64}
-    made = generator(shape, key=KEY, activation=Identity, **options)
+    made = make(generator, shape, activation=Identity, **options)
     network = made.to_quimb()
     modes = [f"k{i}" for i in range(len(made.modes.sides))]
     tensor = network.contract(output_inds=modes, optimize="greedy").data.reshape(-1)
-    assert difference(made.modes.weight(jnp.asarray(tensor)).reshape(shape), made()) < 1e-12
+    assert difference(made.modes.weight(jnp.asarray(tensor)).reshape(shape), form(made)) < 1e-12
 
 
 def test_parts_of_the_network_have_tags():
@@ -145,7 +145,7 @@ def test_nonlinear_generators_are_no_networks():
 @pytest.mark.parametrize("size", [64, 32, 8, 3, 1])
 def test_brick_wall_is_the_circuit(size, x64):
     """Powers of two add up to the size; each circuit is contracted gate by gate."""
-    generator = BrickWallGenerator((size,), key=KEY, dtype=jnp.float64)
+    generator = make(BrickWallGenerator, (size,), dtype=jnp.float64)
     parts = []
     for circuit in generator.circuits:
         n = circuit.n_modes
@@ -162,7 +162,7 @@ def test_brick_wall_is_the_circuit(size, x64):
             state = np.tensordot(state, gate.reshape(2, 2, 2, 2), (pair, (0, 1)))
             state = np.moveaxis(state, (-2, -1), pair)
         parts.append(state.ravel())
-    assert difference(generator(), np.concatenate(parts)) < 1e-12
+    assert difference(form(generator), np.concatenate(parts)) < 1e-12
 
 
 def test_brick_wall_of_a_power_of_two_counts_vectors_and_gates():
@@ -174,7 +174,7 @@ def test_brick_wall_of_a_power_of_two_counts_vectors_and_gates():
 @pytest.mark.parametrize("activation", [ELU, Identity])
 def test_without_gates_all_decoders_agree(activation, x64):
     ttn, attn, mera = (
-        tree((32, 32), key=KEY, gate_noise=0.0, activation=activation, dtype=jnp.float64)()
+        form(make(tree, (32, 32), gate_noise=0.0, activation=activation, dtype=jnp.float64))
         for tree in TREES
     )
     assert difference(attn, ttn) < 1e-13
@@ -232,9 +232,9 @@ def core_gradients(state, adjoint, cores):
 def test_adjoints_by_hand_are_those_of_jax(x64):
     """A MERA of 3, 6 and 12 modes: equations of the paper's backward pass, in NumPy."""
     options = {"gate_noise": 0.3, "schedule": (3, 6, 12), "dtype": jnp.float64}
-    generator = MERAGenerator((2**12,), key=KEY, tensorisation=RowMajor(), **options)
+    generator = make(MERAGenerator, (2**12,), tensorisation=RowMajor(), **options)
     cotangent = np.random.default_rng(0).normal(size=2**12)
-    found = jax.grad(lambda g: jnp.vdot(g(), cotangent))(generator)
+    found = jax.jit(jax.grad(lambda g: jnp.vdot(g(), cotangent)))(generator)
 
     cores = [np.asarray(layer.split).reshape(-1, 2, 2, 2) for layer in generator.layers]
     gates = [np.asarray(layer.gates).reshape(-1, 2, 2, 2, 2) for layer in generator.layers]
@@ -243,7 +243,7 @@ def test_adjoints_by_hand_are_those_of_jax(x64):
     mixture = mixed(first, gates[0])
     state = np.where(mixture > 0, mixture, np.expm1(mixture))
     second = expanded(state, cores[1])
-    assert difference(mixed(second, gates[1]).reshape(-1), generator()) < 1e-12
+    assert difference(mixed(second, gates[1]).reshape(-1), form(generator)) < 1e-12
 
     above = cotangent.reshape((2,) * 12)
     second_bar = unmixed(above, gates[1])
@@ -283,36 +283,36 @@ WEIGHTS = [
 def test_products_and_entries_are_those_of_the_weight(sizes, generator, tensorisation, x64):
     shape, bond_dim, radix = sizes
     options = {"bond_dim": bond_dim, "radix": radix, "gate_noise": 0.3, "dtype": jnp.float64}
-    made = generator(shape, key=KEY, tensorisation=tensorisation, **options)
-    weight = made()
+    made = make(generator, shape, tensorisation=tensorisation, **options)
+    weight = form(made)
     assert weight.shape == shape
     x = np.random.default_rng(0).normal(size=(2, 3, shape[0]))
-    assert difference(x @ made, x @ weight) < 1e-12
-    assert difference(made.entries(jnp.arange(weight.size)), weight.reshape(-1)) < 1e-12
+    assert difference(product(x, made), x @ weight) < 1e-12
+    assert difference(entries(made, jnp.arange(weight.size)), weight.reshape(-1)) < 1e-12
 
 
 @pytest.mark.parametrize("generator", ALL[len(TREES) :])
 def test_brick_walls_and_groups_too(generator, x64):
-    made = generator((10, 12), key=KEY, dtype=jnp.float64)
-    weight = made()
+    made = make(generator, (10, 12), dtype=jnp.float64)
+    weight = form(made)
     x = np.random.default_rng(0).normal(size=(5, 10))
-    assert difference(x @ made, x @ weight) < 1e-12
+    assert difference(product(x, made), x @ weight) < 1e-12
     index = jnp.asarray([[0, 119], [7, 60]])
-    assert difference(made.entries(index), weight.reshape(-1)[index]) < 1e-12
+    assert difference(entries(made, index), weight.reshape(-1)[index]) < 1e-12
 
 
 @pytest.mark.parametrize(
     ("generator", "tensorisation"), mostly_long(pairs(TREES, [Paired(), RowMajor()]))
 )
 def test_gradients_without_the_weight_are_those_with_it(generator, tensorisation, x64):
-    made = generator((40, 24), key=KEY, tensorisation=tensorisation, dtype=jnp.float64)
+    made = make(generator, (40, 24), tensorisation=tensorisation, dtype=jnp.float64)
     x, y = (np.random.default_rng(0).normal(size=(6, n)) for n in (40, 24))
 
     def loss(weight_of):
         return lambda g, x: jnp.sum((x @ weight_of(g) - y) ** 2)
 
     without, formed = (
-        jax.grad(loss(weight_of), argnums=(0, 1))(made, x)
+        jax.jit(jax.grad(loss(weight_of), argnums=(0, 1)))(made, x)
         for weight_of in (lambda g: g, lambda g: g())
     )
     for a, b in zip(jax.tree.leaves(without), jax.tree.leaves(formed), strict=True):
@@ -321,12 +321,12 @@ def test_gradients_without_the_weight_are_those_with_it(generator, tensorisation
 
 @pytest.mark.parametrize("generator", TREES)
 def test_single_precision_agrees_at_a_million_entries(generator):
-    made = generator((1024, 1024), key=KEY)
-    weight = made()
+    made = make(generator, (1024, 1024))
+    weight = form(made)
     assert weight.dtype == jnp.float32
     assert np.isfinite(weight).all()
     x = np.random.default_rng(0).normal(size=(4, 1024)).astype(np.float32)
-    assert difference(x @ made, x @ weight) < 1e-5
+    assert difference(product(x, made), x @ weight) < 1e-5
 
 
 @pytest.mark.parametrize("tensorisation", [Paired(), RowMajor()])
@@ -352,39 +352,39 @@ def test_products_refuse_what_does_not_fit():
 
 @pytest.mark.parametrize(("generator", "activation"), mostly_long(pairs(TREES, ACTIVATIONS)))
 def test_weights_start_with_the_wished_size(generator, activation):
-    made = generator((256, 256), key=KEY, activation=activation, bond_dim=3)
-    assert np.sqrt(np.mean(made() ** 2)) == pytest.approx(np.sqrt(2 / 256), rel=1e-4)
+    made = make(generator, (256, 256), activation=activation, bond_dim=3)
+    assert np.sqrt(np.mean(form(made) ** 2)) == pytest.approx(np.sqrt(2 / 256), rel=1e-4)
 
 
 @pytest.mark.parametrize("generator", ALL)
 def test_another_size_may_be_wished(generator):
-    weight = generator((48, 13), key=KEY, rms=0.5)()
+    weight = form(make(generator, (48, 13), rms=0.5))
     assert np.sqrt(np.mean(weight**2)) == pytest.approx(0.5, rel=1e-4)
 
 
 def test_he_initialisation_is_what_products_of_dense_layers_need():
-    made = BrickWallGenerator((512, 64), key=KEY)
-    assert np.sqrt(np.mean(made() ** 2)) == pytest.approx(np.sqrt(2 / 512), rel=1e-4)
+    made = make(BrickWallGenerator, (512, 64))
+    assert np.sqrt(np.mean(form(made) ** 2)) == pytest.approx(np.sqrt(2 / 512), rel=1e-4)
 
 
 @pytest.mark.parametrize(("generator", "factor"), mostly_long(pairs(ALL, [3.0, -0.5])))
 def test_scaled_multiplies_the_weight(generator, factor, x64):
-    made = generator((12, 8), key=KEY, dtype=jnp.float64)
-    assert difference(made.scaled(factor)(), factor * made()) < 1e-13
+    made = make(generator, (12, 8), dtype=jnp.float64)
+    assert difference(form(made.scaled(factor)), factor * form(made)) < 1e-13
 
 
 @pytest.mark.parametrize("generator", ALL)
 def test_keys_decide_starts(generator):
-    first, again = (generator((9, 9), key=KEY)() for _ in range(2))
+    first, again = (form(make(generator, (9, 9))) for _ in range(2))
     assert (first == again).all()
-    assert not jnp.allclose(first, generator((9, 9), key=jax.random.key(1))())
+    assert not jnp.allclose(first, form(make(generator, (9, 9), key=jax.random.key(1))))
 
 
 @pytest.mark.parametrize("generator", ALL)
 def test_dtype_is_kept(generator, x64):
     for dtype in (jnp.float32, jnp.float64):
-        made = generator((8, 8), key=KEY, dtype=dtype)
-        assert made.dtype == made().dtype == dtype
+        made = make(generator, (8, 8), dtype=dtype)
+        assert made.dtype == form(made).dtype == dtype
 
 
 # Ranks --------------------------------------------------------------------------------------------
@@ -394,18 +394,18 @@ def test_dtype_is_kept(generator, x64):
 def test_row_major_matrices_have_low_rank_paired_ones_full(generator, most, x64):
     """64 x 64 from twelve modes: at most 2**(12 / 4) for a TTN, twice that with gates."""
     options = {"gate_noise": 0.3, "schedule": (3, 6, 12), "dtype": jnp.float64}
-    make = partial(generator, (64, 64), key=KEY, **options)
-    assert np.linalg.matrix_rank(make(tensorisation=RowMajor())()) == most
-    assert np.linalg.matrix_rank(make(tensorisation=Paired())()) == 64
+    made = partial(make, generator, (64, 64), **options)
+    assert np.linalg.matrix_rank(form(made(tensorisation=RowMajor()))) == most
+    assert np.linalg.matrix_rank(form(made(tensorisation=Paired()))) == 64
 
 
 # Groups -------------------------------------------------------------------------------------------
 
 
 def test_groups_are_blocks_of_rows_from_generators_of_their_own(x64):
-    grouped = GroupedGenerator((10, 4), n_groups=3, key=KEY, dtype=jnp.float64)
-    blocks = [jax.tree.map(lambda p, i=i: p[i], grouped.groups)() for i in range(3)]
-    assert difference(grouped(), np.concatenate(blocks)[:10]) < 1e-14
+    grouped = make(GroupedGenerator, (10, 4), n_groups=3, dtype=jnp.float64)
+    blocks = [form(jax.tree.map(lambda p, i=i: p[i], grouped.groups)) for i in range(3)]
+    assert difference(form(grouped), np.concatenate(blocks)[:10]) < 1e-14
     single = ATTNGenerator((4, 4), key=KEY)
     assert grouped.n_parameters == 3 * single.n_parameters
 
@@ -452,8 +452,8 @@ def test_bad_orders_have_no_schedule(order):
 
 @pytest.mark.parametrize("activation", [PReLU, Rational])
 def test_activations_have_the_type_of_the_cores(activation, x64):
-    made = MERAGenerator((64, 64), key=KEY, activation=activation, dtype=jnp.float32)
-    assert made.dtype == made().dtype == jnp.float32
+    made = make(MERAGenerator, (64, 64), activation=activation, dtype=jnp.float32)
+    assert made.dtype == form(made).dtype == jnp.float32
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (2, -1), (1.5, 2)])
