@@ -71,6 +71,13 @@ def float_tuple(name, values):
     return tuple(map(float, values))
 
 
+def int_tuple(name, values, at_least=1):
+    """Tuple of Python integers; ValueError unless all of a sequence are integers >= `at_least`."""
+    for value in values:
+        check_int(name, value, at_least)
+    return tuple(map(int, values))
+
+
 def function_tuple(name, values):
     """Tuple of functions; ValueError for anything but a list or tuple of them."""
     valid = isinstance(values, list | tuple) and all(map(callable, values))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tn4ml_plus.generators import Generator
-from tn4ml_plus.generators._quantising import encode
+from tn4ml_plus.generators._changing import encode
 
 
 class Frozen(Generator):

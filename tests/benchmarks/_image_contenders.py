@@ -60,14 +60,14 @@ def ours(case, form=None):
     import jax
     import jax.numpy as jnp
 
-    from tn4ml_plus.image import DTTN, BatchNormProduct, LayerNormProduct, Variant, _depthwise
+    from tn4ml_plus.image import DTTN, BatchNormProduct, LayerNormProduct, Variant
     from tn4ml_plus.image import _maps as maps
     from tn4ml_plus.training import LabelledImages
     from tn4ml_plus.training._gradient import Minibatches
     from tn4ml_plus.training.images._image_gradient import Program, _adamw, _epoch
 
     if form is not None:
-        maps.depthwise = convolved if form == "convolved" else getattr(_depthwise, form)
+        maps.depthwise = convolved if form == "convolved" else getattr(maps, form)
     variant = Variant((case.channels,), (case.n_layers,), (case.patch,), EXPANSIONS)
     merge = LayerNormProduct if case.dagger else BatchNormProduct
     shape, key = (case.side, case.side), jax.random.key(0)

@@ -7,8 +7,15 @@ import pytest
 from jax.test_util import check_grads
 from scipy.ndimage import correlate
 
-from tn4ml_plus.image._depthwise import banded, depthwise, shifted
-from tn4ml_plus.image._maps import BatchNorm, LayerNorm, PatchMap, Pointwise
+from tn4ml_plus.image._maps import (
+    BatchNorm,
+    LayerNorm,
+    PatchMap,
+    Pointwise,
+    banded,
+    depthwise,
+    shifted,
+)
 
 FORMS = [banded, shifted, depthwise]
 

@@ -8,7 +8,7 @@ from sklearn.metrics import mutual_info_score
 from tn4ml_plus import TNClassifier, TNRegressor, load
 from tn4ml_plus._registry import from_json, to_json
 from tn4ml_plus.embeddings import Embedded
-from tn4ml_plus.networks import MPSSpec, MutualInformation, Tree, TTNSpec, _statistics
+from tn4ml_plus.networks import MPSSpec, MutualInformation, Tree, TTNSpec, _arrangements
 
 # Features by the group whose hidden variable they show.
 GROUPS = np.array([0, 1, 2, 0, 1, 2, 2, 0, 1, 0])
@@ -47,7 +47,7 @@ def codes(column, bins):
 @pytest.mark.parametrize("bins", [2, 8, 11])
 @pytest.mark.parametrize("block", [1, 2**24])
 def test_information_is_that_of_scikit_learn(monkeypatch, bins, block):
-    monkeypatch.setattr(_statistics, "_BLOCK", block)
+    monkeypatch.setattr(_arrangements, "_BLOCK", block)
     X = mixed()
     found = MutualInformation(bins).matrix(X)
     for i in range(X.shape[1]):

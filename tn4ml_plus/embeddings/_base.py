@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from .._checks import check_int
 from .._types import AnyArray, ArrayLike
 
 # Of an embedding, `self`: embedded vectors, and what belongs to the vectors of one or of all sites.
@@ -29,11 +30,6 @@ def along(values, x):
     """`values` along the last axis of x, with its dtype and all of its axes: strict ranks hold."""
     arrays = jnp if isinstance(x, jax.Array) else np  # float64 of the host stays there
     return arrays.asarray(values, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-
-
-def basis_vector(size, index=0):
-    """Float64 unit vector."""
-    return np.eye(size)[index]
 
 
 def gauss_legendre(breakpoints, pieces=64, order=16):
@@ -77,6 +73,14 @@ class Embedding(abc.ABC):
     discrete: bool = False
     #: Number of consecutive features that one site sees.
     site_features: int = 1
+    # Fields that are integers, each with its smallest value; components whose sum is 1 for every x,
+    # an index or a slice of them.
+    _least = ()
+    _unity = None
+
+    def __post_init__(self):
+        for name, least in self._least:
+            check_int(name, getattr(self, name), least)
 
     @property
     @abc.abstractmethod
@@ -90,7 +94,11 @@ class Embedding(abc.ABC):
     @property
     def unit_weights(self) -> Weights | None:
         """Float64 w (phys_dim,) with w . phi(x) = 1 for every x of the domain, None without one."""
-        return None
+        if self._unity is None:
+            return None
+        weights = np.zeros(self.phys_dim)
+        weights[self._unity] = 1
+        return weights
 
     @property
     def is_partition_of_unity(self) -> bool:

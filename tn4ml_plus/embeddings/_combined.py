@@ -13,7 +13,7 @@ from .._registry import variant
 from .._types import ArrayLike
 from ._base import Embedding, Gram, SiteGrams, SiteWeights, Vectors, Weights, along, as_float
 from ._polynomial import LinearComplement
-from ._trigonometric import Trigonometric
+from ._waves import Trigonometric
 
 
 @variant("embedding")
@@ -86,13 +86,10 @@ class PerFeature(Embedding):
         return tuple(embedding.domain for embedding in self.embeddings)
 
     def site_unit_weights(self, n_features: int) -> SiteWeights | None:
-        nsites = self.nsites(n_features)
+        self.nsites(n_features)
         if not self.is_partition_of_unity:
             return None
-        weights = np.zeros((nsites, self.phys_dim))
-        for row, embedding in zip(weights, self.embeddings):
-            row[: embedding.phys_dim] = embedding.unit_weights
-        return weights
+        return self._padded(embedding.unit_weights for embedding in self.embeddings)
 
     def gram(self) -> Gram:
         if len(set(self.embeddings)) > 1:
@@ -100,10 +97,12 @@ class PerFeature(Embedding):
         return self.embeddings[0].gram()
 
     def site_grams(self, n_features: int) -> SiteGrams:
-        grams = np.zeros((self.nsites(n_features), self.phys_dim, self.phys_dim))
-        for gram, embedding in zip(grams, self.embeddings):
-            gram[: embedding.phys_dim, : embedding.phys_dim] = embedding.gram()
-        return grams
+        self.nsites(n_features)
+        return self._padded(embedding.gram() for embedding in self.embeddings)
+
+    def _padded(self, arrays):
+        """One array per site, zero-padded to the largest phys_dim on every axis."""
+        return np.stack([np.pad(array, (0, self.phys_dim - len(array))) for array in arrays])
 
     def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arrays import evenly_spaced, with_fixed_signs
-from .._checks import check_int, check_number
+from .._checks import check_int, check_number, int_tuple
 from .._registry import variant
 from .._types import AnyArray, ArrayLike
-from ._base import Embedding, Gram, Vectors, Weights, along, as_float, basis_vector, gauss_legendre
-from ._trigonometric import trigonometric_moments
+from ._base import Embedding, Gram, Vectors, along, as_float, gauss_legendre
+from ._waves import trigonometric_moments
 
 # Images, and numbers in all their patches, from which principal components are found.
 _PRINCIPAL_ROWS, _PRINCIPAL_NUMBERS = 1024, 2**25
@@ -49,9 +49,7 @@ class _Image(Embedding):
         sizes = getattr(self, name)
         if not isinstance(sizes, list | tuple) or len(sizes) not in lengths:
             raise ValueError(f"{name} must be {form}, got {sizes!r}.")
-        for value in sizes:
-            check_int(f"each {size} in {name}", value, 1)
-        object.__setattr__(self, name, tuple(map(int, sizes)))
+        object.__setattr__(self, name, int_tuple(f"each {size} in {name}", sizes))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -113,15 +111,12 @@ class Patches(_PatchEmbedding):
     offset: float = 0.3
     scale: float = 0.5
     phys_dim = property(lambda self: 1 + self.site_features)
+    _unity = 0
 
     def __post_init__(self):
         super().__post_init__()
         check_number("offset", self.offset)
         check_number("scale", self.scale)
-
-    @property
-    def unit_weights(self) -> Weights | None:
-        return basis_vector(self.phys_dim)
 
     def __call__(self, x: ArrayLike) -> Vectors:
         x = self._site_inputs(x)
@@ -164,6 +159,7 @@ class PrincipalPatches(_Image):
     mean: tuple[float, ...] | None = dataclasses.field(default=None, repr=False)
     components: tuple[tuple[float, ...], ...] | None = dataclasses.field(default=None, repr=False)
     phys_dim = property(lambda self: 1 + self.n_components)
+    _unity = 0
 
     def __post_init__(self):
         super().__post_init__()
@@ -195,10 +191,6 @@ class PrincipalPatches(_Image):
                     f"{axis} {size} padded by {self.padding} does: change padding, stride or "
                     "patch_shape."
                 )
-
-    @property
-    def unit_weights(self) -> Weights | None:
-        return basis_vector(self.phys_dim)
 
     def for_data(self, X: AnyArray, weight: AnyArray) -> "PrincipalPatches":
         self.nsites(X.shape[1])

@@ -3,10 +3,8 @@
 import abc
 import collections
 import dataclasses
-import functools
 import itertools
 import math
-import operator
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +12,7 @@ import numpy as np
 from .._checks import check_int, check_number
 from .._registry import variant
 from .._types import ArrayLike
-from ._base import Embedding, Gram, Vectors, Weights, along, as_float, basis_vector
+from ._base import Embedding, Gram, Vectors, Weights, along, as_float
 
 
 @variant("embedding")
@@ -29,15 +27,12 @@ class LinearComplement(Embedding):
 
     p: int = 2
     phys_dim = property(lambda self: self.p)
+    _unity = property(lambda self: slice(None) if self.p == 2 else 0)
 
     def __post_init__(self):
         check_int("p", self.p, 2)
         if self.p not in (2, 3):
             raise ValueError(f"p must be 2 for [x, 1-x] or 3 for [1, x, 1-x], got {self.p!r}.")
-
-    @property
-    def unit_weights(self) -> Weights | None:
-        return np.ones(2) if self.p == 2 else basis_vector(3)
 
     def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)
@@ -69,31 +64,21 @@ class Polynomial(Embedding):
     include_cross_terms: bool = False
     phys_dim = property(lambda self: len(self._monomials))
     site_features = property(lambda self: self.n)
-
-    def __post_init__(self):
-        check_int("degree", self.degree, 1)
-        check_int("n", self.n, 1)
+    _least = (("degree", 1), ("n", 1))
+    _unity = property(lambda self: 0 if self.include_bias else None)
 
     @property
     def _monomials(self):
         """One tuple of feature indices, with repetition, for each component."""
-        monomials = itertools.chain.from_iterable(
-            itertools.combinations_with_replacement(range(self.n), degree)
-            for degree in range(0 if self.include_bias else 1, self.degree + 1)
-        )
+        degrees = range(0 if self.include_bias else 1, self.degree + 1)
+        choices = itertools.combinations_with_replacement
+        monomials = (m for degree in degrees for m in choices(range(self.n), degree))
         return [m for m in monomials if self.include_cross_terms or len(set(m)) <= 1]
-
-    @property
-    def unit_weights(self) -> Weights | None:
-        return basis_vector(self.phys_dim) if self.include_bias else None
 
     def __call__(self, x: ArrayLike) -> Vectors:
         columns = jnp.moveaxis(self._site_inputs(x), -1, 0)
         one = jnp.ones_like(columns[0])
-        parts = [
-            functools.reduce(operator.mul, (columns[i] for i in monomial), one)
-            for monomial in self._monomials
-        ]
+        parts = [math.prod((columns[i] for i in m), start=one) for m in self._monomials]
         return jnp.stack(parts, axis=-1)
 
     def gram(self) -> Gram:
@@ -108,9 +93,7 @@ class _Recurrent(Embedding):
 
     degree: int = 2
     phys_dim = property(lambda self: self.degree + 1)
-
-    def __post_init__(self):
-        check_int("degree", self.degree, 1)
+    _least = (("degree", 1),)
 
     @property
     def _scale(self):
@@ -151,6 +134,7 @@ class Legendre(_Recurrent):
 
     orthonormal: bool = False
     domain = (-1.0, 1.0)
+    _unity = 0
 
     @property
     def _scale(self):
@@ -158,7 +142,7 @@ class Legendre(_Recurrent):
 
     @property
     def unit_weights(self) -> Weights | None:
-        return basis_vector(self.phys_dim) / self._scale
+        return super().unit_weights / self._scale
 
     def _first(self, x):
         return jnp.ones_like(x), x

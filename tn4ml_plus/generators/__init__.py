@@ -10,18 +10,13 @@ except ImportError as error:
         "Generators are equinox modules: pip install 'tn4ml_plus[generators]'."
     ) from error
 
-from ._activations import ELU, GELU, Activation, Identity, PReLU, Rational, SiLU, Sine
-from ._base import Generator
-from ._brick_wall import BrickWallGenerator
+from ._base import ELU, GELU, Activation, Generator, Identity, PReLU, Rational, SiLU, Sine
+from ._changing import Quantised, grow, load, quantise, save
+from ._composite import BrickWallGenerator, GroupedGenerator
 from ._compressed import Compressed, cached, compress, large_weights, n_bytes, n_parameters
-from ._fitting import Fit, fit, isometry
+from ._fitting import Fit, default_optimizer, fit, isometry
 from ._generated_layers import Conv2d, GeneratedLayer, Linear, MultiheadAttention
-from ._grouped import GroupedGenerator
-from ._growing import grow
-from ._optimizer import default_optimizer
 from ._pipeline import CompressionPipeline, CompressionReport, Stage
-from ._quantising import Quantised, quantise
-from ._storing import load, save
 from ._tensorisations import ChannelsApart, Modes, Paired, RowMajor, Tensorisation
 from ._training import (
     SoftTargets,

@@ -25,7 +25,8 @@ class Compressed(eqx.Module):
 
     def dense(self):
         """The model with generated weights; generated layers stay unchanged."""
-        return _without_generators(self.model, lambda layer: layer)
+        weight = lambda part: part() if is_generator(part) else part  # noqa: E731
+        return jax.tree.map(weight, self.model, is_leaf=_is_part)
 
     def cached(self):
         """The model as it was built, weights in place of all generators: for inference."""
@@ -87,9 +88,8 @@ def compressed(model, where, make, key):
         raise ValueError("where chooses no part of the model: return what is to be replaced.")
     keys = jax.random.split(key, len(chosen))
     new = [_replaced(each, make, key) for each, key in zip(chosen, keys, strict=True)]
-    return Compressed(
-        eqx.tree_at(where, model, tuple(new) if several else new[0], is_leaf=lambda x: x is None)
-    )
+    new = tuple(new) if several else new[0]
+    return Compressed(eqx.tree_at(where, model, new, is_leaf=lambda x: x is None))
 
 
 def large_weights(model, min_size: int = 2**16) -> Callable:
@@ -155,38 +155,28 @@ def _replaced(chosen, make, key):
     return make(chosen, key)
 
 
-def _without_generators(model, of_layer):
-    def dense(leaf):
-        if isinstance(leaf, GeneratedLayer):
-            return of_layer(leaf)
-        return leaf() if is_generator(leaf) else leaf
-
-    return jax.tree.map(dense, model, is_leaf=_is_part)
-
-
 def _is_part(leaf):
     return is_generator(leaf) or isinstance(leaf, GeneratedLayer)
 
 
 def cached(model):
     """A pytree with weights in place of generators, and equinox layers in place of generated."""
-    return _without_generators(model, lambda layer: layer.cached())
+
+    def weight(part):
+        if isinstance(part, GeneratedLayer):
+            return part.cached()
+        return part() if is_generator(part) else part
+
+    return jax.tree.map(weight, model, is_leaf=_is_part)
 
 
 def n_parameters(model) -> int:
     """Count of the floating-point numbers in a pytree."""
-    return sum(leaf.n_parameters if is_generator(leaf) else leaf.size for leaf in _leaves(model))
+    return sum(p.size for p in parameters(model))
 
 
 def n_bytes(model) -> int:
     """Size in bytes of the floating-point numbers in a pytree, integer cores as stored."""
-    return sum(
-        leaf.n_bytes if is_generator(leaf) else leaf.size * leaf.dtype.itemsize
-        for leaf in _leaves(model)
-    )
-
-
-def _leaves(model):
-    """Generators and arrays of floating-point numbers beside them."""
     leaves = jax.tree.leaves(model, is_leaf=is_generator)
-    return [leaf for leaf in leaves if is_generator(leaf) or eqx.is_inexact_array(leaf)]
+    generated = sum(leaf.n_bytes for leaf in leaves if is_generator(leaf))
+    return generated + sum(p.nbytes for p in parameters([x for x in leaves if not is_generator(x)]))

@@ -1,5 +1,6 @@
-"""Fits of generators to given weights, and the soft constraint that their cores be isometries."""
+"""Fits of generators to weights: the default optimizer, its steps, cores near isometries."""
 
+import functools
 from typing import NamedTuple
 
 import equinox as eqx
@@ -12,9 +13,35 @@ from .._checks import check_int, check_number
 from .._types import ArrayLike
 from ..errors import NotFiniteError
 from ._base import Generator, is_generator
-from ._brick_wall import BrickWall
+from ._composite import BrickWall
 from ._decoder import Layer
-from ._optimizer import default_optimizer, descend
+
+
+@functools.cache
+def default_optimizer(
+    n_steps: int, generator_rate: float = 1e-2, learning_rate: float = 1e-3
+) -> optax.GradientTransformation:
+    """Adam, cosine decay, gradients clipped to norm 1; generators have a rate of their own.
+
+    The same arguments give the same object, so that nothing is compiled again. In a loop of your
+    own, initialise it with `equinox.filter(model, equinox.is_inexact_array)`.
+
+    Parameters
+    ----------
+    n_steps : int, steps until the rate is zero
+    generator_rate, learning_rate : float, first rates of generators and of all other arrays
+    """
+    # A generator has few numbers, each of which moves a large part of the weight.
+    rates = {"generators": generator_rate, "others": learning_rate}
+    schedules = {name: optax.cosine_decay_schedule(rate, n_steps) for name, rate in rates.items()}
+    parts = {name: optax.adam(schedule) for name, schedule in schedules.items()}
+
+    def label(leaf):
+        name = "generators" if is_generator(leaf) else "others"
+        return jax.tree.map(lambda _: name, leaf)
+
+    labels = functools.partial(jax.tree.map, label, is_leaf=is_generator)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.partition(parts, labels))
 
 
 def isometry(tree) -> jax.Array:
@@ -40,6 +67,31 @@ def _off_isometry(array):
     gram = array @ jnp.swapaxes(array, -1, -2)
     one = jnp.eye(array.shape[-2], dtype=array.dtype)[(None,) * (array.ndim - 2)]
     return jnp.sum((gram - one) ** 2)
+
+
+def descend(loss_of, model, optimizer, state, inputs, isometry_weight):
+    """A model and the optimizer's state after a step for each of the inputs, and the losses.
+
+    loss_of: function from a model and an input to a number, to which `isometry` is added.
+    """
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def objective(params, each):
+        made = eqx.combine(params, static)
+        total = loss_of(made, each)
+        return total + isometry_weight * isometry(made) if isometry_weight else total
+
+    def step(carry, each):
+        params, state = carry
+        value, gradient = jax.value_and_grad(objective)(params, each)
+        # optax mixes dtypes.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    state = optimizer.init(params) if state is None else state
+    (params, state), losses = jax.lax.scan(step, (params, state), inputs)
+    return eqx.combine(params, static), state, losses
 
 
 class Fit(NamedTuple):
@@ -131,21 +183,16 @@ def fit(
 
 @eqx.filter_jit
 def _fit(generator, weight, optimizer, loss, n_steps, n_entries, isometry_weight, key):
-    params, static = eqx.partition(generator, eqx.is_inexact_array)
-
-    def objective(params, key):
-        made = eqx.combine(params, static)
+    def loss_of(made, key):
         if n_entries is None:
             found, target = made(), weight
         else:
             index = jax.random.randint(key, (n_entries,), 0, weight.size)
             found, target = made.entries(index), weight.reshape(-1)[index]
-        total = loss(_rms(target) / _rms(found) * found, target).mean()
-        return total + isometry_weight * isometry(made) if isometry_weight else total
+        return loss(_rms(target) / _rms(found) * found, target).mean()
 
     keys = jax.random.split(key, n_steps)
-    params, _, losses = descend(objective, optimizer, params, optimizer.init(params), keys)
-    made = eqx.combine(params, static)
+    made, _, losses = descend(loss_of, generator, optimizer, None, keys, isometry_weight)
     found = made()
     squares = jnp.vdot(found, found)
     factor = jnp.vdot(found, weight) / jnp.where(squares > 0, squares, 1)

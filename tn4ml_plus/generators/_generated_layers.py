@@ -168,12 +168,8 @@ class MultiheadAttention(GeneratedLayer):
         return _with(attention, lambda m: m.output_proj.weight, attention.output_proj.weight())
 
 
-#: Generated layers by the equinox layers that they replace.
-LAYERS = {
-    eqx.nn.Linear: Linear,
-    eqx.nn.Conv2d: Conv2d,
-    eqx.nn.MultiheadAttention: MultiheadAttention,
-}
+#: Generated layers by the equinox layers of the same names, which they replace.
+LAYERS = {getattr(eqx.nn, cls.__name__): cls for cls in (Linear, Conv2d, MultiheadAttention)}
 
 
 def _inputs(attention):

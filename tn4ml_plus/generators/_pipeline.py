@@ -10,13 +10,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_int, check_number
+from .._checks import check_int, check_number, int_tuple
 from ..losses import Loss
 from ._base import in_place_of
+from ._changing import BITS, grow, quantise
 from ._compressed import Compressed, compressed, large_weights, n_bytes, n_parameters
 from ._fitting import fit
-from ._growing import grow
-from ._quantising import BITS, quantise
 from ._training import CROSS_ENTROPY, evaluate, per_sample, predict, train
 from ._trees import ATTNGenerator
 
@@ -114,9 +113,8 @@ class CompressionPipeline:
             check_number(name, getattr(self, name), at_least=0)
         if not isinstance(self.bonds, list | tuple):
             raise ValueError(f"bonds must be a sequence of integers, got {self.bonds!r}.")
-        for bond in self.bonds:
-            check_int("each of bonds", bond, 1)
-        if list(self.bonds) != sorted(set(self.bonds)):
+        bonds = int_tuple("each of bonds", self.bonds)
+        if list(bonds) != sorted(set(bonds)):
             raise ValueError(f"bonds must increase, got {self.bonds}.")
         if self.bits is not None and self.bits not in BITS:
             raise ValueError(f"bits must be 4, 8 or None, got {self.bits!r}.")
@@ -139,13 +137,15 @@ class CompressionPipeline:
                 )
             y = predict(model, X, apply=self.apply)
             validation = validation, predict(model, validation, apply=self.apply)
-        stages = []
+        stages, start = [], time.perf_counter()
 
-        def note(name, model, start):
+        def note(name, model):
+            nonlocal start
             value = evaluate(model, *validation, loss=self.loss, apply=self.apply)
             seconds = time.perf_counter() - start
             stages.append(Stage(name, n_parameters(model), n_bytes(model), value, seconds))
             logger.info("%s", stages[-1])
+            start = time.perf_counter()
             return value
 
         names = "loss", "apply", "n_epochs", "batch_size", "patience", "isometry_weight"
@@ -155,31 +155,24 @@ class CompressionPipeline:
             return train(model, X, y, key=key, validation=validation, **options).model
 
         first, second, third, *keys = jax.random.split(key, 3 + 2 * len(self.bonds))
-        note("dense", model, time.perf_counter())
-
-        start = time.perf_counter()
+        note("dense", model)
         small, errors = self._generated(model, first)
         # Generators that cannot grow are refused before time is spent on training.
         for bond in self.bonds:
             eqx.filter_eval_shape(grow, small, bond, key=key)
-        note("generated", small, start)
-
-        start = time.perf_counter()
+        note("generated", small)
         small = trained(small, second)
-        best = note("trained", small, start)
-
+        best = note("trained", small)
         for bond, grow_key, train_key in zip(self.bonds, keys[::2], keys[1::2], strict=True):
-            start = time.perf_counter()
             larger = trained(grow(small, bond, key=grow_key), train_key)
-            value = note(f"bond_dim {bond}", larger, start)
+            value = note(f"bond_dim {bond}", larger)
             if value >= best:
                 break
             small, best = larger, value
 
         if self.bits is not None:
-            start = time.perf_counter()
             small = trained(quantise(small, self.bits), third)
-            note(f"int{self.bits}", small, start)
+            note(f"int{self.bits}", small)
         return CompressionReport(small, stages, errors)
 
     def _generated(self, model, key):

@@ -12,7 +12,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_int
+from .._checks import int_tuple
 
 
 def n_digits(size, radix):
@@ -191,6 +191,4 @@ def check_weight_shape(shape):
     shape = (shape,) if np.ndim(shape) == 0 else tuple(shape)
     if not shape:
         raise ValueError("shape must have at least one size: a single number needs no generator.")
-    for size in shape:
-        check_int("each size in shape", size, 1)
-    return tuple(map(int, shape))
+    return int_tuple("each size in shape", shape)

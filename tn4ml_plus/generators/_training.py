@@ -14,8 +14,7 @@ from .._checks import check_int, check_number
 from ..errors import NotFiniteError
 from ..losses import CrossEntropy, Loss
 from ..training import EarlyStopping, Result, Step, Trainable, Trainer
-from ._fitting import isometry
-from ._optimizer import default_optimizer, descend
+from ._fitting import default_optimizer, descend
 
 CROSS_ENTROPY = CrossEntropy()
 
@@ -53,9 +52,7 @@ class _ModelProblem(Trainable):
     apply: Callable
     validation: tuple | None = None
 
-    @property
-    def n_samples(self):
-        return len(self.X)
+    n_samples = property(lambda self: len(self.X))
 
     def validation_loss(self, params):
         return evaluate(params, *self.validation, loss=self.loss, apply=self.apply)
@@ -266,12 +263,9 @@ def _total_loss(model, x, y, loss, apply):
 @eqx.filter_jit
 def _epoch(model, state, X, y, order, program):
     optimizer, loss, apply, isometry_weight = program
-    params, static = eqx.partition(model, eqx.is_inexact_array)
 
-    def objective(params, rows):
-        made = eqx.combine(params, static)
-        total = _losses(apply(made, X[rows]), y[rows], loss).mean()
-        return total + isometry_weight * isometry(made) if isometry_weight else total
+    def loss_of(made, rows):
+        return _losses(apply(made, X[rows]), y[rows], loss).mean()
 
-    params, state, losses = descend(objective, optimizer, params, state, order)
-    return eqx.combine(params, static), state, losses.mean()
+    model, state, losses = descend(loss_of, model, optimizer, state, order, isometry_weight)
+    return model, state, losses.mean()

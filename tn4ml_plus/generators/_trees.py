@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_int, check_number
-from ._activations import ELU, Activation, Identity
-from ._base import Generator, cast, check_dtype
+from .._checks import check_int, check_number, int_tuple
+from ._base import ELU, Activation, Generator, Identity, cast, check_dtype
 from ._decoder import Layer, hidden, last
 from ._tensorisations import Modes, Paired, Tensorisation, check_weight_shape
 
@@ -232,16 +231,10 @@ def _check_activation(activation):
 def _checked_schedule(schedule, order):
     if schedule is None:
         return default_schedule(order)
-    schedule = tuple(schedule) if isinstance(schedule, list | tuple) else (schedule,)
-    for n in schedule:
-        check_int("each number in schedule", n, 1)
-    steps = list(pairwise(schedule))
-    if (
-        len(schedule) < 2
-        or schedule[-1] != order
-        or schedule[-1] != 2 * schedule[-2]
-        or not all(n < m <= 2 * n for n, m in steps)
-    ):
+    schedule = schedule if isinstance(schedule, list | tuple) else (schedule,)
+    schedule = int_tuple("each number in schedule", schedule)
+    grows = all(n < m <= 2 * n for n, m in pairwise(schedule))
+    if len(schedule) < 2 or not grows or not schedule[-1] == order == 2 * schedule[-2]:
         raise ValueError(
             f"schedule must increase to {order}, the number of modes of this weight, at most "
             f"twofold in each step and twofold in the last, such as {default_schedule(order)}, got "
@@ -262,9 +255,7 @@ def _start(key, sizes, activations, plan):
         shapes += [(m - n, bond_dim, out * out), (2 * n - m, bond_dim, out)]
     latent, *cores = _normal(core_key, shapes, dtype)
     latent = state = latent_std * latent
-    shapes = [
-        ((m - 1) // 2, out * out, out * out) for m, out in zip(schedule[1:], outs, strict=True)
-    ]
+    shapes = [((m - 1) // 2, out**2, out**2) for (_, m), out in zip(steps, outs, strict=True)]
     gates = [
         near_identity(gate_noise, numbers) if number in gated else None
         for number, numbers in enumerate(_normal(gate_key, shapes, dtype))

@@ -10,22 +10,15 @@ except ImportError as error:
         "Image models are equinox modules: pip install 'tn4ml_plus[image]'."
     ) from error
 
-from .._registry import register
-from ._blocks import AIM, Interaction, NoProduct, SIMConv, SIMLinear, TokenMixing
-from ._dttn import DTTN, VARIANTS, Variant
-from ._folding import fold_batchnorm
+from .._registry import register, snake_case
+from ._blocks import AIM, Interaction, NoProduct, SIMConv, SIMLinear, TokenMixing, fold_batchnorm
+from ._dttn import DTTN, VARIANTS, Variant, layer_core, polynomial_degree
 from ._merges import BatchNormProduct, BatchNormSum, LayerNormProduct, Merge, Product, Sum
-from ._unfolding import layer_core, polynomial_degree
 
 #: Blocks and merges by the names that estimators take.
-BLOCKS = {
-    "aim": AIM,
-    "sim_conv": SIMConv,
-    "sim_linear": SIMLinear,
-    "no_product": NoProduct,
-    "token_mixing": TokenMixing,
-}
-MERGES = {"batch_norm_product": BatchNormProduct, "layer_norm_product": LayerNormProduct}
+_BLOCKS = AIM, SIMConv, SIMLinear, NoProduct, TokenMixing
+BLOCKS = {snake_case(block.__name__): block for block in _BLOCKS}
+MERGES = {snake_case(merge.__name__): merge for merge in (BatchNormProduct, LayerNormProduct)}
 for _kind, _table in (("block", BLOCKS), ("merge", MERGES), ("variant", VARIANTS)):
     for _name, _value in _table.items():
         register(_kind, _name)(_value)

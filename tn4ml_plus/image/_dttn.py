@@ -1,9 +1,12 @@
-"""Deep tree tensor networks: a stem, stages of interaction modules, a linear head."""
+"""Deep tree tensor networks: a stem, stages of interaction modules, a linear head.
 
-import dataclasses
+Their unfolding into a tree and their degree are those of arXiv 2502.09928, section 3.3 and its
+appendix on polynomials.
+"""
+
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice, pairwise
 
 import equinox as eqx
@@ -11,19 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_instance, check_int, check_number
-from .._registry import register
+from .._checks import check_instance, check_int, check_number, int_tuple
+from .._registry import variant
 from .._types import ArrayLike
-from ..networks import TTN
-from ._blocks import AIM
-from ._folding import fold_batchnorm
+from ..networks import TTN, Tree
+from ._blocks import AIM, Interaction, fold_batchnorm, fold_block
 from ._maps import BatchNorm, PatchMap, Pointwise, check_floating
-from ._merges import BatchNormProduct, Merge
-from ._unfolding import degree_along, to_tree
+from ._merges import BatchNormProduct, Merge, Product, Sum
+
+# Limits: numbers in the largest core, leaves of the tree, degree.
+_MAX_CORE, _MAX_LEAVES, _MAX_DEGREE = 2**26, 2**12, 2**10
 
 
-@register("variant")
-@dataclasses.dataclass(frozen=True)
+@variant("variant")
 class Variant:
     """Sizes of a `DTTN`.
 
@@ -53,9 +56,7 @@ class Variant:
                 continue
             if not isinstance(values, list | tuple) or (not values and name != "stem"):
                 raise ValueError(f"{name} must be a sequence of integers, got {values!r}.")
-            for value in values:
-                check_int(f"each number in {name}", value, 1)
-            object.__setattr__(self, name, tuple(map(int, values)))
+            object.__setattr__(self, name, int_tuple(f"each number in {name}", values))
         if len(self.channels) != len(self.layers):
             raise ValueError(
                 "channels and layers must be given for the same stages, got "
@@ -211,7 +212,9 @@ class DTTN(eqx.Module):
     @property
     def moments(self) -> list[tuple[jax.Array, jax.Array]]:
         """Means and variances in place, one pair per normalisation, in the order of calls."""
-        return [(norm.mean, norm.variance) for norm in _norms(self)]
+        is_norm = lambda part: isinstance(part, BatchNorm)  # noqa: E731
+        norms = filter(is_norm, jax.tree.leaves(self, is_leaf=is_norm))
+        return [(norm.mean, norm.variance) for norm in norms]
 
     def with_moments(self, moments: list, momentum: float = 1.0) -> "DTTN":
         """The model with other moments in place.
@@ -243,7 +246,36 @@ class DTTN(eqx.Module):
         >>> tree.nsites, tree.ind_size("k0"), tree.ind_size("out")
         (4, 19, 10)
         """
-        return to_tree(self, image_shape)
+        shape = self.shape_of(image_shape)
+        n_layers = sum(map(len, self.stages))
+        if 2**n_layers > _MAX_LEAVES:
+            raise ValueError(
+                f"{n_layers} blocks make a tree of 2^{n_layers} leaves, more than {_MAX_LEAVES}: "
+                "only small models can be unfolded."
+            )
+        layers = []
+        with jax.enable_x64(True):
+            model = _double(self)
+            maps = jnp.zeros((shape[2], *shape[:2], 1))
+            maps = jax.eval_shape(functools.partial(model.before, 0), maps)
+            _check_size((np.prod(shape) + 1, np.prod(shape) + 1, np.prod(maps.shape) + 1))
+            # Reads images flattened as they are given: (height, width, channels).
+            entry = _affine(
+                lambda x: model.before(0, x.reshape(*shape, -1).transpose(2, 0, 1, 3)), shape
+            )
+            for i, stage in enumerate(model.stages):
+                if i:
+                    before = functools.partial(model.before, i)
+                    layers[-1] = np.tensordot(_affine(before, maps.shape[:3]), layers[-1], 1)
+                    maps = jax.eval_shape(before, maps)
+                layers += [layer_core(block, *maps.shape[1:3]) for block in stage]
+            head = _matrix(lambda x: model.head(x.mean((1, 2), keepdims=True)), maps.shape[:3])
+        layers[0] = np.einsum("oij,ik,jl->okl", layers[0], entry, entry, optimize=True)
+        layers[-1] = np.tensordot(head, layers[-1], 1)
+        arrays = []
+        for height, core in enumerate(layers, 1):
+            arrays += [core.transpose(1, 2, 0)] * 2 ** (n_layers - height)
+        return TTN(arrays, Tree.balanced(2**n_layers), output_inds=("out",))
 
     def polynomial_degree(self, image: ArrayLike, max_degree: int | None = None) -> int | None:
         """Degree of the outputs at t * image in t, None if above max_degree or no polynomial.
@@ -256,7 +288,13 @@ class DTTN(eqx.Module):
         image : (height, width[, channels]), one image
         max_degree : int, optional, at most 1024; by default the product of the blocks' degrees
         """
-        return degree_along(self, image, max_degree)
+        if max_degree is None:
+            max_degree = math.prod(block.degree for stage in self.stages for block in stage)
+        with jax.enable_x64(True):
+            model, image = _double(self), np.asarray(image, float)
+            ones = (1,) * image.ndim
+            function = jax.jit(lambda t: model(t.reshape(-1, *ones) * image[None]))
+            return polynomial_degree(function, max_degree)
 
     @property
     def n_parameters(self) -> int:
@@ -271,11 +309,98 @@ def _checked_shape(shape):
         raise ValueError(
             f"image_shape must be (height, width) or (height, width, channels), got {shape!r}."
         )
-    for size in shape:
-        check_int("each size in image_shape", size, 1)
-    return tuple(shape)
+    return int_tuple("each size in image_shape", shape)
 
 
-def _norms(model):
-    found = jax.tree.leaves(model, is_leaf=lambda part: isinstance(part, BatchNorm))
-    return [part for part in found if isinstance(part, BatchNorm)]
+def layer_core(block: Interaction, height: int, width: int) -> np.ndarray:
+    """Core T of a block: x~'[o] = sum T[o, i, j] x~[i] x~[j], (n + 1, n + 1, n + 1), float64.
+
+    x~ is the n = channels height width numbers of the maps, flattened, and a one.
+
+    Parameters
+    ----------
+    block, height, width : an `Interaction`, not one that normalises over channels, and map sizes
+    """
+    if not isinstance(block, Interaction):
+        raise ValueError(
+            f"A {type(block).__name__} is not a product of two maps: it has no core of order 3."
+        )
+    c = len(block.project.weight)
+    n = c * height * width
+    with jax.enable_x64(True):
+        block = fold_block(_double(block))
+        if not isinstance(block.merge, Product | Sum):
+            raise ValueError(
+                f"{type(block.merge).__name__} divides by numbers that depend on the image: the "
+                "block is no tensor. Use BatchNormProduct."
+            )
+        _check_size((n + 1,) * 3)
+        left, right = (_matrix(branch, (c, height, width)) for branch in (block.left, block.right))
+        width_inside = block.project.weight.shape[1]
+        project = _matrix(block.project, (width_inside, height, width))
+    alpha = float(block.alpha)
+    core = np.zeros((n + 1,) * 3)
+    if isinstance(block.merge, Product):
+        core[:n] = alpha * np.einsum("oh,hi,hj->oij", project[:, :-1], left, right, optimize=True)
+    else:
+        core[:n, :, n] = alpha * project[:, :-1] @ (left + right)
+    core[:n, n, n] += alpha * project[:, -1]
+    core[:n, :n, n] += np.eye(n)
+    core[n, n, n] = 1
+    return core
+
+
+def polynomial_degree(function: Callable, max_degree: int, tol: float = 1e-10) -> int | None:
+    """Degree of a polynomial in one variable, None if it is none of degree max_degree or less.
+
+    >>> polynomial_degree(lambda t: 1 + t**3, 5), polynomial_degree(lambda t: abs(t), 5)
+    (3, None)
+
+    Parameters
+    ----------
+    function : callable, from t (n,) in [-1, 1], float64, to finite values (n, ...)
+    max_degree : int, at most 1024
+    tol : float, coefficients of Chebyshev polynomials at most this times the largest count as zero
+    """
+    check_int("max_degree", max_degree, 0)
+    if max_degree > _MAX_DEGREE:
+        raise ValueError(
+            f"Degrees up to {max_degree} cannot be resolved: give a max_degree of at most "
+            f"{_MAX_DEGREE}."
+        )
+    n = max_degree + 4
+    nodes = np.cos(np.pi * (np.arange(n) + 0.5) / n)
+    values = np.asarray(function(nodes), float).reshape(n, -1)
+    if not np.isfinite(values).all():
+        raise ValueError("The function is not finite on the line: scale the image down.")
+    coefficients = np.abs(np.polynomial.chebyshev.chebfit(nodes, values, n - 1))
+    (found,) = np.nonzero((coefficients > tol * coefficients.max(axis=0)).any(axis=1))
+    degree = max(found.tolist(), default=0)
+    return degree if degree <= max_degree else None
+
+
+def _check_size(shape):
+    if np.prod(shape, dtype=float) > _MAX_CORE:
+        raise ValueError(
+            f"A core of the shape {tuple(map(int, shape))} is too large: only models with few "
+            "channels on small images can be unfolded."
+        )
+
+
+def _double(model):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), model)
+
+
+def _matrix(function, shape):
+    """(n_out, n_in + 1) of an affine function of maps of this shape: its matrix and constant."""
+    n = int(np.prod(shape))
+    points = np.eye(n, n + 1).reshape(*shape, n + 1)
+    values = np.array(eqx.filter_jit(function)(jnp.asarray(points))).reshape(-1, n + 1)
+    values[:, :-1] -= values[:, -1:]
+    return values
+
+
+def _affine(function, shape):
+    """`_matrix` with a last row that passes the one on."""
+    matrix = _matrix(function, shape)
+    return np.vstack([matrix, np.eye(1, matrix.shape[1], matrix.shape[1] - 1)])

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import quimb.tensor as qtn
 
+from ._base import NamedOutputs
 from ._mpo import MPO
 from ._mps import MPS
-from ._tensors import NamedOutputs
 
 
 class Network(NamedOutputs, qtn.TensorNetwork):

@@ -1,4 +1,4 @@
-"""Matrix product states with named outputs."""
+"""Chains: tensors in a row or a ring, and matrix product states with named outputs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,14 +8,118 @@ import numpy as np
 import quimb.tensor as qtn
 
 from .._checks import check_int, check_number
-from .._registry import register
+from .._registry import variant
 from .._types import AnyArray, ArrayLike
 from ..initializers import Initializer, generators
-from ._chain_tensors import ChainOfCores, chain_tensors, check_cyclic
-from ._spec import NetworkSpec, Orders
-from ._start import default_floats, start
-from ._statistics import MutualInformation, check_sites
-from ._tensors import NamedOutputs
+from ._arrangements import MutualInformation, check_sites
+from ._base import NamedOutputs, NetworkSpec, Orders, as_floats, named_tensors, start, tensors_of
+
+# Sites in a row of a drawing.
+_WIDTH = 28
+
+
+class ChainOfCores:
+    """The mixin of chains that are made of cores and found again by their indices.
+
+    The tensors are found by their inputs, whatever their tags and their order. `_own_inds` are the
+    indices of each site besides its bonds, the input first.
+    """
+
+    @classmethod
+    def from_cores(cls, cores, cyclic, **options):
+        """Chain of cores as in `cores`, (left bond, *own, right bond) each.
+
+        Parameters
+        ----------
+        cores : list of arrays
+        cyclic : bool, whether the ends are joined, else their bonds have size 1
+        **options : parameters of the class
+        """
+        arrays = [np.moveaxis(core, -1, 1) for core in cores]
+        if not cyclic:
+            arrays[-1] = arrays[-1][:, 0]
+            arrays[0] = arrays[0][0]
+        return cls([np.ascontiguousarray(array) for array in arrays], **options)
+
+    def _join(self, arrays, own_inds, site_tag_id, expected, tn_opts):
+        """Fill the network with arrays of the axes (left bond, right bond, *own), one per site.
+
+        own_inds: names of the own axes, one tuple per site; expected: the same in words.
+        """
+        nsites = len(arrays)
+        cyclic = nsites > 1 and np.ndim(arrays[0]) - len(own_inds[0]) == 2
+        bonds = [(qtn.rand_uuid(),) for _ in arrays]
+        left = bonds if cyclic else [(), *bonds[1:]]
+        right = [*left[1:], left[0]]
+        inds = [before + after + own for before, after, own in zip(left, right, own_inds)]
+        tags = map(site_tag_id.format, range(nsites))
+        tensors = named_tensors(arrays, inds, tags, "site", f"left bond, right bond, {expected}")
+        self._L, self.cyclic, self._site_tag_id = nsites, cyclic, site_tag_id
+        qtn.TensorNetwork.__init__(self, tensors, virtual=True, **tn_opts)
+
+    def cores(self) -> tuple[list, bool] | None:
+        """Arrays (left bond, input, *outputs, right bond) per site, and whether it is a ring.
+
+        Open ends have bonds of size 1. None where the tensors no longer form a chain: a tensor per
+        site, one bond between neighbours, nothing else.
+        """
+        own_inds = self._own_inds()
+        tensors, nsites = tensors_of(self, [own[0] for own in own_inds]), len(own_inds)
+        if tensors is None or self.num_tensors != nsites:
+            return None
+        right = [qtn.bonds(a, b) for a, b in zip(tensors, tensors[1:] + tensors[:1])]
+        cyclic = nsites > 2 and bool(right[-1])
+        right[-1] = right[-1] if cyclic else ()
+        if {len(bonds) for bonds in right[: nsites if cyclic else -1]} - {1}:
+            return None
+        cores = []
+        for site, (tensor, own) in enumerate(zip(tensors, own_inds, strict=True)):
+            inds = (*right[site - 1], *own, *right[site])
+            if sorted(inds) != sorted(tensor.inds):
+                return None
+            data = tensor.transpose(*inds).data
+            if not cyclic:
+                data = data[None] if site == 0 else data
+                data = data[..., None] if site == nsites - 1 else data
+            cores.append(data)
+        return cores, cyclic
+
+    def layout(self) -> np.ndarray | None:
+        """Positions of the tensors in a drawing, (n_tensors, 2), None where they are no chain.
+
+        A ring, or rows of sites.
+        """
+        found = tensors_of(self, [own[0] for own in self._own_inds()])
+        if found is None or len(found) != self.num_tensors:
+            return None
+        numbers = {id(tensor): site for site, tensor in enumerate(found)}
+        sites = np.array([numbers[id(tensor)] for tensor in self])
+        if self.cyclic:
+            angle, radius = 2 * np.pi * sites / len(sites), len(sites) / (2 * np.pi)
+            return radius * np.stack([np.sin(angle), np.cos(angle)], axis=1)
+        rows, columns = np.divmod(sites, _WIDTH)
+        # To and fro, so that neighbours are neighbours.
+        columns = np.where(rows % 2, _WIDTH - 1 - columns, columns)
+        return np.stack([columns, -1.5 * rows], axis=1)
+
+    def _permute(self, shape, letters):
+        """Store the arrays in an order of l, r and letters for the own indices, others last."""
+        own_inds = self._own_inds()
+        for i in self.gen_sites_present():
+            inds = dict(zip(letters, own_inds[i]))
+            if self.cyclic or i > 0:
+                inds["l"] = self.bond(i, (i - 1) % self.L)
+            if self.cyclic or i < self.L - 1:
+                inds["r"] = self.bond(i, (i + 1) % self.L)
+            first = [inds[axis] for axis in shape if axis in inds]
+            outputs = [ind for ind in self.output_inds if ind in self[i].inds]
+            self[i].transpose_(*dict.fromkeys(first + outputs))
+
+
+def check_cyclic(cyclic, nsites):
+    """ValueError for a ring of fewer than 3 sites."""
+    if cyclic and nsites < 3:
+        raise ValueError(f"A cyclic chain needs at least 3 sites, got {nsites}.")
 
 
 class MPS(NamedOutputs, ChainOfCores, qtn.MatrixProductState):
@@ -61,17 +165,11 @@ class MPS(NamedOutputs, ChainOfCores, qtn.MatrixProductState):
         arrays, output_inds = list(arrays), tuple(output_inds)
         if (output_site is None) != (not output_inds):
             raise ValueError("Give output_site and output_inds together, or neither.")
-        nsites = len(arrays)
-        cyclic = nsites > 1 and np.ndim(arrays[0]) - len(output_inds) * (output_site == 0) == 3
-        own_inds = [
-            (site_ind_id.format(i), *(output_inds if i == output_site else ()))
-            for i in range(nsites)
-        ]
-        expected = "physical, then one per output index"
-        tensors = chain_tensors(arrays, own_inds, cyclic, site_tag_id, expected)
-        self._L, self.cyclic, self._output_inds = nsites, cyclic, output_inds
-        self._site_ind_id, self._site_tag_id = site_ind_id, site_tag_id
-        qtn.TensorNetwork.__init__(self, tensors, virtual=True, **tn_opts)
+        own_inds = [(site_ind_id.format(i),) for i in range(len(arrays))]
+        if output_site in range(len(arrays)):
+            own_inds[output_site] += output_inds
+        self._site_ind_id, self._output_inds = site_ind_id, output_inds
+        self._join(arrays, own_inds, site_tag_id, "physical, then one per output index", tn_opts)
 
     @property
     def output_site(self) -> int | None:
@@ -133,8 +231,8 @@ class MPS(NamedOutputs, ChainOfCores, qtn.MatrixProductState):
         >>> mps.output_site, mps.ind_size("out"), mps.bond_sizes()
         (2, 4, [3, 3, 3, 3])
         """
-        options = {"phys_dim": phys_dim, "initializer": initializer, "weights": weights}
-        initializer, weights = start(nsites, bond_dim, n_outputs, **options)
+        begun = start(nsites, bond_dim, n_outputs, phys_dim, initializer, weights)
+        initializer, weights, fan = begun
         check_int("output_site", output_site, 0, optional=True)
         check_number("output_std", output_std, at_least=0)
         check_cyclic(cyclic, nsites)
@@ -143,22 +241,20 @@ class MPS(NamedOutputs, ChainOfCores, qtn.MatrixProductState):
             raise ValueError(f"output_site must be between 0 and {nsites - 1}, got {site}.")
         *rngs, last = generators(key, nsites + 1)
         cores = [
-            initializer(rng, (bond_dim, len(w), bond_dim), w, nsites * bond_dim)
-            for rng, w in zip(rngs, weights)
+            initializer(rng, (bond_dim, len(w), bond_dim), w, fan) for rng, w in zip(rngs, weights)
         ]
         if n_outputs is None:
-            return cls.from_cores(default_floats(cores), cyclic)
+            return cls.from_cores(as_floats(cores), cyclic)
         spread = last.normal(size=(bond_dim, bond_dim, 1, n_outputs))
         spread *= output_std / np.sqrt(bond_dim)
         if output_bias is not None:
             spread[0, 0] += np.asarray(output_bias)
         cores[site] = np.moveaxis(spread * weights[site][:, None], 1, -1)
-        outputs = {"output_site": site, "output_inds": ("out",)}
-        return cls.from_cores(default_floats(cores), cyclic, **outputs)
+        cores = as_floats(cores)
+        return cls.from_cores(cores, cyclic, output_site=site, output_inds=("out",))
 
 
-@register("network", name="mps")
-@dataclasses.dataclass(frozen=True)
+@variant("network", "mps")
 class MPSSpec(NetworkSpec):
     """An `MPS` yet to be made: the ``network`` of an estimator.
 

@@ -6,7 +6,6 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_int
 from .._registry import variant
 from .._types import ArrayLike
 from ._base import Embedding, Gram, Vectors, Weights, along, as_float
@@ -54,9 +53,7 @@ class Trigonometric(Embedding):
     k: int = 1
     norm = 1.0
     phys_dim = property(lambda self: 2 * self.k)
-
-    def __post_init__(self):
-        check_int("k", self.k, 1)
+    _least = (("k", 1),)
 
     def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)
@@ -75,10 +72,7 @@ class _Grouped(Embedding):
     k: int = 1
     group: int = 2
     site_features = property(lambda self: self.group)
-
-    def __post_init__(self):
-        check_int("k", self.k, 1)
-        check_int("group", self.group, 1)
+    _least = (("k", 1), ("group", 1))
 
 
 @variant("embedding")
@@ -143,13 +137,8 @@ class Fourier(Embedding):
     norm = 1.0
     phys_dim = property(lambda self: self.p)
     _breakpoints = property(lambda self: np.linspace(0.0, 1.0, max(self.p, 2)))
-
-    def __post_init__(self):
-        check_int("p", self.p, 1)
-
-    @property
-    def unit_weights(self) -> Weights | None:
-        return np.ones(1) if self.p == 1 else None
+    _least = (("p", 1),)
+    _unity = property(lambda self: slice(None) if self.p == 1 else None)
 
     def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)[..., None]
@@ -175,9 +164,7 @@ class SpinCoherent(Embedding):
 
     phys_dim: int = 3
     norm = 1.0
-
-    def __post_init__(self):
-        check_int("phys_dim", self.phys_dim, 2)
+    _least = (("phys_dim", 2),)
 
     @property
     def unit_weights(self) -> Weights | None:
