@@ -59,9 +59,10 @@ def register(kind: str, name: str | None = None) -> Callable[[type], type]:
 
 
 @typing.dataclass_transform(frozen_default=True)
-def variant(kind, name=None):
+def variant(kind, name=None, **options):
     """Class decorator of a variant: a frozen dataclass that is registered by its name."""
-    return lambda cls: register(kind, name)(dataclasses.dataclass(frozen=True)(cls))
+    options = {"frozen": True} | options
+    return lambda cls: register(kind, name)(dataclasses.dataclass(**options)(cls))
 
 
 def _known(kind):

@@ -19,7 +19,7 @@ from tn4ml_plus.tables import (
     Rotated,
     Table,
     TableReader,
-    _reader,
+    _columns,
     read_weight,
 )
 
@@ -49,7 +49,7 @@ def test_blocks_are_the_table(table, embedding, monkeypatch):
     reader, U = read(table, embedding, MinMax())
     vectors = reader.vectors(U)
     assert vectors.shape == (2500, 3, reader.embedding.phys_dim)
-    monkeypatch.setattr(_reader, "_NUMBERS", 1024)
+    monkeypatch.setattr(_columns, "_NUMBERS", 1024)
     blocks = list(reader.blocks(U))
     assert [(len(phi), n) for phi, n in blocks] == [(1024, 1024), (1024, 1024), (1024, 452)]
     np.testing.assert_array_equal(reader.transform(table), U)
@@ -60,13 +60,13 @@ def test_predictions_do_not_depend_on_blocks(monkeypatch):
     X = np.random.default_rng(0).normal(size=(2100, 3))
     model = TNClassifier(2, n_members=2, max_epochs=1, random_state=0).fit(X[:60], X[:60, 0] > 0)
     expected = model.predict_proba(X), model.explain(X)
-    monkeypatch.setattr(_reader, "_NUMBERS", 1024)
+    monkeypatch.setattr(_columns, "_NUMBERS", 1024)
     np.testing.assert_allclose(model.predict_proba(X), expected[0], rtol=1e-6)
     np.testing.assert_allclose(model.explain(X), expected[1], rtol=1e-4, atol=1e-6)
 
 
 def test_values_outside_are_counted_once_for_all_blocks(monkeypatch):
-    monkeypatch.setattr(_reader, "_NUMBERS", 1024)
+    monkeypatch.setattr(_columns, "_NUMBERS", 1024)
     U = np.random.default_rng(0).uniform(size=(3000, 2))
     U[[1, 1500, 2900], 0] = 2
     with pytest.warns(DomainWarning, match="3 values left the domain") as seen:

@@ -3,7 +3,6 @@
 Nothing here downloads: a missing file raises MissingDataError, which says how to get it.
 """
 
-from ._idx import load_idx
-from ._loaders import load_cifar10, load_fashion_mnist, load_mnist, pool_images
+from ._loaders import load_cifar10, load_fashion_mnist, load_idx, load_mnist, pool_images
 
 __all__ = ["load_cifar10", "load_fashion_mnist", "load_idx", "load_mnist", "pool_images"]

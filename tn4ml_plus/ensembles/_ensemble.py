@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import quimb.tensor as qtn
 
-from .._registry import register
+from .._registry import variant
 from ..contraction import SquaredNorm, calibrate, pack, unpack
 from ..initializers import Noiseless
 from ..inspection import compress
@@ -39,8 +39,7 @@ class Batch(NamedTuple):
     unit_weights: np.ndarray
 
 
-@register("state")
-@dataclasses.dataclass(frozen=True, eq=False)
+@variant("state", eq=False)
 class Ensemble:
     """Networks of one kind and what their training goes on from; training makes a new one.
 
@@ -87,7 +86,7 @@ class Ensemble:
                     "The sites have different phys_dims, so the given network cannot read them in "
                     "another order: set n_members=1."
                 )
-            networks, anchors = [member] * len(orders), [pack(member)[0]] * len(orders)
+            started = [(member, pack(member)[0])] * len(orders)
         else:
             # A power of two of rows, so that nearby sizes share compiled code.
             padding = (0, (1 << (len(batch.phi) - 1).bit_length()) - len(batch.phi))
@@ -95,18 +94,9 @@ class Ensemble:
                 phi=np.pad(batch.phi, [padding, (0, 0), (0, 0)], mode="edge"),
                 weight=np.pad(batch.weight, padding),
             )
-            networks, anchors = [], []
-            for order in orders:
-                options = {
-                    "bond_dim": int(recipe.bond_dim),
-                    "phys_dim": [phys_dims[i] for i in order],
-                    "n_outputs": n_outputs,
-                    "weights": batch.unit_weights[order],
-                    "key": jax.random.key(rng.randint(2**31 - 1)),
-                }
-                member, anchor = _started(recipe, spec, nsites, options, bias, batch, order)
-                networks.append(member)
-                anchors.append(anchor)
+            shape = phys_dims, n_outputs
+            started = [_started(recipe, spec, batch, order, shape, bias, rng) for order in orders]
+        networks, anchors = map(list, zip(*started, strict=True))
         for member in networks:
             recipe.accepts(member)
         squared = recipe.task == "density"
@@ -233,12 +223,8 @@ class Ensemble:
 
     def to_state(self) -> dict:
         """Arrays and values that the registry can store, as `from_state` takes them."""
-        state = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        packs = [pack(network) for network in self.networks]
-        return state | {
-            "networks": [packed for packed, _ in packs],
-            "structures": [structure for _, structure in packs],
-        }
+        networks, structures = map(list, zip(*map(pack, self.networks), strict=True))
+        return vars(self) | {"networks": networks, "structures": structures}
 
     @classmethod
     def from_state(cls, state: dict) -> "Ensemble":
@@ -259,21 +245,25 @@ class Ensemble:
         return jnp.asarray(self.orders, jnp.int32)
 
 
-def _started(recipe, spec, nsites, options, bias, batch, order):
+def _started(recipe, spec, batch, order, shape, bias, rng):
     """A network before training, and packed what decay pulls it toward."""
-    member = spec.random(nsites, initializer=recipe.initializer, **options)
-    anchor = spec.random(
-        nsites,
-        initializer=Noiseless(recipe.initializer),
-        output_std=0.0,
-        output_bias=bias,
-        **options,
+    phys_dims, n_outputs = shape
+    random = partial(
+        spec.random,
+        len(order),
+        bond_dim=int(recipe.bond_dim),
+        phys_dim=[phys_dims[i] for i in order],
+        n_outputs=n_outputs,
+        weights=batch.unit_weights[order],
+        key=jax.random.key(rng.randint(2**31 - 1)),
     )
+    member = random(initializer=recipe.initializer)
+    anchor = random(initializer=Noiseless(recipe.initializer), output_std=0.0, output_bias=bias)
     packed, structure = pack(member)
     trained = (SquaredNorm(structure) if recipe.task == "density" else structure).padded()
     packed = calibrate(packed, trained, batch.phi[:, order], recipe.output_std, batch.weight)
     anchor, _ = pack(anchor)
-    if options["n_outputs"] is not None:
+    if n_outputs is not None:
         # Only the core with the outputs is zero in the anchor but for the bias.
         packed = structure.with_bias(packed, anchor)
     return unpack(packed, structure), anchor

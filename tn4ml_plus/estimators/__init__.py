@@ -23,24 +23,8 @@ from ._regressor import TNRegressor
 from ._transformer import TNTransformer
 
 __all__ = [
-    "Bijection",
-    "CommonMinMax",
-    "DTTNClassifier",
-    "Differentiable",
-    "GaussianCDF",
-    "LogisticCDF",
-    "Marginal",
-    "MinMax",
-    "Passthrough",
-    "PrincipalComponents",
-    "ProbabilisticPCA",
-    "QuantileSigmoid",
-    "Rotated",
-    "Scaler",
-    "TNAnomalyDetector",
-    "TNBornMachine",
-    "TNClassifier",
-    "TNRegressor",
-    "TNTransformer",
-    "load",
-]
+    "Bijection", "CommonMinMax", "DTTNClassifier", "Differentiable", "GaussianCDF", "LogisticCDF",
+    "Marginal", "MinMax", "Passthrough", "PrincipalComponents", "ProbabilisticPCA",
+    "QuantileSigmoid", "Rotated", "Scaler", "TNAnomalyDetector", "TNBornMachine", "TNClassifier",
+    "TNRegressor", "TNTransformer", "load",
+]  # fmt: skip

@@ -2,81 +2,82 @@
 
 import copy
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import quimb.tensor as qtn
 from sklearn.base import OutlierMixin
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import InputTags, Tags, TargetTags, check_random_state, column_or_1d
 from sklearn.utils.validation import check_consistent_length
 
+from .. import tables
 from .._arrays import evenly_spaced
 from .._checks import check_number
-from .._registry import register, resolve
+from .._registry import resolve, variant
 from ..contraction import pack
 from ..embeddings import Legendre
+from ..ensembles import Ensemble
 from ..losses import NegativeLogLikelihood
 from ..networks import from_quimb
-from ..tables import Differentiable, GaussianCDF, LogisticCDF, Rotated, read_table, read_weight
-from ._base import TakesTables, refitting
-from ._fitting import extended, fits, reads
-from ._options import NetworkOptions
-from ._recipes import DENSITY, Data, filled, of_density, train
-from ._scores import BornScore, NormScore
-from ._views import View
+from ._base import HoldsNetworks, TakesTables, refitting
+from ._densities import BornScore, NormScore
+from ._estimator import NetworkOptions, as_estimator, extended, fits, reads
+from ._recipes import DENSITY, Data, filled, of_density, prepared
 
 # What a column that was constant in fitting costs where it is not, in nats.
 _CONSTANT_CHANGED = 10.0
 _BASELINE_ROWS = 1000
 # With at least this many nothing is dropped in training.
 _ROWS_PER_FEATURE = 10
-_COMMITTEE = (GaussianCDF(), LogisticCDF(), Rotated(GaussianCDF()))
-_SCALERS = Differentiable, "GaussianCDF(), LogisticCDF(), Rotated() or ProbabilisticPCA()"
+_COMMITTEE = (tables.GaussianCDF(), tables.LogisticCDF(), tables.Rotated())
+_SCALERS = tables.Differentiable, "GaussianCDF(), LogisticCDF(), Rotated() or ProbabilisticPCA()"
 
 
-def _has_marginals(network):
-    """Whether networks of this kind have exact marginals."""
-    if isinstance(network, qtn.TensorNetwork):
-        return pack(from_quimb(network))[1].has_exact_marginals
-    return resolve("network", network).has_exact_marginals
+@variant("state", eq=False)
+class View(HoldsNetworks):
+    """A member of a detector's committee: it scores rows that it reads in a way of its own."""
 
+    _reader: tables.TableReader
+    _ensemble: Ensemble
+    score: BornScore | NormScore
+    history_: dict
+    n_iter_: int
+    random_state: int
 
-class _Committee(NamedTuple):
-    """Views, and the value of each column that was constant in fitting, NaN for the others."""
-
-    views: list
-    constants: np.ndarray
+    def __sklearn_tags__(self):
+        return Tags(None, TargetTags(required=False), input_tags=InputTags(allow_nan=True))
 
     @property
-    def explaining(self):
-        """The views of columns; those of components have no sites that are features."""
-        return [view for view in self.views if view.explains_columns]
+    def n_features_in_(self) -> int:
+        """Number of columns."""
+        return self._reader.n_features
 
-    def score(self, table):
-        """Mean of the views' scores, (n_samples,)."""
-        table, changed = self._held(table)
-        score = np.mean([view.of_table(table) for view in self.views], axis=0)
-        return score - _CONSTANT_CHANGED * changed.sum(axis=1)
+    @property
+    def feature_names_in_(self) -> np.ndarray:
+        """Names of the columns, where they have any."""
+        if self._reader.names is None:
+            raise AttributeError("These columns have no names.")
+        return np.array(self._reader.names, object)
 
-    def surprises(self, table):
-        """Mean of the scores without each feature, minus those with it, (n_samples, n_features)."""
-        table, changed = self._held(table)
-        surprises = np.mean([view.surprises(table) for view in self.explaining], axis=0)
-        return surprises + _CONSTANT_CHANGED * changed
+    @property
+    def explains_columns(self) -> bool:
+        """Whether each site reads one column, so that `surprises` are those of columns."""
+        return self._reader.explains_columns
 
-    def _held(self, table):
-        """The table with constant columns put back to what they were, and which entries were not.
+    def of_table(self, table) -> np.ndarray:
+        """Scores of the rows of a table, (n_samples,)."""
+        return self.score.of_rows(self._reader, self._ensemble, table)
 
-        Their deviations have no scale that a density could judge them by.
-        """
-        slack = 1e-9 * np.maximum(1, np.abs(self.constants))
-        changed = np.abs(table.floats - self.constants) > slack
-        floats = np.where(changed, self.constants, table.floats)
-        return dataclasses.replace(table, floats=floats), changed
+    def surprises(self, table) -> np.ndarray:
+        """Score without a column minus that with it, (n_samples, n_features)."""
+        return self.score.surprises(self._reader, self._ensemble, table)
+
+    def score_samples(self, X) -> np.ndarray:
+        """Log-densities of the rows of X, or minus their losses, (n_samples,)."""
+        return self.of_table(self._read(X))
 
 
-@register("estimator")
-@dataclasses.dataclass(eq=False, repr=False)
+@as_estimator
 class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
     """Anomaly detector: samples that tensor networks trained on normal ones find improbable.
 
@@ -132,7 +133,7 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
     contamination: Any = "auto"
 
     def __sklearn_is_fitted__(self):
-        return "views_" in vars(self)
+        return "baseline_" in vars(self)
 
     @fits
     def fit(self, X, y=None, sample_weight=None):
@@ -146,22 +147,20 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
                 raise ValueError(
                     f'contamination must be "auto" or in (0, 0.5], got {self.contamination!r}.'
                 )
-        data = self._data(read_table(self, X, reset=True), y, sample_weight)
+        data = self._data(tables.read_table(self, X, reset=True), y, sample_weight)
         rng = check_random_state(self.random_state)
-        scalers = self._view_scalers()
-        seeds = [rng.randint(2**31 - 1) for _ in scalers]
         kept = data.rows(data.weight > 0)
         unseen = -float(np.log1p(data.weight.sum()))
         views = [
-            self._trained(scaler, kept, seed, unseen)
-            for scaler, seed in zip(scalers, seeds, strict=True)
+            self._trained(scaler, kept, rng.randint(2**31 - 1), unseen)
+            for scaler in self._view_scalers()
         ]
         self._keep(views, kept.table)
 
     @reads
     def score_samples(self, X) -> np.ndarray:
         """Normality of the rows of X, (n_samples,): their log-density in nats by default."""
-        return self._committee.score(self._read(X))
+        return self._scores(self._read(X))
 
     @reads
     def decision_function(self, X):
@@ -183,9 +182,9 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
         rotated columns or subspaces are left out; ValueError where all are of that kind.
         """
         table = self._read(X)
-        if not self._committee.explaining:
+        if not self._explaining:
             raise ValueError("Components are not features: add a scaler that keeps columns apart.")
-        return self._committee.surprises(table) - self.baseline_
+        return self._surprises(table) - self.baseline_
 
     @reads
     def compress(self, max_bond=None, cutoff=1e-6, *, X=None, y=None, sample_weight=None):
@@ -199,64 +198,80 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
             data = data.rows(data.weight > 0)
         elif not (y is None and sample_weight is None):
             raise ValueError("y and sample_weight are those of samples: give X, too.")
-        views = [self._compressed(view, max_bond, cutoff, X, data) for view in self.views_]
-        if data is None:
-            smaller.views_ = views
-        else:
-            smaller._keep(views, data.table)
+        smaller.views_ = [self._compressed(view, max_bond, cutoff, X, data) for view in self.views_]
+        if data is not None:
+            smaller._keep(smaller.views_, data.table)
         return smaller
 
     def _data(self, table, y, sample_weight):
         """Rows with targets and weights, also those of no weight."""
-        y = self._labels(y, table)
-        weight = read_weight(sample_weight, len(table))
-        return Data(table, np.ones(len(table)) if y is None else y, weight)
-
-    def _labels(self, y, table):
-        if self.loss is None or not self._resolved_loss().supervised:
-            return None
-        if y is None:
+        if not self._loss.supervised:
+            y = np.ones(len(table))
+        elif y is None:
             raise ValueError(
-                f"{type(self._resolved_loss()).__name__} learns from labels: give y, 1 for inliers "
-                "and -1 for outliers, or choose another loss."
+                f"{type(self._loss).__name__} learns from labels: give y, 1 for inliers and -1 for "
+                "outliers, or choose another loss."
             )
         y = column_or_1d(y)
         check_consistent_length(table.floats, y)
         if not np.isin(y, (-1, 1)).all():
             raise ValueError("y must be 1 for inliers and -1 for outliers.")
-        return y.astype(float)
+        return Data(table, y.astype(float), tables.read_weight(sample_weight, len(table)))
 
-    def _resolved_loss(self):
-        return resolve("loss", self.loss).loss
+    @property
+    def _loss(self):
+        return resolve("loss", DENSITY.objective if self.loss is None else self.loss).loss
 
     def _keep(self, views, table):
         """Take views over, with the threshold and what features add in the mean, from a table."""
         low, high = np.fmin.reduce(table.floats), np.fmax.reduce(table.floats)
-        committee = _Committee(views, np.where(low == high, low, np.nan))
-        scores = committee.score(table)
+        # Values of the columns that were constant in fitting.
+        self.views_, self.constants_ = views, np.where(low == high, low, np.nan)
+        scores = self._scores(table)
         if self.contamination == "auto":
             low, high = np.percentile(scores, (25, 75))
-            offset = float(low - 1.5 * (high - low))
+            self.offset_ = float(low - 1.5 * (high - low))
         else:
-            offset = float(np.percentile(scores, 100 * self.contamination))
+            self.offset_ = float(np.percentile(scores, 100 * self.contamination))
         baseline = np.zeros(table.shape[1])
-        if committee.explaining:
+        if self._explaining:
             few = table.rows(evenly_spaced(len(table), _BASELINE_ROWS))
-            baseline = committee.surprises(few).mean(axis=0)
-        self.views_, self.constants_ = views, committee.constants
-        self.offset_, self.baseline_ = offset, baseline
+            baseline = self._surprises(few).mean(axis=0)
+        self.baseline_ = baseline
 
     @property
-    def _committee(self):
-        return _Committee(self.views_, self.constants_)
+    def _explaining(self):
+        """The views of columns; those of components have no sites that are features."""
+        return [view for view in self.views_ if view.explains_columns]
+
+    def _scores(self, table):
+        """Mean of the views' scores, (n_samples,)."""
+        table, changed = self._held(table)
+        score = np.mean([view.of_table(table) for view in self.views_], axis=0)
+        return score - _CONSTANT_CHANGED * changed.sum(axis=1)
+
+    def _surprises(self, table):
+        """Mean of the scores without each feature, minus those with it, (n_samples, n_features)."""
+        table, changed = self._held(table)
+        surprises = np.mean([view.surprises(table) for view in self._explaining], axis=0)
+        return surprises + _CONSTANT_CHANGED * changed
+
+    def _held(self, table):
+        """The table with constant columns put back to what they were, and which entries were not.
+
+        Their deviations have no scale that a density could judge them by.
+        """
+        slack = 1e-9 * np.maximum(1, np.abs(self.constants_))
+        changed = np.abs(table.floats - self.constants_) > slack
+        floats = np.where(changed, self.constants_, table.floats)
+        return dataclasses.replace(table, floats=floats), changed
 
     def _view_scalers(self):
-        if isinstance(self.scaler, tuple | list):
-            if not self.scaler:
-                raise ValueError("scaler must be one or more scalers, got none.")
-            return [resolve("scaler", scaler) for scaler in self.scaler]
         if self.scaler is not None:
-            return [resolve("scaler", self.scaler)]
+            given = self.scaler if isinstance(self.scaler, tuple | list) else [self.scaler]
+            if not given:
+                raise ValueError("scaler must be one or more scalers, got none.")
+            return [resolve("scaler", scaler) for scaler in given]
         embedding = resolve("embedding", self.embedding or Legendre(4))
         parts = getattr(embedding, "embeddings", (embedding,))
         if np.isfinite(embedding.domain).all() and not all(part.discrete for part in parts):
@@ -265,8 +280,11 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
 
     def _is_born(self):
         """Whether views are Born machines, of likelihoods with exact marginals."""
-        likelihood = self.loss is None or isinstance(self._resolved_loss(), NegativeLogLikelihood)
-        return _has_marginals(self.network) and likelihood
+        if isinstance(self.network, qtn.TensorNetwork):
+            kind = pack(from_quimb(self.network))[1]
+        else:
+            kind = resolve("network", self.network)
+        return kind.has_exact_marginals and isinstance(self._loss, NegativeLogLikelihood)
 
     def _recipe(self, scaler, shape):
         """The recipe of the view with this scaler."""
@@ -297,7 +315,8 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
     def _trained(self, scaler, data, seed, unseen):
         """The view with this scaler."""
         recipe, rng = self._recipe(scaler, data.table.shape), check_random_state(seed)
-        reader, ensemble, history, n_iter = train(recipe, data, rng)
+        reader, ensemble, arguments = prepared(recipe, data, rng)
+        ensemble, history, n_iter = ensemble.train(*arguments)
         score = (BornScore if self._is_born() else NormScore)(unseen)
         return View(reader, ensemble, score, history, n_iter, seed)
 
@@ -309,7 +328,7 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
         recipe = self._recipe(view._reader.scaler, data.table.shape)
         recipe = dataclasses.replace(recipe, trainer=refitting(ensemble, cutoff))
         rng = check_random_state(view.random_state)
-        before = view._reader, ensemble
-        _, ensemble, history, n_iter = train(recipe, data, rng, before=before)
+        arguments = prepared(recipe, data, rng, (view._reader, ensemble))[-1]
+        ensemble, history, n_iter = ensemble.train(*arguments)
         history, n_iter = extended(view.history_, history), view.n_iter_ + n_iter
         return dataclasses.replace(view, _ensemble=ensemble, history_=history, n_iter_=n_iter)

@@ -12,9 +12,8 @@ from ..inspection import activations
 from ..losses import CallableLoss
 from ..tables import read_table
 from ..training import Sweep
-from ._fitting import extended, reads
-from ._options import NetworkOptions, ResumableOptions
-from ._recipes import FLAT, Data, filled, train
+from ._estimator import NetworkOptions, ResumableOptions, extended, reads
+from ._recipes import FLAT, Data, filled, prepared
 
 
 class TakesTables:
@@ -23,7 +22,6 @@ class TakesTables:
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
-        tags.non_deterministic = False
         return tags
 
     def _read(self, X):
@@ -167,9 +165,8 @@ class TensorNetworkEstimator(HoldsNetworks, NetworkOptions, ResumableOptions):
         if X is None:
             return smaller
         given = smaller.get_params(deep=False)
-        others = dict.fromkeys((*FLAT, "callbacks"))
-        trainer = refitting(smaller._ensemble, cutoff)
-        smaller.set_params(**others, trainer=trainer, warm_start=True, early_stopping=False)
+        others = dict.fromkeys((*FLAT, "callbacks")) | {"warm_start": True, "early_stopping": False}
+        smaller.set_params(**others, trainer=refitting(smaller._ensemble, cutoff))
         try:
             smaller.fit(X, *([] if y is None else [y]), sample_weight=sample_weight)
         finally:
@@ -182,24 +179,20 @@ class TensorNetworkEstimator(HoldsNetworks, NetworkOptions, ResumableOptions):
     def _train(self, data: Data, outputs=(None, None), partial_fit=False):
         """Train on encoded data, from the present networks or from new ones."""
         recipe = self._recipe(data.table.shape)
-        if partial_fit and not recipe.trainer.trains_on_parts:
-            raise ValueError(
-                f"{type(recipe.trainer).__name__} cannot train on part of the samples: use one "
-                'trainer that can for partial_fit, such as "gradient" or "sweep".'
-            )
         before, history, n_iter = None, {}, 0
         if self._goes_on(partial_fit):
             self._check_unchanged("the networks were made")
             before, history, n_iter = (self._reader, self._ensemble), self.history_, self.n_iter_
 
-        def keep(reader, ensemble, new, epochs):
+        rng = check_random_state(self.random_state)
+        reader, ensemble, arguments = prepared(recipe, data, rng, before, outputs)
+
+        def keep(ensemble, new, epochs):
             self._reader, self._ensemble, self._fixed = reader, ensemble, self._present_fixed()
             self.history_, self.n_iter_ = extended(history, new), n_iter + epochs
 
-        rng = check_random_state(self.random_state)
-        options = {"before": before, "outputs": outputs, "partial_fit": partial_fit}
         try:
-            keep(*train(recipe, data, rng, **options))
+            keep(*ensemble.train(*arguments, partial_fit))
         except (Exception, KeyboardInterrupt) as error:
             if hasattr(error, "trained"):
                 keep(*error.trained)
@@ -215,14 +208,10 @@ class TensorNetworkEstimator(HoldsNetworks, NetworkOptions, ResumableOptions):
         return self._ensemble.without_sites(self.embed(X), self._reader.neutral)
 
     def _state(self):
-        ensemble = self._ensemble
+        state, ensemble = super()._state(), self._ensemble
         if isinstance(ensemble.loss, CallableLoss):
             # A function cannot be stored, but what has taken its place since can.
             defaults, owner = self._defaults, type(self).__name__
             objective = resolve_objective(self.loss, defaults.objective, defaults.task, owner)
-            ensemble = dataclasses.replace(ensemble, loss=objective.loss)
-        return super()._state() | {"_reader": self._reader, "_ensemble": ensemble}
-
-    def _restore(self, state):
-        super()._restore(state)
-        self._fixed = self._present_fixed()
+            state["_ensemble"] = dataclasses.replace(ensemble, loss=objective.loss)
+        return state

@@ -8,17 +8,14 @@ from sklearn.base import DensityMixin
 from sklearn.utils import check_random_state
 
 from .._checks import check_int
-from .._registry import register
 from ..tables import Bijection, Table, is_missing, read_table, read_weight
 from ._base import TensorNetworkEstimator
-from ._fitting import fits, reads
+from ._densities import BornScore, SiteDensity, born_members, log_densities
+from ._estimator import as_estimator, fits, reads
 from ._recipes import DENSITY, Data, of_density
-from ._scores import BornScore, born_members, log_densities
-from ._site_densities import SiteDensity
 
 
-@register("estimator")
-@dataclasses.dataclass(eq=False, repr=False)
+@as_estimator
 class TNBornMachine(DensityMixin, TensorNetworkEstimator):
     """Density whose square root is a tensor network, with exact marginals, conditionals, samples.
 
@@ -113,86 +110,7 @@ class TNBornMachine(DensityMixin, TensorNetworkEstimator):
         else:
             table = self._read(given if np.ndim(given) == 2 else np.atleast_2d(given))
             table = table.rows(np.repeat(np.arange(len(table)), n_samples))
-        return self._complete(table, check_random_state(random_state))
-
-    @reads
-    def impute(self, X) -> np.ndarray:
-        """X with missing numbers replaced by their conditional means, categories by their modes.
-
-        Everything that a row holds is conditioned on. Returns (n_samples, n_features) floats, or
-        objects where there are categories.
-        """
-        table = self._read(X)
-        U = self._reader.encode(table)[0]
-        missing, filled = np.isnan(U), U.copy()
-        chosen = np.flatnonzero(missing.any(axis=1))
-        masses, members = {}, born_members(self._reader, self._ensemble, U[chosen])
-        weights = softmax(log_densities(members), axis=0)
-        for weight, (density, order, *vectors) in zip(weights, members, strict=True):
-            rho = density.conditionals(*vectors)
-            for site, j in enumerate(order):
-                here = missing[chosen, j]
-                if here.any():
-                    d = density.phys_dims[site]
-                    part = self._site(j).masses(rho[here, site, :d, :d]) * weight[here, None]
-                    masses[j] = masses.get(j, 0) + part
-        for j, mass in masses.items():
-            site = self._site(j)
-            if site.embedding.discrete:
-                filled[missing[:, j], j] = site.values[np.argmax(mass, axis=1)]
-        out = self._reader.inverse(filled)
-        for j, mass in masses.items():
-            site = self._site(j)
-            if not site.embedding.discrete:
-                raw = self._reader.inverse(np.tile(site.values[:, None], U.shape[1]))[:, j]
-                out[missing[:, j], j] = mass @ raw.astype(float) / mass.sum(axis=1)
-        return self._keep_given(out, table)
-
-    @reads
-    def explain(self, X) -> np.ndarray:
-        """Log-density of each column given all others, (n_samples, n_features), in nats.
-
-        The log-density falls by this much where the column is traced out; 0 where it is missing.
-        """
-        return -self._score.surprises(self._reader, self._ensemble, self._read(X))
-
-    @reads
-    def marginal(self, features):
-        """Density of some of the features, given by number or name, all others traced out.
-
-        Returns a `Marginal` with `score_samples` and `sample`.
-        """
-        return Marginal(self, self._numbers(features))
-
-    @property
-    def _score(self):
-        return BornScore(self.unseen_log_density_)
-
-    def _numbers(self, features):
-        names = list(getattr(self, "feature_names_in_", ()))
-        features = [features] if np.ndim(features) == 0 else list(features)
-        numbers = [names.index(f) if f in names else f for f in features]
-        valid = [isinstance(f, int | np.integer) and 0 <= f < self.n_features_in_ for f in numbers]
-        if not (numbers and all(valid) and len(set(numbers)) == len(numbers)):
-            raise ValueError(
-                f"features must be different columns, as numbers below {self.n_features_in_} or "
-                f"names seen in fit, got {features!r}."
-            )
-        return [int(f) for f in numbers]
-
-    def _nothing(self, n_rows):
-        """Table of which nothing is known."""
-        empty = tuple(
-            None if level is None else np.full(n_rows, None, object)
-            for level in self._reader.levels
-        )
-        return Table(np.full((n_rows, self.n_features_in_), np.nan), empty)
-
-    def _site(self, feature):
-        return SiteDensity(self._reader.site_embeddings()[feature])
-
-    def _complete(self, table, rng):
-        """Raw rows with everything missing drawn given the rest."""
+        rng = check_random_state(random_state)
         U = self._reader.encode(table)[0]
         members = born_members(self._reader, self._ensemble, U)
         log = log_densities(members)
@@ -210,6 +128,75 @@ class TNBornMachine(DensityMixin, TensorNetworkEstimator):
 
             density.sample(phi[mine], missing[mine], draw)
         return self._keep_given(self._reader.inverse(out), table)
+
+    @reads
+    def impute(self, X) -> np.ndarray:
+        """X with missing numbers replaced by their conditional means, categories by their modes.
+
+        Everything that a row holds is conditioned on. Returns (n_samples, n_features) floats, or
+        objects where there are categories.
+        """
+        table = self._read(X)
+        U = self._reader.encode(table)[0]
+        missing, out = np.isnan(U), self._reader.inverse(U)
+        chosen = np.flatnonzero(missing.any(axis=1))
+        masses, members = {}, born_members(self._reader, self._ensemble, U[chosen])
+        weights = softmax(log_densities(members), axis=0)
+        for weight, (density, order, *vectors) in zip(weights, members, strict=True):
+            rho = density.conditionals(*vectors)
+            for site, j in enumerate(order):
+                here = missing[chosen, j]
+                if here.any():
+                    d = density.phys_dims[site]
+                    part = self._site(j).masses(rho[here, site, :d, :d]) * weight[here, None]
+                    masses[j] = masses.get(j, 0) + part
+        for j, mass in masses.items():
+            site = self._site(j)
+            values = np.tile(site.values[:, None].astype(float), U.shape[1])
+            raw = self._reader.inverse(values)[:, j]
+            if site.embedding.discrete:
+                out[missing[:, j], j] = raw[np.argmax(mass, axis=1)]
+            else:
+                out[missing[:, j], j] = mass @ raw.astype(float) / mass.sum(axis=1)
+        return self._keep_given(out, table)
+
+    @reads
+    def explain(self, X) -> np.ndarray:
+        """Log-density of each column given all others, (n_samples, n_features), in nats.
+
+        The log-density falls by this much where the column is traced out; 0 where it is missing.
+        """
+        return -self._score.surprises(self._reader, self._ensemble, self._read(X))
+
+    @reads
+    def marginal(self, features):
+        """Density of some of the features, given by number or name, all others traced out.
+
+        Returns a `Marginal` with `score_samples` and `sample`.
+        """
+        names = list(getattr(self, "feature_names_in_", ()))
+        features = [features] if np.ndim(features) == 0 else list(features)
+        numbers = [names.index(f) if f in names else f for f in features]
+        valid = [isinstance(f, int | np.integer) and 0 <= f < self.n_features_in_ for f in numbers]
+        if not (numbers and all(valid) and len(set(numbers)) == len(numbers)):
+            raise ValueError(
+                f"features must be different columns, as numbers below {self.n_features_in_} or "
+                f"names seen in fit, got {features!r}."
+            )
+        return Marginal(self, [int(f) for f in numbers])
+
+    @property
+    def _score(self):
+        return BornScore(self.unseen_log_density_)
+
+    def _nothing(self, n_rows):
+        """Table of which nothing is known."""
+        levels = self._reader.levels
+        empty = tuple(None if lv is None else np.full(n_rows, None, object) for lv in levels)
+        return Table(np.full((n_rows, len(levels)), np.nan), empty)
+
+    def _site(self, feature):
+        return SiteDensity(self._reader.site_embeddings()[feature])
 
     def _keep_given(self, out, table):
         """`out` with what the table holds put back as it was."""
@@ -243,15 +230,13 @@ class Marginal:
             raise ValueError(
                 f"X must have the shape (n_samples, {len(self.features)}), got {X.shape}."
             )
-        nothing = self.machine._nothing(len(X))
-        floats, raw = nothing.floats, list(nothing.raw)
+        table = self.machine._nothing(len(X))
         for j, column in zip(self.features, X.T, strict=True):
-            if raw[j] is None:
-                floats[:, j] = column.astype(float)
+            if table.raw[j] is None:
+                table.floats[:, j] = column.astype(float)
             else:
-                raw[j] = column
-        machine, table = self.machine, Table(floats, tuple(raw))
-        return machine._score.of_rows(machine._reader, machine._ensemble, table)
+                table.raw[j][:] = column
+        return self.machine._score.of_rows(self.machine._reader, self.machine._ensemble, table)
 
     def sample(self, n_samples=1, *, random_state=None):
         """Exact samples, (n_samples, len(features)).

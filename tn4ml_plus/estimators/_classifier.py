@@ -1,4 +1,4 @@
-"""Classification."""
+"""Classification: labels to classes and back, and the classifier of tables."""
 
 import dataclasses
 from typing import Any
@@ -6,23 +6,86 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.utils import column_or_1d
+from sklearn.base import ClassifierMixin
+from sklearn.utils import check_array, column_or_1d, compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length
 
 from .._amplitude import Amplitude
-from .._registry import register
 from ..ensembles import Recipe
 from ..losses import CrossEntropy
-from ..tables import read_table
+from ..tables import read_table, read_weight
 from ..training import Gradient
 from ._base import TensorNetworkEstimator
-from ._classes import ProbabilisticClassifier, read_classes
-from ._fitting import fits, reads
+from ._estimator import as_estimator, fits, reads
 from ._recipes import Data, legendre
 
 
-@register("estimator")
-@dataclasses.dataclass(eq=False, repr=False)
+class ProbabilisticClassifier(ClassifierMixin):
+    """Mixin of classifiers: what follows from `predict_proba` and `classes_`."""
+
+    def predict_log_proba(self, X) -> np.ndarray:
+        """Natural logarithms of the class probabilities, (n_samples, n_classes)."""
+        return np.log(np.maximum(self.predict_proba(X), np.finfo(float).tiny))
+
+    def decision_function(self, X) -> np.ndarray:
+        """Log-probabilities (n_samples, n_classes); for 2 classes their difference (n_samples,)."""
+        scores = self.predict_log_proba(X)
+        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+    @reads
+    def predict(self, X) -> np.ndarray:
+        """The most probable labels, (n_samples,)."""
+        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+
+
+def read_classes(estimator, X, y, sample_weight, classes=None, going_on=False):
+    """Numbers of the classes, weights, and which samples these are: those of positive weight.
+
+    Sets `classes_`, or with going_on checks that labels are among them; classes: all of them, where
+    y may lack some. Weights are those of samples times those of `class_weight`.
+    """
+    if y is None:
+        raise ValueError(
+            f"{type(estimator).__name__} requires y to be passed, but the target y is None."
+        )
+    y = column_or_1d(y, warn=True)
+    if y.dtype.kind in "fc":
+        check_array(y, ensure_2d=False, input_name="y")
+    check_classification_targets(y)
+    check_consistent_length(X, y)
+    if not going_on:
+        estimator.classes_ = np.unique(y if classes is None else classes)
+    elif classes is not None and not np.array_equal(np.unique(classes), estimator.classes_):
+        raise ValueError(f"classes differ from those of the first call, {estimator.classes_}.")
+    codes = _codes(y, estimator.classes_)
+    if len(estimator.classes_) < 2:
+        raise ValueError(
+            f"y has only one class, {estimator.classes_.tolist()[0]!r}: a classifier needs at "
+            "least two."
+        )
+    weight, given = read_weight(sample_weight, len(y)), estimator.class_weight
+    if not isinstance(given, dict | None) and not (isinstance(given, str) and given == "balanced"):
+        raise ValueError(
+            f"class_weight must be None, 'balanced' or a dict of labels, got {given!r}."
+        )
+    by_class = compute_sample_weight(given, y)
+    if not (by_class > 0).all():
+        raise ValueError(f"class_weight must be positive for every class, got {given!r}.")
+    weight = weight * by_class
+    kept = weight > 0
+    return codes.astype(np.int32)[kept], weight[kept], kept
+
+
+def _codes(labels, classes):
+    """Numbers of labels in the sorted classes; ValueError for those that are not among them."""
+    unknown = np.setdiff1d(labels, classes)
+    if len(unknown):
+        raise ValueError(f"y has labels {unknown} that are not among {classes}.")
+    return np.searchsorted(classes, labels)
+
+
+@as_estimator
 class TNClassifier(ProbabilisticClassifier, TensorNetworkEstimator):
     """Classifier whose class scores are the outputs of tensor networks on embedded features.
 
@@ -151,11 +214,7 @@ class TNClassifier(ProbabilisticClassifier, TensorNetworkEstimator):
         present, without = map(mean, zip(*self._without(X), strict=True))
         labels = self.classes_[np.argmax(present, axis=1)] if y is None else column_or_1d(y)
         check_consistent_length(present, labels)
-        unknown = np.setdiff1d(labels, self.classes_)
-        if len(unknown):
-            raise ValueError(f"y has labels {unknown} that are not among {self.classes_}.")
-        chosen = np.searchsorted(self.classes_, labels)
-        rows = np.arange(len(labels))
+        rows, chosen = np.arange(len(labels)), _codes(labels, self.classes_)
         tiny = np.finfo(float).tiny
         log_p = np.log(np.maximum(present[rows, chosen], tiny))
         return log_p[:, None] - np.log(np.maximum(without[rows, :, chosen], tiny))

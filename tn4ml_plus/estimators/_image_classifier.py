@@ -14,23 +14,14 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
+from .. import training
 from .._checks import check_int, function_tuple, warn
-from .._registry import lookup, register, resolve
-from ..training import (
-    Augmentation,
-    EarlyStopping,
-    ImageGradient,
-    ImageProblem,
-    LabelledImages,
-    image_outputs,
-)
-from ._classes import ProbabilisticClassifier, read_classes
-from ._fitting import check_switches, extended, fits, reads, split
-from ._options import ResumableOptions
+from .._registry import lookup, resolve
+from ._classifier import ProbabilisticClassifier, read_classes
+from ._estimator import ResumableOptions, as_estimator, check_switches, extended, fits, reads, split
 
 
-@register("estimator")
-@dataclasses.dataclass(eq=False, repr=False)
+@as_estimator
 class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
     """Classifier of images by a deep tree tensor network, `tn4ml_plus.image.DTTN`.
 
@@ -91,7 +82,6 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
-        tags.non_deterministic = False
         return tags
 
     @fits
@@ -121,7 +111,7 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
         def labelled(rows):
             return self._labelled(images[rows], codes[rows], weight[rows])
 
-        problem = ImageProblem(
+        problem = training.ImageProblem(
             params=model,
             samples=labelled(fitting),
             n_samples=len(fitting),
@@ -151,7 +141,7 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
         images = self._read(X, reset=False)
         padding = np.zeros(len(images), np.int32)
         samples = self._labelled(images, padding, padding.astype(float))
-        outputs = np.asarray(image_outputs(self.model_, samples), float)[: len(images)]
+        outputs = np.asarray(training.image_outputs(self.model_, samples), float)[: len(images)]
         if wrong := int((~np.isfinite(outputs)).any(axis=1).sum()):
             raise ValueError(
                 f"The outputs of {wrong} of {len(images)} images are not finite: these images are "
@@ -189,10 +179,9 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
         model = self._model(self._resolve_model(), jax.random.key(0))
         model = model.fold_batchnorm() if self._is_folded else model
         self.model_ = jax.tree.unflatten(jax.tree.structure(model), map(jnp.asarray, leaves))
-        self._fixed = self._present_fixed()
 
     def _resolve_model(self):
-        check_switches(self, "early_stopping", "warm_start", "verbose")
+        check_switches(self)
         several = isinstance(self.block, list | tuple)
         blocks = [_class("block", each) for each in (self.block if several else [self.block])]
         if not blocks:
@@ -207,14 +196,14 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
         return DTTN(variant, self.image_shape_, n_outputs, block=block, merge=merge, key=key)
 
     def _resolve_trainer(self):
-        trainer = ImageGradient() if self.trainer is None else self.trainer
-        if not isinstance(trainer, ImageGradient):
+        trainer = training.ImageGradient() if self.trainer is None else self.trainer
+        if not isinstance(trainer, training.ImageGradient):
             raise ValueError(f"trainer must be an ImageGradient or None, got {trainer!r}.")
         function_tuple("callbacks", () if self.callbacks is None else self.callbacks)
         flat = ("learning_rate", "max_epochs", "batch_size")
         changes = {name: getattr(self, name) for name in flat if getattr(self, name) is not None}
         if self.early_stopping and trainer.early_stopping is None:
-            changes["early_stopping"] = EarlyStopping()
+            changes["early_stopping"] = training.EarlyStopping()
         if isinstance(self.augmentations, str) or not hasattr(self.augmentations, "__iter__"):
             raise ValueError(
                 f"augmentations must be a sequence such as ('horizontal_flip',), got "
@@ -225,7 +214,7 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
                 "The trainer's optimizer brings its own learning rate: set learning_rate there."
             )
         given = tuple(
-            each if isinstance(each, Augmentation) else resolve("augmentation", each)
+            each if isinstance(each, training.Augmentation) else resolve("augmentation", each)
             for each in self.augmentations
         )
         if given:
@@ -274,7 +263,7 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
             images = ((images - mean) / scale).astype(dtype)
             mean, scale = np.zeros_like(mean), np.ones_like(scale)
         parts = (part.astype(dtype) for part in (weight, mean, scale))
-        return LabelledImages.padded(images, target, *parts)
+        return training.LabelledImages.padded(images, target, *parts)
 
     def _task(self, trainer, images, arrays, n_iter):
         """Values that tell this training from others, for a checkpoint."""
@@ -293,10 +282,9 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
 
 def _standardization(images):
     """Mean and deviation of the channels; ValueError where the latter overflows."""
-    axes = tuple(range(images.ndim - 1))
-    mean = images.mean(axis=axes, dtype=float)
+    mean = images.mean(axis=(0, 1, 2), dtype=float)
     with np.errstate(over="ignore"):
-        scale = images.std(axis=axes, dtype=float)
+        scale = images.std(axis=(0, 1, 2), dtype=float)
     if not np.isfinite(scale).all():
         raise ValueError(
             "The images' standard deviation is too large for a float: divide the images, "
@@ -318,8 +306,7 @@ def _class(kind, value):
 
 def _channelled(shape):
     """(height, width, channels); ValueError for what is no shape of images."""
-    valid = isinstance(shape, list | tuple) and len(shape) in (2, 3)
-    if not valid:
+    if not (isinstance(shape, list | tuple) and len(shape) in (2, 3)):
         raise ValueError(
             f"image_shape must be (height, width) or (height, width, channels), got {shape!r}."
         )

@@ -1,16 +1,12 @@
 """Fitted estimators from files, also of format 1, which held their attributes one by one."""
 
-import jax
-import jax.numpy as jnp
-
 from .._registry import from_json, lookup
-from ..contraction import unpack
 from ..ensembles import Ensemble
 from ..io import from_tree, labels_from_json, read
 from ..tables import TableReader
+from ._anomaly import View
+from ._densities import BornScore, NormScore
 from ._regressor import TargetScaling
-from ._scores import BornScore, NormScore
-from ._views import View
 
 # Attributes that readers and ensembles hold.
 _INSIDE = ("embedding_", "orders_", "second_moments_")
@@ -65,16 +61,17 @@ def _upgraded(arrays, metadata):
         second_moments=found.get("second_moments_"),
     )
     if metadata["structures"] is not None:
-        structures = map(from_json, metadata["structures"])
-        state["_ensemble"] = Ensemble(
-            list(map(unpack, found["network"], structures)),
-            found["orders_"],
-            jax.tree.map(jnp.asarray, found["anchor"]),
-            from_json(metadata["loss"]),
-            squared="unseen_log_density_" in found,
-            trainer_state={n: list(leaves) for n, leaves in found.get("trainer", {}).items()},
-            n_seen=found["_n_seen"],
-        )
+        ensemble = {
+            "networks": found["network"],
+            "structures": map(from_json, metadata["structures"]),
+            "orders": found["orders_"],
+            "anchor": found["anchor"],
+            "loss": from_json(metadata["loss"]),
+            "squared": "unseen_log_density_" in found,
+            "trainer_state": {n: list(v) for n, v in found.get("trainer", {}).items()},
+            "n_seen": found["_n_seen"],
+        }
+        state["_ensemble"] = Ensemble.from_state(ensemble)
     if "_y_mean" in found:
         target = TargetScaling(found["_y_mean"], found["_y_deviation"], found["_one_column"])
         state["_target"] = target

@@ -14,10 +14,10 @@ from ..contraction import as_tree
 from ..embeddings import Legendre
 from ..ensembles import Batch, Ensemble, Recipe, resolve_objective, resolve_trainer
 from ..losses import NegativeLogLikelihood
-from ..tables import AVERAGED, TRACED, Table, TableReader, padded_length, resolve_columns
+from ..tables import AVERAGED, TRACED, Table, TableReader, resolve_columns
 from ..training import Gradient, Samples
-from ._fitting import check_switches, split
-from ._site_densities import orthonormal
+from ._densities import orthonormal
+from ._estimator import check_switches, split
 
 # Rows that the least-squares start and the calibration look at.
 _START_ROWS = 4096
@@ -39,7 +39,7 @@ def filled(defaults: Recipe, options, shape, owner: str) -> Recipe:
     """
     for name in ("bond_dim", "n_members"):
         check_int(name, getattr(options, name), at_least=1)
-    check_switches(options, "early_stopping", "warm_start", "verbose")
+    check_switches(options)
     callbacks = getattr(options, "callbacks", None)
     callbacks = function_tuple("callbacks", () if callbacks is None else callbacks)
     embedding, scaler = defaults.columns
@@ -121,8 +121,8 @@ class Data(NamedTuple):
         return Data(self.table.rows(chosen), self.target[chosen], self.weight[chosen])
 
 
-def train(recipe, data, rng, *, before=None, outputs=(None, None), partial_fit=False):
-    """Reader, trained ensemble, history and number of its epochs, as `Ensemble.train`.
+def prepared(recipe, data, rng, before=None, outputs=(None, None)):
+    """Reader, ensemble before training, and the arguments of its `train`.
 
     before: a reader and an ensemble to go on from; outputs: how many there are, and what they are
     without noise.
@@ -142,19 +142,14 @@ def train(recipe, data, rng, *, before=None, outputs=(None, None), partial_fit=F
         U = reader.transform(data.table)
 
     def samples(rows):
-        length = padded_length(len(rows))
-        target, padding = data.target[rows], [(0, length - len(rows))]
+        phi, target = reader.embed(U[rows]), data.target[rows]
+        padding = [(0, len(phi) - len(rows))]
         return Samples(
-            reader.embed(U[rows], length),
+            phi,
             jnp.asarray(np.pad(target, padding + [(0, 0)] * (target.ndim - 1))),
             jnp.asarray(np.pad(data.weight[rows], padding), float),
         )
 
     held_out = None if validation is None else samples(validation)
     fitted = samples(fitting), len(fitting)
-    try:
-        return reader, *ensemble.train(recipe, fitted, held_out, reader.neutral, rng, partial_fit)
-    except (Exception, KeyboardInterrupt) as error:
-        if hasattr(error, "trained"):
-            error.trained = reader, *error.trained
-        raise
+    return reader, ensemble, (recipe, fitted, held_out, reader.neutral, rng)

@@ -1,25 +1,22 @@
 """Regression."""
 
-import dataclasses
-
 import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.validation import check_consistent_length
 
 from .._amplitude import Amplitude
-from .._registry import register
+from .._registry import variant
 from ..ensembles import Recipe
 from ..losses import SquaredError
 from ..tables import read_table, read_weight
 from ..training import Gradient
 from ._base import TensorNetworkEstimator
-from ._fitting import fits, reads
+from ._estimator import as_estimator, fits, reads
 from ._recipes import Data, legendre
 
 
-@register("state")
-@dataclasses.dataclass(frozen=True, eq=False)
+@variant("state", eq=False)
 class TargetScaling:
     """The map between standardised targets and those given, (n_samples,) if in one column."""
 
@@ -51,12 +48,10 @@ class TargetScaling:
 
     def inverse(self, y):
         """Targets as given."""
-        y = y * self.deviation + self.mean
-        return y[..., 0] if self.one_column else y
+        return self.in_units(y) + self.mean
 
 
-@register("estimator")
-@dataclasses.dataclass(eq=False, repr=False)
+@as_estimator
 class TNRegressor(RegressorMixin, TensorNetworkEstimator):
     """Regressor whose predictions are the outputs of tensor networks on embedded features.
 
@@ -94,7 +89,7 @@ class TNRegressor(RegressorMixin, TensorNetworkEstimator):
 
         See `TNClassifier.fit` for the parameters.
         """
-        self._fit_targets(X, y, sample_weight, partial_fit=False)
+        self._fit_targets(X, y, sample_weight)
 
     @fits
     def partial_fit(self, X, y, sample_weight=None):
@@ -104,7 +99,7 @@ class TNRegressor(RegressorMixin, TensorNetworkEstimator):
         """
         self._fit_targets(X, y, sample_weight, partial_fit=True)
 
-    def _fit_targets(self, X, y, sample_weight, partial_fit):
+    def _fit_targets(self, X, y, sample_weight, partial_fit=False):
         going_on = self._goes_on(partial_fit)
         table = read_table(self, X, reset=not going_on)
         if y is None:
@@ -137,10 +132,5 @@ class TNRegressor(RegressorMixin, TensorNetworkEstimator):
         falls = [values[:, None] - without for values, without in self._without(X)]
         return self._target.in_units(np.mean(falls, axis=0))
 
-    @property
-    def _y_mean(self):
-        """Mean of the targets of fitting, (n_targets,), to which outputs are added."""
-        return self._target.mean
-
-    def _state(self):
-        return super()._state() | {"_target": self._target}
+    # Of the targets of fitting, (n_targets,), to which outputs are added.
+    _y_mean = property(lambda self: self._target.mean)

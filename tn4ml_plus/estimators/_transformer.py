@@ -9,17 +9,16 @@ import numpy as np
 import quimb.tensor as qtn
 from scipy.linalg import eigh
 from sklearn.base import TransformerMixin
+from sklearn.utils.validation import _check_feature_names_in
 
 from .._arrays import with_fixed_signs
 from .._checks import check_instance, check_int, check_number
-from .._registry import register
 from ..contraction import khatri_rao
 from ..embeddings import SpinCoherent
 from ..networks import TTN, Tree
 from ..tables import AVERAGED, TableReader, read_table, read_weight, resolve_columns
 from ._base import ReadsTables
-from ._fitting import fits, reads
-from ._options import NestedParameters
+from ._estimator import NestedParameters, as_estimator, fits, reads
 
 # A covariance of this many rows takes 130 MB and its eigenvectors half a minute.
 _WIDEST = 4096
@@ -27,8 +26,7 @@ _WIDEST = 4096
 _LOST = 1e-8
 
 
-@register("estimator")
-@dataclasses.dataclass(eq=False, repr=False)
+@as_estimator
 class TNTransformer(TransformerMixin, ReadsTables, NestedParameters):
     """Features of growing scale: a tree of isometries, found layer by layer without labels.
 
@@ -135,15 +133,7 @@ class TNTransformer(TransformerMixin, ReadsTables, NestedParameters):
     @reads
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
         """Names ``site0_0, site0_1, ...`` of the outputs; input_features is checked only."""
-        if input_features is not None:
-            given, names = list(input_features), getattr(self, "feature_names_in_", None)
-            if names is not None and given != list(names):
-                raise ValueError("input_features is not equal to feature_names_in_")
-            if len(given) != self.n_features_in_:
-                raise ValueError(
-                    "input_features should have length equal to number of features "
-                    f"({self.n_features_in_}), got {len(given)}"
-                )
+        _check_feature_names_in(self, input_features)
         sites, channels = range(len(self.sites_)), range(self.phys_dim_)
         return np.array([f"site{r}_{j}" for r in sites for j in channels], dtype=object)
 
@@ -227,16 +217,8 @@ class TNTransformer(TransformerMixin, ReadsTables, NestedParameters):
     @reads
     def embed(self, X) -> np.ndarray:
         """Vectors of the leaves, (n_samples, nsites, phys_dim) float64, sites as columns."""
-        return _vectors(self._reader, self._reader.transform(self._read(X)))
-
-    def _state(self):
-        return super()._state() | {"_reader": self._reader}
-
-
-def _vectors(reader, U):
-    """Embedded rows (n_samples, nsites, phys_dim), float64."""
-    with jax.enable_x64(True):
-        return reader.vectors(U)
+        with jax.enable_x64(True):
+            return super().embed(X)
 
 
 def _coarse_grained(reader, U, tree, nodes, isometry):
@@ -249,7 +231,9 @@ def _coarse_grained(reader, U, tree, nodes, isometry):
     # or at all sites as the exact reduced covariance does, lets few samples decide deep down:
     # on scikit-learn's digits reduced to 16 numbers, logistic regression is right on 93 % with
     # unit vectors, 88 % with the node's norms, 80 % with all norms.
-    phi, vectors, log_norms = _vectors(reader, U), {}, np.zeros(len(U))
+    vectors, log_norms = {}, np.zeros(len(U))
+    with jax.enable_x64(True):
+        phi = reader.vectors(U)
 
     def add(number, v):
         norm = np.linalg.norm(v, axis=0)

@@ -31,15 +31,19 @@ True
 (50, 4)
 """
 
-from ._attribution import attributions
+from ._attribution import attributions, interaction_orders
+from ._canonical import compress
 from ._entanglement import bond_entropies, fidelities, mutual_information, site_entropies
-from ._layer_displays import CoarseGrainDisplay, LayerDisplay
-from ._layer_states import Separability, activations, separability_by_layer
-from ._orders import interaction_orders
+from ._layers import (
+    CoarseGrainDisplay,
+    LayerDisplay,
+    Separability,
+    activations,
+    separability_by_layer,
+)
 from ._sample_displays import AttributionDisplay, InteractionDisplay, SampleDisplay
 from ._state_displays import EntanglementDisplay, MutualInformationDisplay, NetworkDisplay
 from ._training_displays import CompressionDisplay, TrainingDisplay
-from ._truncation import compress
 
 __all__ = [
     "AttributionDisplay", "CoarseGrainDisplay", "CompressionDisplay", "EntanglementDisplay",

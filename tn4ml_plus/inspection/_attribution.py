@@ -1,4 +1,4 @@
-"""Attribution of outputs to the sites that cause them."""
+"""Attribution of outputs to sites, and to the orders in which these interact."""
 
 from functools import partial
 
@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import quimb.tensor as qtn
 
+from .._checks import check_int
 from .._types import ArrayLike
-from ..contraction import contract, pack
+from ..contraction import END, contract, pack
+from ._canonical import applied, parts, site_size
 
 # Samples at a time.
 _BLOCK = 1024
@@ -86,3 +88,70 @@ def _differences(structure, packed, phi, baseline):
     change = phi.astype(dtype) - baseline.astype(dtype)[None]
     found = jnp.sum(slopes.astype(dtype) * change[None], axis=-1)
     return values, exponent, jnp.moveaxis(found, 0, -1).reshape(*phi.shape[:2], *values.shape[1:])
+
+
+def interaction_orders(
+    network: qtn.TensorNetwork, means: ArrayLike, covariances: ArrayLike, max_order: int = 4
+) -> np.ndarray:
+    """Shares of every output's mean square by the number of sites that interact in it, as rows.
+
+    Rows of sum 1: shares of the constant, of orders 1 to max_order, and of all higher ones. Outputs
+    are split into a constant, functions of one site, of two and so on, orthogonal to those of fewer
+    sites (Hoeffding's decomposition), for independent sites. Divided by their sum without the
+    constant the shares are sums of Sobol's indices (2001, Math. Comput. Simul. 55, 271).
+
+    The product of three columns of mean 0 is of order three:
+
+    >>> from tn4ml_plus.networks import MPS
+    >>> x = np.array([[[0, 1.0]]])
+    >>> means, covariances = np.tile([1.0, 0], (3, 1)), np.tile(np.diag([0, 1.0]), (3, 1, 1))
+    >>> interaction_orders(MPS([x[0], x, x[0]]), means, covariances, max_order=3)
+    array([[0., 0., 0., 1., 0.]])
+
+    Parameters
+    ----------
+    network : quimb.tensor.TensorNetwork, an open chain or a tree, no output of which is zero
+    means, covariances : (nsites, d) and (nsites, d, d), moments of the sites' vectors
+    max_order : int, highest order with a share of its own
+    """
+    check_int("max_order", max_order, 1)
+    _, form, cores, _ = parts(network)
+    if form.is_open:
+        raise ValueError(
+            "Interaction orders are defined only for networks whose outputs are functions: an "
+            "operator has one for each entry of its outputs."
+        )
+    means, covariances = np.asarray(means, float), np.asarray(covariances, float)
+    shape = form.nsites, *2 * (site_size(form, cores),)
+    for name, value, n_axes in (("means", means, 2), ("covariances", covariances, 3)):
+        if value.shape != shape[:n_axes]:
+            raise ValueError(f"{name} must have the shape {shape[:n_axes]}, got {value.shape}.")
+    constant = means[:, :, None] * means[:, None]
+    # Gram matrices of every child by order, (orders, r, r), and of all orders together.
+    found = {i: (np.stack(pair), sum(pair)) for i, pair in enumerate(zip(constant, covariances))}
+    found[END] = np.ones((1, 1, 1)), np.ones((1, 1))
+    for i, (core, children) in enumerate(zip(cores, form.nodes, strict=True)):
+        half, whole = core[None], core
+        for slot, child in enumerate(children):
+            orders, total = found[child] if child == END else found.pop(child)
+            n = min(len(half) + len(orders) - 1, max_order + 1)
+            new = np.zeros((n, *half.shape[1:]))
+            for k, gram in enumerate(orders[:n]):
+                part = half[: n - k]
+                new[k : k + len(part)] += applied(gram, part, slot + 1)
+            half, whole = new, applied(total, whole, slot)
+        flat, up = core.reshape(-1, core.shape[-1]).T, core.shape[-1]
+        half, whole = flat @ half.reshape(len(half), -1, up), flat @ whole.reshape(-1, up)
+        # Shares need no scale.
+        scale = np.abs(whole).max() or 1.0
+        found[form.nsites + i] = half / scale, whole / scale
+    orders, whole = found[form.nsites + i]
+    orders, whole = (np.diagonal(part, axis1=-2, axis2=-1) for part in (orders, whole))
+    if not (whole > 0).all():
+        raise ValueError(
+            f"Output {int(np.argmin(whole))} of the network is zero: it has no orders."
+        )
+    shares = np.zeros((len(whole), max_order + 2))
+    shares[:, : len(orders)] = np.maximum(orders / whole, 0).T
+    shares[:, -1] = np.maximum(1 - shares.sum(axis=1), 0)
+    return shares

@@ -35,7 +35,7 @@ def bond_entropies(
     canon = canonical(network, grams)
     bonds, _ = reduced(canon)
     found = [entropy(bonds[node], base) for node in canon.form.bonds]
-    return np.stack(found, axis=1) if found else np.zeros((canon.root.shape[-1], 0))
+    return np.stack(found, axis=1) if found else np.zeros((len(canon.log_norms), 0))
 
 
 def site_entropies(
@@ -68,7 +68,7 @@ def fidelities(network: qtn.TensorNetwork, grams: ArrayLike | None = None) -> np
     >>> fidelities(MPS.random(6, bond_dim=3, n_outputs=2, key=jax.random.key(0))).shape
     (2, 2)
     """
-    root = canonical(network, grams).root
+    root = canonical(network, grams).cores[-1]
     flat = root.reshape(-1, root.shape[-1])
     return np.clip((flat.T @ flat) ** 2, 0, 1)
 
@@ -98,7 +98,7 @@ def mutual_information(
     output : int, optional, whose state is meant; by default the mixture of all in equal parts
     """
     canon = canonical(network, grams)
-    n_outputs = canon.root.shape[-1]
+    n_outputs = len(canon.log_norms)
     weights = np.full(n_outputs, 1 / n_outputs)
     if output is not None:
         check_index("output", output, n_outputs, "an output")
@@ -106,14 +106,13 @@ def mutual_information(
     form, (bonds, sites) = canon.form, reduced(canon, weights)
     single = np.array([entropy(rho[0], base) for rho in sites])
     found, inside = np.diag(single), {}
-    for i, children in enumerate(form.nodes):
-        is_root = i == len(form.nodes) - 1
-        core = canon.root if is_root else canon.cores[i]
-        rho = np.diag(weights) if is_root else bonds[i][0]
+    for i, (core, (rho,)) in enumerate(zip(canon.cores, bonds, strict=True)):
         parts = {}
-        for slot, child in enumerate(children):
+        for slot, child in enumerate(form.nodes[i]):
             if 0 <= child < form.nsites:
-                parts[slot] = [child], _open_leaf(core.shape[slot])
+                # Two indices left open, as a map of those of the leg: (1, d * d, d, d).
+                d = core.shape[slot]
+                parts[slot] = [child], np.eye(d * d).reshape(1, d * d, d, d)
             elif child >= form.nsites:
                 parts[slot] = inside.pop(child)
         for first, second in itertools.combinations(parts, 2):
@@ -122,17 +121,11 @@ def mutual_information(
             shared = single[rows][:, None] + single[columns] - entropy(joint, base)
             found[np.ix_(rows, columns)] = np.maximum(shared, 0)
             found[np.ix_(columns, rows)] = np.maximum(shared, 0).T
-        if not is_root:
+        if parts and i < len(form.nodes) - 1:
             risen = [_rise(core, slot, opened) for slot, (_, opened) in parts.items()]
-            if risen:
-                below = [site for inner, _ in parts.values() for site in inner]
-                inside[form.nsites + i] = below, np.concatenate(risen)
+            below = [site for inner, _ in parts.values() for site in inner]
+            inside[form.nsites + i] = below, np.concatenate(risen)
     return found
-
-
-def _open_leaf(size):
-    """(1, d * d, d, d): a site whose two indices are left open, as a map of its leg's indices."""
-    return np.eye(size * size).reshape(1, size * size, size, size)
 
 
 def _rise(core, slot, opened):

@@ -1,6 +1,7 @@
 """Pictures of the meaning of features to models, and of generated samples."""
 
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -8,8 +9,7 @@ from sklearn.utils.validation import _check_feature_names_in
 
 from .._checks import check_index, check_shape
 from . import _drawing as draw
-from ._orders import interaction_orders
-from ._unwrapping import alike, labels_of, unwrapped
+from ._attribution import interaction_orders
 
 # What `explain` is about, by an attribute that tells the kind of the estimator.
 _QUANTITIES = {"classes_": "log-probability (nats)", "offset_": "anomaly score"}
@@ -40,7 +40,7 @@ class AttributionDisplay:
         `y` are labels for a classifier to explain, by default the predicted ones; `target` is the
         number of the target, where a regressor has several.
         """
-        estimator, X = unwrapped(estimator, X)
+        estimator, X = draw.unwrapped(estimator, X)
         if not hasattr(estimator, "explain"):
             raise ValueError(f"A {type(estimator).__name__} has no method explain.")
         if y is not None and not hasattr(estimator, "classes_"):
@@ -107,19 +107,21 @@ class InteractionDisplay:
         `interaction_orders`. Only members of a detector's committee count that read the same as the
         first one.
         """
-        estimator, X = unwrapped(estimator, X)
-        parts, moments = [], {}
-        for each, m in alike(estimator):
-            if id(each) not in moments:
-                phi = np.asarray(each.embed(X), float).swapaxes(0, 1)
-                means = phi.mean(axis=1)
-                centred = phi - means[:, None]
-                moments[id(each)] = means, centred.swapaxes(1, 2) @ centred / phi.shape[1]
-            means, covariances = (values[each.orders_[m]] for values in moments[id(each)])
-            network = each.networks_[m]
-            parts.append(interaction_orders(network, means, covariances, max_order))
+        estimator, X = draw.unwrapped(estimator, X)
+
+        @functools.cache
+        def moments(each):
+            phi = np.asarray(each.embed(X), float).swapaxes(0, 1)
+            means = phi.mean(axis=1)
+            centred = phi - means[:, None]
+            return means, centred.swapaxes(1, 2) @ centred / phi.shape[1]
+
+        parts = []
+        for each, m in draw.alike(estimator):
+            of_sites = (values[each.orders_[m]] for values in moments(each))
+            parts.append(interaction_orders(each.networks_[m], *of_sites, max_order))
         shares = np.mean(parts, axis=0)
-        return cls(shares, labels_of(estimator, len(shares)))
+        return cls(shares, draw.labels_of(estimator, len(shares)))
 
     @property
     def variance_shares(self):
@@ -174,7 +176,7 @@ class SampleDisplay:
         The `machine` may be inside a search or pipeline. `shape` is (rows, columns) of the columns
         as pixels, and X, (n, n_features), data to compare the samples with.
         """
-        machine, X = unwrapped(machine, X)
+        machine, X = draw.unwrapped(machine, X)
         if not hasattr(machine, "sample"):
             raise ValueError(f"A {type(machine).__name__} draws no samples: use a TNBornMachine.")
         names = list(_check_feature_names_in(machine))

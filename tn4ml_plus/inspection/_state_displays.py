@@ -9,7 +9,6 @@ from .._checks import check_index, check_shape
 from . import _drawing as draw
 from ._canonical import parts
 from ._entanglement import bond_entropies, mutual_information
-from ._unwrapping import alike, grams_of, labels_of, member_of, to_columns, unwrapped
 
 # Tensors whose places are found from the distances of all pairs.
 _FEW = 300
@@ -45,10 +44,10 @@ class EntanglementDisplay:
         The states are in the measure of the rows X, by default in that of the embedding's domain;
         `base` is as in `bond_entropies`.
         """
-        estimator, member, X = member_of(estimator, member, X)
-        network = estimator.networks_[member]
-        found = cls.from_network(network, grams_of(estimator, member, X), base=base)
-        found.labels = labels_of(estimator, len(found.entropies))
+        estimator, member, X = draw.member_of(estimator, member, X)
+        grams = estimator.grams(X)[estimator.orders_[member]]
+        found = cls.from_network(estimator.networks_[member], grams, base=base)
+        found.labels = draw.labels_of(estimator, len(found.entropies))
         return found
 
     @classmethod
@@ -87,7 +86,7 @@ class EntanglementDisplay:
         ax.set_xlabel("bond" if self.heights is None else "bond, by height (bands)")
         ax.set(ylabel=f"entropy ({_unit(self.base)})", ylim=(0, None))
         draw.legend_beside(ax, ncols=1 + len(labels) // 6)
-        draw.whole_numbers(ax.xaxis)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         return self
 
 
@@ -118,12 +117,12 @@ class MutualInformationDisplay:
         default all in equal parts), and `base` as in `mutual_information`. Only members of a
         detector's committee count that read the same as the first one.
         """
-        estimator, X = unwrapped(estimator, X)
+        estimator, X = draw.unwrapped(estimator, X)
         parts = []
-        for each, m in alike(estimator):
-            own = mutual_information(each.networks_[m], grams_of(each, m, X), base, output)
+        for each, m in draw.alike(estimator):
             order = each.orders_[m]
-            parts.append(to_columns(to_columns(own, order).T, order))
+            own = mutual_information(each.networks_[m], each.grams(X)[order], base, output)
+            parts.append(own[np.ix_(np.argsort(order), np.argsort(order))])
         names = each.site_names()
         return cls(np.mean(parts, axis=0), names, check_shape(shape, len(names), "sites"), base)
 
@@ -178,7 +177,7 @@ class NetworkDisplay:
     @classmethod
     def from_estimator(cls, estimator, *, member: int = 0) -> "NetworkDisplay":
         """Display of one network; see `tn4ml_plus.inspection` for the parameters."""
-        estimator, member, _ = member_of(estimator, member)
+        estimator, member, _ = draw.member_of(estimator, member)
         return cls.from_network(estimator.networks_[member])
 
     @classmethod

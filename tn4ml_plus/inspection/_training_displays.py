@@ -6,8 +6,7 @@ import numpy as np
 from sklearn.metrics import check_scoring
 
 from .._checks import check_int
-from ._drawing import axes_of, colours, grid_of_axes, pyplot, whole_numbers
-from ._unwrapping import member_of, members, unwrapped
+from . import _drawing as draw
 
 # Panels of the history and their labels.
 _LOSSES = {"loss": "training", "validation_loss": "validation"}
@@ -29,13 +28,13 @@ class TrainingDisplay:
 
         Only the networks of a detector's committee have histories of their own.
         """
-        return cls(member_of(estimator, member)[0].history_)
+        return cls(draw.member_of(estimator, member)[0].history_)
 
     def plot(self, axes=None) -> "TrainingDisplay":
         """Draw losses in one panel, and everything else in a panel of its own."""
         others = [name for name in self.history if name not in (*_LOSSES, "seconds")]
-        self.axes_ = axes = grid_of_axes(self, axes, 1, 1 + len(others), (3.2, 2.8))[0]
-        for (name, label), colour in zip(_LOSSES.items(), colours(2), strict=True):
+        self.axes_ = axes = draw.grid_of_axes(self, axes, 1, 1 + len(others), (3.2, 2.8))[0]
+        for (name, label), colour in zip(_LOSSES.items(), draw.colours(2), strict=True):
             if name in self.history:
                 _draw_means(axes[0], *_known(self.history[name]), label, colour)
         if "validation_loss" in self.history:
@@ -46,7 +45,7 @@ class TrainingDisplay:
             ax.set(ylabel=_LABELS.get(name, name.replace("_", " ")))
         for ax in axes:
             ax.set_xlabel("epoch")
-            whole_numbers(ax.xaxis)
+            ax.xaxis.get_major_locator().set_params(integer=True)
         return self
 
 
@@ -64,7 +63,7 @@ def _draw_means(ax, epochs, values, label, colour):
 def _spread(ax, values):
     """Draw the mean and the range of the values of each epoch."""
     epochs, values = _known(values)
-    several, blue = any(len(value) > 1 for value in values), colours(1)[0]
+    several, blue = any(len(value) > 1 for value in values), draw.colours(1)[0]
     if several:
         least, most = ([f(value) for value in values] for f in (np.min, np.max))
         style = {"color": blue, "alpha": 0.25, "linewidth": 0, "label": "least to most"}
@@ -117,16 +116,16 @@ class CompressionDisplay:
             if not isinstance(training, list | tuple) or len(training) != 2:
                 raise ValueError("training must be None or a pair (X, y); (X, None) for a density.")
             training = dict(zip("Xy", training, strict=True))
-            training["X"] = unwrapped(estimator, training["X"])[1]
+            training["X"] = draw.unwrapped(estimator, training["X"])[1]
         bond_dims = list(bond_dims)
         for size in bond_dims:
             check_int("each of bond_dims", size, 1)
         check_int("the number of bond_dims", len(bond_dims), 1)
-        estimator, X = unwrapped(estimator, X)
+        estimator, X = draw.unwrapped(estimator, X)
         scorer = check_scoring(estimator, scoring)
 
         def of(model):
-            networks = [each.networks_[m] for each, m in members(model)]
+            networks = [each.networks_[m] for each, m in draw.members(model)]
             count = sum(tensor.size for network in networks for tensor in network)
             return count, scorer(model, X, y)
 
@@ -136,15 +135,15 @@ class CompressionDisplay:
 
     def plot(self, ax=None) -> "CompressionDisplay":
         """Draw the scores, each point with its largest bond."""
-        ax = axes_of(self, ax, figsize=(4.5, 3.2))
-        blue, orange = colours(2)
+        ax = draw.axes_of(self, ax, figsize=(4.5, 3.2))
+        blue, orange = draw.colours(2)
         ax.plot(self.n_parameters, self.scores, color=blue, marker="o", label="compressed")
         for size, count, score in zip(self.bond_dims, self.n_parameters, self.scores, strict=True):
             style = {"textcoords": "offset points", "fontsize": "small"}
             ax.annotate(f"{size}", (count, score), (4, -10), **style)
         ax.plot(*self.original, color=orange, marker="D", linestyle="none", label="as trained")
         ax.set(xscale="log", xlabel="parameters", ylabel="score")
-        ax.xaxis.set_minor_formatter(pyplot().NullFormatter())
+        ax.xaxis.set_minor_formatter(draw.pyplot().NullFormatter())
         ax.margins(0.1)
         ax.legend(frameon=False, fontsize="small")
         return self

@@ -1,7 +1,7 @@
 """Readers from tables as users have them to embedded samples."""
 
-from ._principal import PrincipalComponents, ProbabilisticPCA, Rotated
-from ._reader import AVERAGED, TRACED, Reading, TableReader, padded_length, resolve_columns
+from ._columns import resolve_columns
+from ._reader import AVERAGED, TRACED, Reading, TableReader, padded_length
 from ._scalers import (
     Bijection,
     CommonMinMax,
@@ -10,32 +10,17 @@ from ._scalers import (
     LogisticCDF,
     MinMax,
     Passthrough,
+    PrincipalComponents,
+    ProbabilisticPCA,
     QuantileSigmoid,
+    Rotated,
     Scaler,
 )
 from ._table import Table, is_missing, read_table, read_weight
 
 __all__ = [
-    "AVERAGED",
-    "TRACED",
-    "Bijection",
-    "CommonMinMax",
-    "Differentiable",
-    "GaussianCDF",
-    "LogisticCDF",
-    "MinMax",
-    "Passthrough",
-    "PrincipalComponents",
-    "ProbabilisticPCA",
-    "QuantileSigmoid",
-    "Reading",
-    "Rotated",
-    "Scaler",
-    "Table",
-    "TableReader",
-    "is_missing",
-    "padded_length",
-    "read_table",
-    "read_weight",
-    "resolve_columns",
-]
+    "AVERAGED", "TRACED", "Bijection", "CommonMinMax", "Differentiable", "GaussianCDF",
+    "LogisticCDF", "MinMax", "Passthrough", "PrincipalComponents", "ProbabilisticPCA",
+    "QuantileSigmoid", "Reading", "Rotated", "Scaler", "Table", "TableReader", "is_missing",
+    "padded_length", "read_table", "read_weight", "resolve_columns",
+]  # fmt: skip

@@ -60,10 +60,10 @@ def read_table(estimator, X, reset: bool) -> Table:
         if twice:
             raise ValueError(f"Columns appear twice: {', '.join(sorted(twice))}. Rename them.")
         columns = [_read_column(name, X[name]) for name in names]
-        raw = [values if categorical else None for values, categorical in columns]
+        raw = [values for _, values in columns]
     if all(values is None for values in raw):
         try:
-            X = validate_data(
+            floats = validate_data(
                 estimator, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan"
             )
         except ValueError as error:
@@ -72,22 +72,23 @@ def read_table(estimator, X, reset: bool) -> Table:
                     f"{error}. Give categories as columns of a pandas or polars frame."
                 ) from error
             raise
-        return Table(X, (None,) * X.shape[1], _names(estimator))
-    validate_data(estimator, X, reset=reset, skip_check_array=True)
-    floats = [np.full(len(v), np.nan) if cat else v.astype(float) for v, cat in columns]
-    floats = np.stack(floats, axis=1)
-    if len(floats) == 0:
-        raise ValueError(
-            f"Found array with 0 sample(s) (shape={floats.shape}) while a minimum of 1 is "
-            f"required by {type(estimator).__name__}."
-        )
-    if np.isinf(floats).any():
-        bad = [str(n) for n, column in zip(names, floats.T) if np.isinf(column).any()]
-        raise ValueError(
-            f"Input X contains infinity in column(s) {', '.join(bad)}: replace it by a finite "
-            "number, or by NaN if the value is missing."
-        )
-    return Table(floats, tuple(raw), _names(estimator))
+        raw = (None,) * floats.shape[1]
+    else:
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+        floats = np.stack([column for column, _ in columns], axis=1)
+        if len(floats) == 0:
+            raise ValueError(
+                f"Found array with 0 sample(s) (shape={floats.shape}) while a minimum of 1 is "
+                f"required by {type(estimator).__name__}."
+            )
+        if np.isinf(floats).any():
+            bad = [str(n) for n, column in zip(names, floats.T) if np.isinf(column).any()]
+            raise ValueError(
+                f"Input X contains infinity in column(s) {', '.join(bad)}: replace it by a finite "
+                "number, or by NaN if the value is missing."
+            )
+    names = getattr(estimator, "feature_names_in_", None)
+    return Table(floats, tuple(raw), None if names is None else tuple(names))
 
 
 def read_weight(sample_weight, n_samples: int) -> np.ndarray:
@@ -121,39 +122,32 @@ def is_missing(value) -> bool:
     return value is None or str(value) == "<NA>" or value != value
 
 
-def _names(estimator):
-    names = getattr(estimator, "feature_names_in_", None)
-    return None if names is None else tuple(names)
-
-
 def _read_column(name, column):
-    """Values of one column of a frame and whether they are categories."""
+    """Floats of one column of a frame, and its categories or None."""
     dtype = column.dtype
-    is_numeric = getattr(dtype, "is_numeric", None)
-    if is_numeric is not None:  # polars
+    if hasattr(dtype, "is_numeric"):  # polars
         if dtype.is_numeric() or str(dtype) in ("Boolean", "Null"):
-            return column.cast(type(column)([0.0]).dtype).to_numpy(), False
+            return column.cast(type(column)([0.0]).dtype).to_numpy(), None
         categorical = str(dtype).startswith(("String", "Categorical", "Enum"))
         values = np.array(column.to_list(), dtype=object) if categorical else None
     else:  # pandas
         kind = getattr(dtype, "kind", "O")
         if kind in "biuf":
-            return column.to_numpy(dtype=float, na_value=np.nan), False
+            return column.to_numpy(dtype=float, na_value=np.nan), None
         categorical = kind in "OU"
         values = column.to_numpy(dtype=object) if categorical else None
-        if categorical and str(dtype) == "object":
-            present = [v for v in values if not is_missing(v)]
-            if present and all(isinstance(v, numbers.Real) for v in present):
-                return np.array([np.nan if is_missing(v) else v for v in values], float), False
-    if values is None:
+    if not categorical:
         raise ValueError(
             f"Column {name!r} has dtype {dtype}, which is neither numeric nor categorical: convert "
             "it to numbers, or to strings or categories."
         )
-    strange = [v for v in values if not (is_missing(v) or isinstance(v, str | numbers.Real))]
+    present = [v for v in values if not is_missing(v)]
+    if str(dtype) == "object" and present and all(isinstance(v, numbers.Real) for v in present):
+        return np.array([np.nan if is_missing(v) else v for v in values], float), None
+    strange = [v for v in present if not isinstance(v, str | numbers.Real)]
     if strange:
         raise ValueError(
             f"Column {name!r} holds a {type(strange[0]).__name__}: categories must be strings, "
             "numbers or booleans."
         )
-    return values, True
+    return np.full(len(values), np.nan), values

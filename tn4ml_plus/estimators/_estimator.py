@@ -1,16 +1,76 @@
-"""Parameters of estimators: shared ones, those that are objects, and clones of given networks."""
+"""All that estimators share: parameters, clones and files, and fitting in one step."""
 
 import copy
 import dataclasses
+import functools
 import types
-from typing import Any
+from typing import Any, dataclass_transform
 
+import numpy as np
 import quimb.tensor as qtn
 from sklearn.base import BaseEstimator
+from sklearn.model_selection import train_test_split
+from sklearn.utils.validation import check_is_fitted
 
-from .._registry import snake_case, to_json
+from .._registry import snake_case, to_json, variant
 from ..io import to_tree, write
-from ._fitting import reads
+from ..training import extend_history
+
+_ABSENT = object()
+# What fitting makes beside the attributes that end in an underscore.
+_PARTS = "_reader", "_ensemble", "_target"
+
+
+@dataclass_transform(eq_default=False)
+def as_estimator(cls):
+    """Class decorator of estimators: their fields are the parameters of the constructor."""
+    return variant("estimator", frozen=False, eq=False, repr=False)(cls)
+
+
+def fits(method):
+    """Decorator of methods that train: they run on a copy, whose changes are taken over at once.
+
+    A refit that is refused or interrupted leaves the estimator as it was. An error in a first fit
+    leaves what the method has kept on the copy, if that is fitted: the last good weights.
+    """
+
+    @functools.wraps(method)
+    def fit(self, *args, **kwargs):
+        model = copy.copy(self)
+        before, was_fitted = dict(vars(model)), model.__sklearn_is_fitted__()
+        try:
+            method(model, *args, **kwargs)
+        except (Exception, KeyboardInterrupt):
+            if not was_fitted and model.__sklearn_is_fitted__():
+                _take(self, before, vars(model))
+            raise
+        _take(self, before, vars(model))
+        return self
+
+    return fit
+
+
+def reads(method):
+    """Decorator of methods of fitted estimators: they see one state, however often it is replaced.
+
+    Raises NotFittedError before fit.
+    """
+
+    @functools.wraps(method)
+    def read(self, *args, **kwargs):
+        model = copy.copy(self)
+        if not model.__sklearn_is_fitted__():
+            check_is_fitted(model)
+        return method(model, *args, **kwargs)
+
+    return read
+
+
+def _take(estimator, before, after):
+    """Give an estimator what changed from before to after, by one replacement of its state."""
+    changed = {name: v for name, v in after.items() if before.get(name, _ABSENT) is not v}
+    kept = {n: v for n, v in vars(estimator).items() if n in after or n not in before}
+    estimator.__dict__ = kept | changed
 
 
 class NestedParameters(BaseEstimator):
@@ -83,7 +143,7 @@ class NestedParameters(BaseEstimator):
 
     def _state(self):
         """Results of fitting by name: numbers, arrays, registered objects, lists of them."""
-        return {name: v for name, v in vars(self).items() if name.endswith("_")}
+        return {name: v for name, v in vars(self).items() if name.endswith("_") or name in _PARTS}
 
     def _restore(self, state):
         """Take over what `_state` gave."""
@@ -131,6 +191,10 @@ class ResumableOptions(TrainingOptions):
         """Whether training goes on from what is fitted."""
         return (partial_fit or self.warm_start) and self.__sklearn_is_fitted__()
 
+    def _restore(self, state):
+        super()._restore(state)
+        self._fixed = self._present_fixed()
+
     def _present_fixed(self):
         return {name: getattr(self, name) for name in self._unchangeable}
 
@@ -160,3 +224,38 @@ class NetworkOptions(TrainingOptions):
     scaler: Any = None
     feature_dropout: float | None = None
     decay: float | None = None
+
+
+def check_switches(estimator):
+    """ValueError for switches that are neither true nor false."""
+    for name in ("early_stopping", "warm_start", "verbose"):
+        value = getattr(estimator, name, False)
+        if not isinstance(value, bool | int | np.bool_):
+            raise ValueError(f"{name} must be True or False, got {value!r}.")
+
+
+def split(trainer, target, classes, rng):
+    """Row numbers to fit on and to validate on, None where the trainer does not stop early.
+
+    classes: whether the target are classes, of which both parts get their share.
+    """
+    rows, stopping = np.arange(len(target)), getattr(trainer, "early_stopping", None)
+    if stopping is None:
+        return rows, None
+    stratify = target if classes else None
+    try:
+        return train_test_split(
+            rows, test_size=stopping.validation_fraction, random_state=rng, stratify=stratify
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"Early stopping cannot set aside a validation set: {error} Give more samples or "
+            "set early_stopping=False."
+        ) from error
+
+
+def extended(history, new):
+    """A history with what new epochs have, None where either has no value."""
+    history = {name: list(values) for name, values in history.items()}
+    extend_history(history, new)
+    return history
