@@ -59,9 +59,9 @@ def register(kind: str, name: str | None = None) -> Callable[[type], type]:
 
 
 @typing.dataclass_transform(frozen_default=True)
-def variant(kind):
+def variant(kind, name=None, **options):
     """Class decorator of a variant: a frozen dataclass that is registered by its name."""
-    return lambda cls: register(kind)(dataclasses.dataclass(frozen=True)(cls))
+    return lambda cls: register(kind, name)(dataclasses.dataclass(frozen=True, **options)(cls))
 
 
 def _known(kind):

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from .._amplitude import Amplitude, exponent_of, scale_by_power_of_two, times_power_of_two
-from .._registry import register
+from .._registry import variant
 from ..networks import MPS, as_network
 from ._khatri_rao import khatri_rao
 from ._pack import common_dtype, pack, padded, stacked
@@ -58,8 +58,7 @@ class LinearStructure(Structure):
         return times_power_of_two(value, -e_value), e + e_value
 
 
-@register("structure", name="chain")
-@dataclasses.dataclass(frozen=True)
+@variant("structure", "chain")
 class ChainStructure(LinearStructure):
     """A packed chain besides its arrays.
 

@@ -12,7 +12,7 @@ import quimb.tensor as qtn
 from jax import lax
 
 from .._amplitude import Amplitude, exponent_of, power_of_two
-from .._registry import register
+from .._registry import variant
 from ..errors import ContractionTooLargeError
 from ..networks import Network, as_network, from_quimb
 from ._pack import common_dtype, pack, padded, spread
@@ -23,8 +23,7 @@ MAX_INTERMEDIATE = 2**28
 _BATCH = -1
 
 
-@register("structure", name="generic")
-@dataclasses.dataclass(frozen=True)
+@variant("structure", "generic")
 class GenericStructure(Structure):
     """A packed network of any geometry besides its arrays, one per tensor.
 

@@ -6,7 +6,7 @@ from operator import attrgetter
 import jax.numpy as jnp
 import numpy as np
 
-from .._registry import register
+from .._registry import variant
 from ..networks import LayeredMPS, as_network
 from ._chain import ChainStructure
 from ._operator import OperatorStructure
@@ -14,8 +14,7 @@ from ._pack import pack
 from ._structure import Structure
 
 
-@register("structure", name="layered")
-@dataclasses.dataclass(frozen=True)
+@variant("structure", "layered")
 class LayeredStructure(Structure):
     """A packed `LayeredMPS` besides its arrays, ``smpo`` and ``mps``, packed each.
 

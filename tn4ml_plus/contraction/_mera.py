@@ -1,17 +1,14 @@
 """The MERA: networks of any geometry, with words of its own for how large it may be."""
 
-import dataclasses
-
 import numpy as np
 
-from .._registry import register
+from .._registry import variant
 from ..networks import MERA
 from ._generic import GenericStructure, fields_of, largest_fitting, pack_as
 from ._pack import pack
 
 
-@register("structure", name="mera")
-@dataclasses.dataclass(frozen=True)
+@variant("structure", "mera")
 class MERAStructure(GenericStructure):
     """A packed `MERA` besides its arrays, one per tensor.
 

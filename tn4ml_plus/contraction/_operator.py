@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from .._amplitude import Amplitude, exponent_of, times_power_of_two
-from .._registry import register
+from .._registry import variant
 from ..errors import ContractionTooLargeError
 from ..networks import MPO, MPS, SMPO, as_network
 from ._chain import LinearStructure, aligned, boundary, walk
@@ -20,8 +20,7 @@ from ._pack import common_dtype, pack, spread, stacked
 from ._rooted import OPEN, SHUT, Rooted, arms
 
 
-@register("structure", name="operator")
-@dataclasses.dataclass(frozen=True)
+@variant("structure", "operator")
 class OperatorStructure(LinearStructure):
     """A packed SMPO or MPO besides its arrays.
 

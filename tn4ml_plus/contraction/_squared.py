@@ -1,14 +1,12 @@
 """Networks whose value is the squared norm of their outputs: what densities are trained on."""
 
-import dataclasses
 from operator import attrgetter
 
-from .._registry import register
+from .._registry import variant
 from ._structure import Structure
 
 
-@register("structure", name="squared_norm")
-@dataclasses.dataclass(frozen=True)
+@variant("structure", "squared_norm")
 class SquaredNorm(Structure):
     """A packed network whose `contract` gives the squared norm of its outputs, one per sample.
 

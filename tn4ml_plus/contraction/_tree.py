@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from .._amplitude import Amplitude, exponent_of, times_power_of_two
-from .._registry import register
+from .._registry import variant
 from ..networks import TTN, Tree, as_network
 from ._khatri_rao import khatri_rao
 from ._pack import common_dtype, pack, spread, stacked
@@ -18,8 +18,7 @@ from ._rooted import Rooted
 from ._structure import Structure
 
 
-@register("structure", name="tree")
-@dataclasses.dataclass(frozen=True)
+@variant("structure", "tree")
 class TreeStructure(Structure):
     """A packed tree besides its arrays.
 

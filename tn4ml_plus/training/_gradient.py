@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from .._checks import check_instance, check_int, check_number
-from .._registry import register
+from .._registry import variant
 from ._members import nan_unless_finite, over_members, start
 from ._problem import bucket
 from ._schedules import Constant, Schedule, WarmupCosine
@@ -20,8 +20,7 @@ from ._trainer import Step, Trainer
 _ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)
 
 
-@register("trainer")
-@dataclasses.dataclass(frozen=True)
+@variant("trainer")
 class Gradient(Trainer):
     """Minibatch gradient descent with padded, weighted last batches.
 

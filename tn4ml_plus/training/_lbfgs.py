@@ -1,6 +1,5 @@
 """Full-batch quasi-Newton training for small data."""
 
-import dataclasses
 from functools import lru_cache, partial
 from typing import ClassVar
 
@@ -9,13 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from .._checks import check_int, check_number
-from .._registry import register
+from .._registry import variant
 from ._members import count, nan_unless_finite, over_members, start
 from ._trainer import Step, Trainer
 
 
-@register("trainer", name="lbfgs")
-@dataclasses.dataclass(frozen=True)
+@variant("trainer", "lbfgs")
 class LBFGS(Trainer):
     """Limited-memory BFGS on all samples at once, with optax's zoom line search.
 

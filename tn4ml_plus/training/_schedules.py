@@ -1,12 +1,11 @@
 """Learning rates over a training run."""
 
 import abc
-import dataclasses
 
 import numpy as np
 
 from .._checks import check_number
-from .._registry import register
+from .._registry import variant
 
 
 class Schedule(abc.ABC):
@@ -17,8 +16,7 @@ class Schedule(abc.ABC):
         """Factors of the peak learning rate, (total_steps,)."""
 
 
-@register("schedule")
-@dataclasses.dataclass(frozen=True)
+@variant("schedule")
 class WarmupCosine(Schedule):
     """Linear warm-up over a share of the steps, then half a cosine to zero.
 
@@ -37,8 +35,7 @@ class WarmupCosine(Schedule):
         return ramp * 0.5 * (1 + np.cos(np.pi * step / total_steps))
 
 
-@register("schedule")
-@dataclasses.dataclass(frozen=True)
+@variant("schedule")
 class Constant(Schedule):
     """The same learning rate at every step.
 

@@ -2,15 +2,14 @@
 
 import dataclasses
 
-from .._registry import register
+from .._registry import register, variant
 from ._members import trimmed
 from ._problem import extend_history
 from ._trainer import Trainer
 
 
 @register("trainer", name="in_turn")  # as earlier versions saved it
-@register("trainer")
-@dataclasses.dataclass(frozen=True)
+@variant("trainer")
 class Sequential:
     """Trainers that run in sequence on the same networks, such as sweeps and then gradients.
 

@@ -1,13 +1,10 @@
 """When to stop before the last epoch."""
 
-import dataclasses
-
 from .._checks import check_int, check_number
-from .._registry import register
+from .._registry import variant
 
 
-@register("stopping")
-@dataclasses.dataclass(frozen=True)
+@variant("stopping")
 class EarlyStopping:
     """Stop when the validation loss has not fallen for `patience` epochs; keep the best weights.
 

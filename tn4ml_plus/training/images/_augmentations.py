@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._checks import check_int, check_number
-from ..._registry import register
+from ..._registry import variant
 
 
 class Augmentation(abc.ABC):
@@ -25,8 +25,7 @@ class Augmentation(abc.ABC):
         """
 
 
-@register("augmentation")
-@dataclasses.dataclass(frozen=True)
+@variant("augmentation")
 class HorizontalFlip(Augmentation):
     """Left and right exchanged in half of the images, for classes that do not mind.
 
@@ -39,8 +38,7 @@ class HorizontalFlip(Augmentation):
         return jnp.where(flipped, images[:, :, ::-1], images), targets
 
 
-@register("augmentation")
-@dataclasses.dataclass(frozen=True)
+@variant("augmentation")
 class RandomCrop(Augmentation):
     """Each image moved by up to `padding` pixels along both axes; its edges fill the rest.
 
@@ -87,8 +85,7 @@ class _Mixing(Augmentation):
         """Images with these shares (batch,) of their own, and the shares that they have."""
 
 
-@register("augmentation")
-@dataclasses.dataclass(frozen=True)
+@variant("augmentation")
 class Mixup(_Mixing):
     """Means of two images and of their targets (Zhang et al. 2018).
 
@@ -106,8 +103,7 @@ class Mixup(_Mixing):
         return own * images + (1 - own) * others, shares
 
 
-@register("augmentation")
-@dataclasses.dataclass(frozen=True)
+@variant("augmentation")
 class CutMix(_Mixing):
     """A rectangle of another image, with its share of the target (Yun et al. 2019).
 

@@ -11,7 +11,7 @@ import optax
 
 from ..._arrays import evenly_spaced
 from ..._checks import check_instance, check_int, check_number
-from ..._registry import register
+from ..._registry import variant
 from .._gradient import Minibatches
 from .._loop import Checkpoint
 from .._members import nan_unless_finite
@@ -24,8 +24,7 @@ from ._augmentations import Augmentation
 _MOMENT_ROWS = 4096
 
 
-@register("image_trainer")
-@dataclasses.dataclass(frozen=True)
+@variant("image_trainer")
 class ImageGradient(Trainer):
     """AdamW on minibatches of images, with the cross-entropy as loss.
 

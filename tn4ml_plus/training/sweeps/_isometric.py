@@ -1,6 +1,5 @@
 """Sweeps that keep all cores except the root isometries, as in renormalisation."""
 
-import dataclasses
 import warnings
 from math import prod
 from typing import ClassVar
@@ -11,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from ..._amplitude import power_of_two
-from ..._registry import register
+from ..._registry import variant
 from ...contraction import END
 from ._effective_map import EffectiveMap
 from ._effective_problem import EffectiveObjective
@@ -20,8 +19,7 @@ from ._sweeper import Sweeper
 from ._updates import ROOT, Scheme, extend_above
 
 
-@register("trainer")
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@variant("trainer", kw_only=True)
 class IsometricSweep(SweepTrainer):
     """Sweeps over trees (and open chains) that keep every core below the root an isometry.
 

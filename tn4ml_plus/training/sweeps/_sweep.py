@@ -1,19 +1,17 @@
 """Sweeps over open chains and trees by one-site and two-site updates."""
 
-import dataclasses
 from typing import ClassVar
 
 import jax
 
 from ..._checks import check_int, check_number
-from ..._registry import register
+from ..._registry import variant
 from ._sweep_trainer import SweepTrainer
 from ._sweeper import Sweeper, largest_rank
 from ._updates import SCHEMES
 
 
-@register("trainer")
-@dataclasses.dataclass(frozen=True)
+@variant("trainer")
 class Sweep(SweepTrainer):
     """Sweeps over open chains and trees, with bonds that grow and shrink as the data need.
 
