@@ -11,8 +11,7 @@ from jax import lax
 from .._amplitude import Amplitude, exponent_of, scale_by_power_of_two, times_power_of_two
 from .._registry import variant
 from ..networks import MPS, as_network
-from ._khatri_rao import khatri_rao
-from ._pack import common_dtype, pack, padded, stacked
+from ._pack import common_dtype, khatri_rao, pack, padded, stacked
 from ._rooted import Rooted, arms
 from ._structure import Structure
 

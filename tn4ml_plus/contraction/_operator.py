@@ -15,8 +15,7 @@ from ..errors import ContractionTooLargeError
 from ..networks import MPO, MPS, SMPO, as_network
 from ._chain import LinearStructure, aligned, boundary, walk
 from ._generic import MAX_INTERMEDIATE
-from ._khatri_rao import khatri_rao
-from ._pack import common_dtype, pack, spread, stacked
+from ._pack import common_dtype, khatri_rao, pack, spread, stacked
 from ._rooted import OPEN, SHUT, Rooted, arms
 
 

@@ -12,8 +12,7 @@ from jax import lax
 from .._amplitude import Amplitude, exponent_of, times_power_of_two
 from .._registry import variant
 from ..networks import TTN, Tree, as_network
-from ._khatri_rao import khatri_rao
-from ._pack import common_dtype, pack, spread, stacked
+from ._pack import common_dtype, khatri_rao, pack, spread, stacked
 from ._rooted import Rooted
 from ._structure import Structure
 

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from .._amplitude import Amplitude
 from .._checks import check_number
 from .._registry import variant
-from ._base import Loss, Losses
-from ._norms import QuadraticNorm
+from ._base import Loss, Losses, QuadraticNorm
 
 
 def _log_weight(amplitude):

@@ -1,7 +1,8 @@
-"""Training by stochastic gradients: any optax transformation, one compiled call per epoch."""
+"""Training by gradients: minibatches for any optax transformation, and full-batch L-BFGS."""
 
+import abc
 import dataclasses
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -11,13 +12,51 @@ import optax
 
 from .._checks import check_instance, check_int, check_number
 from .._registry import variant
-from ._members import nan_unless_finite, over_members, start
 from ._problem import bucket
-from ._schedules import Constant, Schedule, WarmupCosine
+from ._risk import count, nan_unless_finite, over_members, start
 from ._trainer import Step, Trainer
 
 # One object for the whole process: compiled epochs are keyed by it.
 _ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)
+
+
+class Schedule(abc.ABC):
+    """A shape over the run that the peak learning rate is multiplied with."""
+
+    @abc.abstractmethod
+    def factors(self, total_steps):
+        """Factors of the peak learning rate, (total_steps,)."""
+
+
+@variant("schedule")
+class WarmupCosine(Schedule):
+    """Linear warm-up over a share of the steps, then half a cosine to zero.
+
+    >>> WarmupCosine(warmup=0.5).factors(4).round(3).tolist()
+    [0.5, 0.854, 0.5, 0.146]
+    """
+
+    warmup: float = 0.05
+
+    def __post_init__(self):
+        check_number("warmup", self.warmup, at_least=0, below=1)
+
+    def factors(self, total_steps):
+        step = np.arange(total_steps)
+        ramp = np.minimum(1, (step + 1) / max(1.0, self.warmup * total_steps))
+        return ramp * 0.5 * (1 + np.cos(np.pi * step / total_steps))
+
+
+@variant("schedule")
+class Constant(Schedule):
+    """The same learning rate at every step.
+
+    >>> Constant().factors(2).tolist()
+    [1.0, 1.0]
+    """
+
+    def factors(self, total_steps):
+        return np.ones(total_steps)
 
 
 @variant("trainer")
@@ -211,3 +250,73 @@ def _epoch(program, risk, params, state, anchor, batches, decay):
     totals = jnp.zeros((len(rows), n_members), rates.dtype)
     params, state, totals = jax.lax.fori_loop(0, steps, body, (params, state, totals))
     return params, state, nan_unless_finite(params, totals)
+
+
+@variant("trainer", "lbfgs")
+class LBFGS(Trainer):
+    """Limited-memory BFGS on all samples at once, with optax's zoom line search.
+
+    Deterministic except for the start. The first fit of a shape takes several seconds to compile,
+    later ones none. There are 100 epochs by default.
+
+    >>> LBFGS(max_epochs=20).memory
+    10
+
+    Parameters
+    ----------
+    memory : int, number of past gradients kept
+    decay : float
+        Weight of half the squared distance from the identity start, divided by the sum of the
+        sample weights, at least n_samples.
+    max_epochs, early_stopping, time_limit, callbacks : as in `Trainer`; an epoch is an iteration
+
+    References
+    ----------
+    Nocedal and Wright, Numerical Optimization (2006), algorithms 7.5 and 3.5.
+    """
+
+    memory: int = 10
+    decay: float = 1.0
+
+    advice: ClassVar[str] = 'Use another initializer or trainer="gradient"'
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_int("memory", self.memory, 1)
+        check_number("decay", self.decay, at_least=0)
+
+    def init(self, problem):
+        return start(_optimizer(self.memory), problem.params)
+
+    def step(self, problem, params, state, epoch):
+        """One compiled iteration."""
+        pull = self.decay / problem.effective_size
+        return Step(*_iterate(self.memory, params, state, problem.risk, problem.anchor, pull))
+
+
+@lru_cache
+def _optimizer(memory):
+    return optax.lbfgs(memory_size=memory)
+
+
+@partial(jax.jit, static_argnames="memory")
+def _iterate(memory, params, state, risk, anchor, pull):
+    optimizer = _optimizer(memory)
+
+    def member(params, state, anchor, order):
+        def value(p):
+            mean, _ = risk.of_member(p, order)
+            gaps = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), p, anchor)
+            return mean + 0.5 * pull * sum(jax.tree.leaves(gaps))
+
+        loss, gradient = optax.value_and_grad_from_state(value)(params, state=state)
+        # optax mixes dtypes.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(
+                gradient, state, params, value=loss, grad=gradient, value_fn=value
+            )
+        return optax.apply_updates(params, updates), state, loss
+
+    step = over_members(member, count(params), (0, 0, 0, risk.order_axis))
+    params, state, losses = step(params, state, anchor, risk.orders)
+    return params, state, nan_unless_finite(params, losses)

@@ -3,8 +3,8 @@
 import dataclasses
 
 from .._registry import register, variant
-from ._members import trimmed
 from ._problem import extend_history
+from ._risk import trimmed
 from ._trainer import Trainer
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 
 from ..._amplitude import Amplitude, exponent_of, power_of_two
-from ._effective_map import EffectiveMap, left
+from ._environments import EffectiveMap, left
 
 
 class Task(NamedTuple):

@@ -12,9 +12,9 @@ from jax import lax
 from ..._amplitude import power_of_two
 from ..._registry import variant
 from ...contraction import END
-from ._effective_map import EffectiveMap
 from ._effective_problem import EffectiveObjective
-from ._sweep_trainer import SweepTrainer
+from ._environments import EffectiveMap
+from ._sweep import SweepTrainer
 from ._sweeper import Sweeper
 from ._updates import ROOT, Scheme, extend_above
 
