@@ -30,8 +30,9 @@ from tn4ml_plus.training import Gradient, Problem, Samples, Sequential, Sweep
 from tn4ml_plus.training._risk import mean_loss
 from tn4ml_plus.training.sweeps._effective_problem import EffectiveObjective, Report, Settings
 from tn4ml_plus.training.sweeps._environments import EffectiveMap
-from tn4ml_plus.training.sweeps._sweeper import SCHEMES, Sweeper
+from tn4ml_plus.training.sweeps._sweeper import Sweeper
 from tn4ml_plus.training.sweeps._updates import (
+    SCHEMES,
     Bond,
     Place,
     Program,

@@ -3,6 +3,7 @@
 import dataclasses
 from bisect import bisect_left
 from functools import lru_cache, partial
+from itertools import chain
 from math import log2, log10, prod
 
 import cotengra
@@ -16,7 +17,7 @@ from .._registry import variant
 from ..errors import ContractionTooLargeError
 from ..networks import MERA, Network, as_network, from_quimb
 from ._pack import common_dtype, pack, padded, spread
-from ._structure import Structure
+from ._structure import Structure, attributes
 
 # Elements of the largest intermediate of a contraction: 1 GiB of float32.
 MAX_INTERMEDIATE = 2**28
@@ -52,11 +53,7 @@ class GenericStructure(Structure):
     @property
     def dims(self):
         """Size of every index, a dict."""
-        return {
-            ind: size
-            for inds, shape in zip(self.inds, self.shapes)
-            for ind, size in zip(inds, shape)
-        }
+        return dict(zip(chain(*self.inds), chain(*self.shapes)))
 
     @property
     def input_inds(self):
@@ -182,9 +179,7 @@ def fields_of(network):
         "shapes": tuple(tuple(t.shape) for t in tensors),
         "tags": tuple(tuple(t.tags) for t in tensors),
         "left_inds": tuple(numbered(t.left_inds) for t in tensors),
-        "nsites": network.nsites,
-        "output_inds": network.output_inds,
-        "site_ind_id": network.site_ind_id,
+        **attributes(network, "nsites", "output_inds", "site_ind_id"),
     }
 
 
@@ -354,11 +349,10 @@ class MERAStructure(GenericStructure):
 
     def view(self, network):
         """A quimb network of this structure as a `MERA`."""
-        names = ("output_inds", "site_ind_id", "site_tag_id", "cyclic")
-        return network.view_as(MERA, L=self.nsites, **{n: getattr(self, n) for n in names})
+        names = attributes(self, "output_inds", "site_ind_id", "site_tag_id", "cyclic")
+        return network.view_as(MERA, L=self.nsites, **names)
 
 
 @pack.register
 def _(network: MERA):
-    ids = {"cyclic": network.cyclic, "site_tag_id": network.site_tag_id}
-    return pack_as(MERAStructure, network, **ids)
+    return pack_as(MERAStructure, network, **attributes(network, "cyclic", "site_tag_id"))

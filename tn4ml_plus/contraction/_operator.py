@@ -13,10 +13,13 @@ from .._amplitude import Amplitude, exponent_of, times_power_of_two
 from .._registry import variant
 from ..errors import ContractionTooLargeError
 from ..networks import MPO, MPS, SMPO, as_network
-from ._chain import LinearStructure, aligned, boundary, walk
+from ._chain import LinearStructure, aligned, boundary, sizes_of, walk
 from ._generic import MAX_INTERMEDIATE
 from ._pack import common_dtype, khatri_rao, pack, spread, stacked
 from ._rooted import OPEN, SHUT, Rooted, arms
+from ._structure import attributes
+
+_IDS = "upper_ind_id", "lower_ind_id", "site_tag_id"
 
 
 @variant("structure", "operator")
@@ -63,14 +66,8 @@ class OperatorStructure(LinearStructure):
     def unpack(self, packed):
         """An `MPO` where every site has an output, else an `SMPO`."""
         operator = MPO if len(self.output_sites) == self.nsites else SMPO
-        return operator.from_cores(
-            self._ragged(packed),
-            self.cyclic,
-            output_sites=self.output_sites,
-            upper_ind_id=self.upper_ind_id,
-            lower_ind_id=self.lower_ind_id,
-            site_tag_id=self.site_tag_id,
-        )
+        names = attributes(self, "output_sites", *_IDS)
+        return operator.from_cores(self._ragged(packed), self.cyclic, **names)
 
     def _ragged(self, packed):
         """Cores (left, input[, output], right) of all sites without padding, NumPy."""
@@ -151,10 +148,8 @@ class OperatorStructure(LinearStructure):
             core = np.einsum("ls...r,bs->bl...r", core, phi[:, i, : core.shape[1]])
             if current is None:
                 current = core
-            elif i not in self.output_sites:
-                current = np.einsum("bl...m,bmr->bl...r", current, core)
-            elif current.ndim == 3:
-                current = np.einsum("blm,bmor->blor", current, core)
+            elif i not in self.output_sites or current.ndim == 3:
+                current = np.einsum("bl...m,bm...r->bl...r", current, core)
             else:
                 tensors.append(current)
                 current = core
@@ -204,16 +199,8 @@ def _(smpo: SMPO):
     cores, cyclic = found
     output_sites, dtype = smpo.output_sites, common_dtype(cores)
     cores = spread(cores, smpo.exponent)
-    structure = OperatorStructure(
-        output_sites,
-        (*(core.shape[0] for core in cores), cores[-1].shape[-1]),
-        tuple(core.shape[1] for core in cores),
-        tuple(cores[i].shape[2] for i in output_sites),
-        cyclic,
-        smpo.upper_ind_id,
-        smpo.lower_ind_id,
-        smpo.site_tag_id,
-    )
+    sizes = {"output_dims": tuple(cores[i].shape[2] for i in output_sites), **sizes_of(cores)}
+    structure = OperatorStructure(output_sites, cyclic=cyclic, **sizes, **attributes(smpo, *_IDS))
     bond, phys, out = structure.bond_dim, structure.phys_dim, max(structure.output_dims)
     plain = [core for i, core in enumerate(cores) if i not in output_sites]
     output = [cores[i] for i in output_sites]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._amplitude import Amplitude
-from ._structure import Structure
+from ._structure import Phi, Structure
 
 
 @singledispatch
@@ -48,9 +48,7 @@ def unpack(packed: Any, structure: Structure):
     return structure.unpack(packed)
 
 
-def contract(
-    packed: Any, structure: Structure, phi: Float[Array | np.ndarray, "batch nsites phys_dim"]
-) -> Amplitude:
+def contract(packed: Any, structure: Structure, phi: Phi) -> Amplitude:
     """Evaluate a network on a batch of embedded samples.
 
     Pure and differentiable in `packed` and `phi`; call it under `jax.jit` with `structure` static.
@@ -85,11 +83,7 @@ def log_norm_squared(packed: Any, structure: Structure) -> Float[Array, ""]:
 
 
 def calibrate(
-    packed: Any,
-    structure: Structure,
-    phi: Float[Array | np.ndarray, "batch nsites phys_dim"],
-    std: float = 1.0,
-    sample_weight: Any = None,
+    packed: Any, structure: Structure, phi: Phi, std: float = 1.0, sample_weight: Any = None
 ):
     """Scale a packed network so that its outputs on a batch have the standard deviation `std`.
 
@@ -138,9 +132,7 @@ def _amplitude(structure, packed, phi):
     return contract(packed, structure, jnp.asarray(phi))
 
 
-def transform(
-    packed: Any, structure: Structure, phi: Float[Array | np.ndarray, "batch nsites phys_dim"]
-):
+def transform(packed: Any, structure: Structure, phi: Phi):
     """Transformed states of embedded samples, one `MPS` per sample with one site per output.
 
     The inputs k0, k1, ... of a state are the operator's outputs, from the left; its scale is in

@@ -13,8 +13,11 @@ from jaxtyping import Array, Float
 
 from .._amplitude import Amplitude
 from .._registry import variant
+from .._types import AnyArray
 from ._rooted import END, SHUT, Rooted
 
+#: Embedded samples.
+Phi = Float[AnyArray, "batch nsites phys_dim"]
 # The tensors with outputs take this part of a change of scale, 2**10, before all others share it.
 _AT_OUTPUTS = 10 * np.log(2)
 
@@ -75,9 +78,7 @@ class Structure(abc.ABC):
     # What every structure can do ------------------------------------------------------------------
 
     @abc.abstractmethod
-    def contract(
-        self, packed: Any, phi: Float[Array | np.ndarray, "batch nsites phys_dim"]
-    ) -> Amplitude:
+    def contract(self, packed: Any, phi: Phi) -> Amplitude:
         """Outputs on embedded samples, see `contract` for the parameters."""
 
     @abc.abstractmethod
@@ -118,9 +119,7 @@ class Structure(abc.ABC):
 
     # What some can do -----------------------------------------------------------------------------
 
-    def contract_squared(
-        self, packed: Any, phi: Float[Array | np.ndarray, "batch nsites phys_dim"]
-    ) -> Amplitude:
+    def contract_squared(self, packed: Any, phi: Phi) -> Amplitude:
         """Squared norm of the outputs, (batch,), see `Structure` for the parameters."""
         value, exponent = self.contract(packed, phi)
         return Amplitude(jnp.sum(value.reshape(len(value), -1) ** 2, axis=1), 2 * exponent)
@@ -191,6 +190,11 @@ class Structure(abc.ABC):
         raise ValueError(
             f"Transformed states need an operator, an SMPO or MPO: this is a {_kind(self)} network."
         )
+
+
+def attributes(owner, *names):
+    """Attributes of a network or structure that have one name in both, a dict."""
+    return {name: getattr(owner, name) for name in names}
 
 
 def _kind(structure):

@@ -142,7 +142,6 @@ class Noiseless(Initializer):
         return self.initializer.merge_start(rng, constants, up)
 
     def noise(self, rng: np.random.Generator, shape: tuple[int, ...], fan: int) -> Core:
-        del rng, fan
         return np.zeros(shape)
 
 

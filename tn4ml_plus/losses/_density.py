@@ -32,7 +32,6 @@ class NegativeLogLikelihood(Loss):
     normalized = True
 
     def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
-        del target
         return -_log_weight(amplitude)
 
 
@@ -56,7 +55,6 @@ class LogQuadratic(Loss):
         check_number("target", self.target)
 
     def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
-        del target
         return jnp.square(_log_weight(amplitude) - self.target)
 
 
@@ -72,7 +70,6 @@ class Quadratic(Loss):
     task = "density"
 
     def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
-        del target
         return QuadraticNorm()(_log_weight(amplitude))
 
 

@@ -145,28 +145,20 @@ class Gradient(Trainer):
 
     def step(self, problem, params, state, epoch):
         """One compiled epoch of shuffled minibatches."""
-        steps = -(-problem.n_samples // self.batch_size)
-        rates = self._rates(problem, steps)[epoch * steps :][:steps]
+        steps, samples = -(-problem.n_samples // self.batch_size), problem.samples
+        peak = self.learning_rate or 5e-3 * min(1.0, 64 / samples.phi.shape[1])
         rows = _batches(problem, self.batch_size, bucket(steps))
-        padded = np.zeros(len(rows), problem.samples.weight.dtype)
-        padded[:steps] = rates
-        dropped = self._dropped(problem, rows.shape)
+        rates = padded_rates(self, peak, problem.n_samples, epoch, steps)
+        batches = Minibatches(
+            rows, rates.astype(samples.weight.dtype), steps, self._dropped(problem, rows.shape)
+        )
         decay = float(self.decay * np.sqrt(1000 / problem.effective_size))
-        program = Program(self.optimizer or _ADAM, self.optimizer is None, self.clip_norm)
-        batches = Minibatches(rows, padded, steps, dropped)
+        optimizer, begun = self.optimizer or _ADAM, (params, state, problem.anchor)
         params, state, totals = _epoch(
-            program, problem.risk, params, state, problem.anchor, batches, decay
+            optimizer, self.clip_norm, problem.risk, *begun, batches, decay
         )
         loss = np.asarray(totals, float)[:steps].sum(axis=0).mean() / problem.n_samples
-        return Step(params, state, loss, {"learning_rate": float(rates[-1])})
-
-    def _rates(self, problem, steps):
-        """Learning rates of all steps of the run."""
-        total = self.epochs(problem.n_samples) * steps
-        if self.optimizer is not None:
-            return np.ones(total)
-        peak = self.learning_rate or 5e-3 * min(1.0, 64 / problem.samples.phi.shape[1])
-        return peak * self.schedule.factors(total)
+        return Step(params, state, loss, {"learning_rate": float(rates[steps - 1])})
 
     def _dropped(self, problem, shape):
         """Features that the samples of an epoch lose, (*shape, nsites) bools, or None."""
@@ -176,14 +168,6 @@ class Gradient(Trainer):
         draw = np.random.default_rng(problem.random_state.randint(2**31 - 1)).random
         nsites = problem.samples.phi.shape[1]
         return draw((*shape, nsites), np.float32) < self.feature_dropout
-
-
-class Program(NamedTuple):
-    """Static part of a compiled epoch, besides that of the `Risk`; scaled: by the learning rate."""
-
-    optimizer: Any
-    scaled: bool
-    clip_norm: float | None
 
 
 class Minibatches(NamedTuple):
@@ -201,6 +185,13 @@ class Minibatches(NamedTuple):
     first: int = 0
 
 
+def padded_rates(trainer, peak, n_samples, epoch, steps):
+    """Learning rates of the steps of an epoch, ones where an optimizer brings its own, bucketed."""
+    total = trainer.epochs(n_samples) * steps
+    rates = np.ones(total) if trainer.optimizer else peak * trainer.schedule.factors(total)
+    return np.pad(rates[epoch * steps :][:steps], (0, bucket(steps) - steps))
+
+
 def _batches(problem, batch_size, length):
     """Shuffled sample numbers, (length, n_members, batch_size) int32, -1 where there is none."""
     n_samples, n_members = problem.n_samples, problem.n_members
@@ -210,8 +201,8 @@ def _batches(problem, batch_size, length):
     return flat.reshape(n_members, length, batch_size).transpose(1, 0, 2)
 
 
-@partial(jax.jit, static_argnames="program")
-def _epoch(program, risk, params, state, anchor, batches, decay):
+@partial(jax.jit, static_argnames=("optimizer", "clip_norm"))
+def _epoch(optimizer, clip_norm, risk, params, state, anchor, batches, decay):
     rows, rates, steps, dropped, _ = batches
 
     def member(params, state, anchor, order, rows, dropped, rate):
@@ -220,17 +211,18 @@ def _epoch(program, risk, params, state, anchor, batches, decay):
 
         (value, total), gradient = jax.value_and_grad(value_fn, has_aux=True)(params)
         clipped = gradient
-        if program.clip_norm is not None:
+        if clip_norm is not None:
             norm = optax.tree.norm(gradient)
-            factor = jnp.minimum(1, program.clip_norm / jnp.maximum(norm, 1e-30))
+            factor = jnp.minimum(1, clip_norm / jnp.maximum(norm, 1e-30))
             clipped = jax.tree.map(lambda g: g * factor, gradient)
         # Line searches need the function itself, other optimizers its value.
         extra = {"value": value, "grad": gradient, "value_fn": lambda p: value_fn(p)[0]}
-        optimizer = optax.with_extra_args_support(program.optimizer)
         # optax mixes dtypes.
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimizer.update(clipped, state, params, **extra)
-        sign = -rate if program.scaled else 1.0
+            update = optax.with_extra_args_support(optimizer).update
+            updates, state = update(clipped, state, params, **extra)
+        # Those of the default have no rate yet.
+        sign = -rate if optimizer is _ADAM else 1.0
         params = jax.tree.map(
             lambda p, u, a: (p + sign * u - rate * decay * (p - a)).astype(p.dtype),
             params, updates, anchor,

@@ -78,11 +78,7 @@ def reordered(phi, order):
     return phi if order is None else jnp.take(phi, order, axis=1)
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["samples", "orders", "neutral", "scale"],
-    meta_fields=["structure", "objective"],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Risk:
     """The regularised risk of several networks on weighted samples: mean loss plus penalties.
@@ -95,8 +91,8 @@ class Risk:
     scale : float, factor that makes the mean weight one
     """
 
-    structure: Any
-    objective: Any
+    structure: Any = dataclasses.field(metadata={"static": True})
+    objective: Any = dataclasses.field(metadata={"static": True})
     samples: Any
     orders: jax.Array | None
     neutral: jax.Array | None

@@ -13,8 +13,7 @@ import optax
 from ..._arrays import evenly_spaced
 from ..._checks import check_instance, check_int, check_number
 from ..._registry import variant
-from .._gradient import Minibatches, Schedule, WarmupCosine
-from .._problem import bucket
+from .._gradient import Minibatches, Schedule, WarmupCosine, padded_rates
 from .._risk import nan_unless_finite
 from .._trainer import Checkpoint, Step, Trainer
 
@@ -108,16 +107,14 @@ class ImageGradient(Trainer):
         batch_size = min(self.batch_size, n)
         steps = n // batch_size
         samples = samples._replace(weight=samples.weight * (n / samples.weight.sum()))
-        rates = self._rates(n, steps)[epoch * steps :][:steps]
+        rates = padded_rates(self, self.learning_rate, n, epoch, steps)
         rng = np.random.default_rng([problem.seed, epoch])
-        rows = np.zeros((bucket(steps), batch_size), np.int32)
+        rows = np.zeros((len(rates), batch_size), np.int32)
         rows[:steps] = rng.permutation(n)[: steps * batch_size].reshape(steps, -1)
-        padded = np.zeros(len(rows), np.float32)
-        padded[:steps] = rates
         key = jax.random.key(rng.integers(2**31))
-        batches = Minibatches(rows, padded, steps, first=epoch * steps)
+        batches = Minibatches(rows, rates.astype(np.float32), steps, first=epoch * steps)
         params, state, loss = _epoch(self._program(problem), params, state, samples, batches, key)
-        return Step(params, state, float(loss) / steps, {"learning_rate": float(rates[-1])})
+        return Step(params, state, float(loss) / steps, {"learning_rate": float(rates[steps - 1])})
 
     def outcome(self, problem, params):
         """A `Result` with the model, averaged or last, with moments of many images."""
@@ -152,12 +149,6 @@ class ImageGradient(Trainer):
             self.ema,
             self._dtype(),
         )
-
-    def _rates(self, n_samples, steps):
-        """Learning rates of all steps of the run."""
-        total = self.epochs(n_samples) * steps
-        factors = np.ones(total)
-        return factors if self.optimizer else self.learning_rate * self.schedule.factors(total)
 
     def _dtype(self):
         on_gpu = jax.default_backend() == "gpu"

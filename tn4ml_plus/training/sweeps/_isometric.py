@@ -11,7 +11,6 @@ from jax import lax
 
 from ..._amplitude import power_of_two
 from ..._registry import variant
-from ...contraction import END
 from ._effective_problem import EffectiveObjective
 from ._environments import EffectiveMap
 from ._sweep import SweepTrainer
@@ -75,31 +74,21 @@ class IsometricSweep(SweepTrainer):
 class _Isometric(Sweeper):
     """A `Sweeper` whose cores below the root are isometries between its sweeps."""
 
-    def __init__(self, *given):
-        super().__init__(*given)
+    def __init__(self, structure, packed, *others):
+        super().__init__(structure, packed, *others)
         # All but an isometry passes from each core to its parent, the leaves first.
-        form, last, dtype = self.form, len(self.stacks) - 1, self.state.cores[ROOT].dtype
-        cores = [np.asarray(core, float) for core in self.cores]
-        ranks, exponent = self.state.ranks.tolist(), 0
-        for i in range(last):
-            children = form.nodes[i]
-            below = [
-                1 if c == END else n if c < form.nsites else ranks[c - form.nsites]
-                for c, n in zip(children, cores[i].shape)
-            ]
-            used = (*map(slice, below), slice(ranks[i]))
-            Q, R = np.linalg.qr(cores[i][used].reshape(-1, ranks[i]))
-            rank = ranks[i] = len(R)
-            cores[i] = np.zeros_like(cores[i])
-            cores[i][(*used[:-1], slice(rank))] = Q.reshape(*below, rank)
-            parent, slot = form.parents[i]
-            above = np.tensordot(R, np.moveaxis(cores[parent], slot, 0)[: R.shape[1]], 1)
+        cores, ranks, exponent = structure.nodes(packed), [], 0
+        for i, (parent, slot) in enumerate(self.form.parents):
+            shape = cores[i].shape
+            Q, R = np.linalg.qr(cores[i].reshape(-1, shape[-1]))
+            cores[i] = Q.reshape(*shape[:-1], len(R))
+            above = np.tensordot(R, np.moveaxis(cores[parent], slot, 0), 1)
             _, e = np.frexp(np.abs(above).max())
-            padded = np.zeros_like(np.moveaxis(cores[parent], slot, 0))
-            padded[:rank] = np.ldexp(above, -e)
-            cores[parent] = np.moveaxis(padded, 0, slot)
+            cores[parent] = np.moveaxis(np.ldexp(above, -e), 0, slot)
+            ranks.append(len(R))
             exponent += int(e)
-        self.cores = [core.astype(dtype) for core in cores]
+        dtype = self.state.cores[ROOT].dtype
+        self.cores = [self._padded(i, core.astype(dtype)) for i, core in enumerate(cores)]
         self.state = self.state._replace(ranks=jnp.asarray(ranks, jnp.int32))
         self.exponent = jnp.asarray(exponent, jnp.int32)
 
