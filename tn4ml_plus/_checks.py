@@ -7,10 +7,10 @@ Traceback (most recent call last):
 ValueError: decay must be a finite number of at least 0, got 'much'.
 """
 
-import math
 import numbers
 import sys
 import warnings
+from math import inf, isfinite
 
 import numpy as np
 
@@ -21,20 +21,11 @@ def check_int(name, value, at_least, optional=False):
     _check(name, value, valid, f"an integer of at least {at_least}", optional)
 
 
-def check_number(
-    name,
-    value,
-    *,
-    at_least=-math.inf,
-    above=-math.inf,
-    below=math.inf,
-    at_most=math.inf,
-    optional=False,
-):
+def check_number(name, value, *, at_least=-inf, above=-inf, below=inf, at_most=inf, optional=False):
     """ValueError unless `value` is a finite number in range, or None where that is allowed."""
     valid = _is(numbers.Real, value) and at_least <= value <= at_most and above < value < below
     bounds = {"of at least": at_least, "above": above, "below": below, "at most": at_most}
-    words = [f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound)]
+    words = [f"{word} {bound}" for word, bound in bounds.items() if isfinite(bound)]
     _check(name, value, valid, " ".join(["a finite number", " and ".join(words)]).strip(), optional)
 
 

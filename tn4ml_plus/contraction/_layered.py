@@ -45,14 +45,10 @@ class LayeredStructure(Structure):
     def chain(self):
         """Structure of the chain that both layers make together."""
         smpo, mps = self.smpo, self.mps
-        return ChainStructure(
-            smpo.output_sites[mps.center],
-            (smpo.bond_dim * mps.bond_dim,) * (self.nsites + 1),
-            (self.phys_dim,) * self.nsites,
-            mps.output_inds,
-            mps.output_dims,
-            smpo.cyclic or mps.cyclic,
-        )
+        center, bond = smpo.output_sites[mps.center], smpo.bond_dim * mps.bond_dim
+        sizes = (bond,) * (self.nsites + 1), (self.phys_dim,) * self.nsites
+        cyclic = smpo.cyclic or mps.cyclic
+        return ChainStructure(center, *sizes, mps.output_inds, mps.output_dims, cyclic)
 
     def padded(self):
         """Structure with every site's phys_dim that of the packed cores."""

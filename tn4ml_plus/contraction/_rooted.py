@@ -33,13 +33,13 @@ class Rooted:
         nsites, center : int, number of sites and the root's
         leaves : sequence of tuple, optional, other children of the sites, by default the inputs
         """
-        n, c = nsites, center
+        n, c, last = nsites, center, nsites - 1
         leaves = [(i,) for i in range(n)] if leaves is None else leaves
         left = [(END if i == 0 else n + i - 1, *leaves[i]) for i in range(c)]
         right = [
-            (END if i == n - 1 else n + c + n - 2 - i, *leaves[i]) for i in range(n - 1, c, -1)
+            (END if i == n - 1 else 2 * n + c - 2 - i, *leaves[i]) for i in range(n - 1, c, -1)
         ]
-        top = (n + c - 1 if c > 0 else END, *leaves[c], n + n - 2 if c < n - 1 else END)
+        top = (n + c - 1 if c > 0 else END, *leaves[c], n + n - 2 if c < last else END)
         return cls(n, (*left, *right, top), arms(range(n - 1), c))
 
     @cached_property

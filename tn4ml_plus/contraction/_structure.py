@@ -108,14 +108,13 @@ class Structure(abc.ABC):
 
         Their tensors take a factor of up to 2**10, all tensors alike what is left.
         """
-        n_outputs = sum(jax.tree.leaves(self.output_tensors))
+        counts = self.output_tensors
+        n_outputs = sum(jax.tree.leaves(counts))
         limit = _AT_OUTPUTS if n_outputs else 0.0
         at_outputs = np.clip(log_factor, -limit, limit)
         each = np.exp((log_factor - at_outputs) / self.n_tensors)
         factors = {False: each, True: each * np.exp(at_outputs / max(n_outputs, 1))}
-        return jax.tree.map(
-            lambda a, n: a * a.dtype.type(factors[n > 0]), packed, self.output_tensors
-        )
+        return jax.tree.map(lambda a, n: a * a.dtype.type(factors[n > 0]), packed, counts)
 
     # What some can do -----------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from functools import reduce
 import jax
 import numpy as np
 from jaxtyping import Float
+from numpy.random import Generator
 
 from .._checks import check_number
 from .._registry import variant
@@ -29,7 +30,7 @@ def identity_core(weights: ArrayLike, left: int, right: int) -> Core:
     return np.asarray(weights, float)[None, :, None] * np.eye(left, right)[:, None, :]
 
 
-def generators(key: jax.Array, count: int) -> list[np.random.Generator]:
+def generators(key: jax.Array, count: int) -> list[Generator]:
     """Independent NumPy random generators, one per site, from a JAX key.
 
     NumPy draws the few numbers in each of many shapes without compilation. (The room
@@ -56,7 +57,7 @@ class Initializer(abc.ABC):
     add_identity: bool
 
     @abc.abstractmethod
-    def noise(self, rng: np.random.Generator, shape: tuple[int, ...], fan: int) -> Core:
+    def noise(self, rng: Generator, shape: tuple[int, ...], fan: int) -> Core:
         """Random part of a core, see `__call__` for the parameters."""
 
     def start(self, shape: tuple[int, ...], weights: ArrayLike) -> Core:
@@ -69,7 +70,7 @@ class Initializer(abc.ABC):
         """Vector for "nothing known" at a site: the weights, with w . phi near 1."""
         return np.asarray(weights, float)
 
-    def merge_start(self, rng: np.random.Generator, constants: Sequence[Vector], up: int) -> Node:
+    def merge_start(self, rng: Generator, constants: Sequence[Vector], up: int) -> Node:
         """Node of a tree without noise, affine in each child; zeros where no identity is added.
 
         The constants together become the first channel above. The other channels are random
@@ -86,9 +87,7 @@ class Initializer(abc.ABC):
                 core[..., 1:] += np.moveaxis(reduce(np.multiply.outer, others), -2, j)
         return core
 
-    def merge(
-        self, rng: np.random.Generator, constants: Sequence[Vector], up: int, fan: int
-    ) -> Node:
+    def merge(self, rng: Generator, constants: Sequence[Vector], up: int, fan: int) -> Node:
         """Node of a tree, float64, with one axis per child and a last one of size `up`.
 
         Parameters
@@ -103,7 +102,7 @@ class Initializer(abc.ABC):
         return start + np.moveaxis(noise.reshape(up, *start.shape[:-1]), 0, -1)
 
     def __call__(
-        self, rng: np.random.Generator, shape: tuple[int, ...], weights: ArrayLike, fan: int
+        self, rng: Generator, shape: tuple[int, ...], weights: ArrayLike, fan: int
     ) -> Core:
         """Core, float64.
 
@@ -138,10 +137,10 @@ class Noiseless(Initializer):
     def unit(self, weights: ArrayLike) -> Vector:
         return self.initializer.unit(weights)
 
-    def merge_start(self, rng: np.random.Generator, constants: Sequence[Vector], up: int) -> Node:
+    def merge_start(self, rng: Generator, constants: Sequence[Vector], up: int) -> Node:
         return self.initializer.merge_start(rng, constants, up)
 
-    def noise(self, rng: np.random.Generator, shape: tuple[int, ...], fan: int) -> Core:
+    def noise(self, rng: Generator, shape: tuple[int, ...], fan: int) -> Core:
         return np.zeros(shape)
 
 
@@ -167,7 +166,7 @@ class RandomNormal(Initializer):
     def __post_init__(self):
         check_number("std", self.std, at_least=0)
 
-    def noise(self, rng: np.random.Generator, shape: tuple[int, ...], fan: int) -> Core:
+    def noise(self, rng: Generator, shape: tuple[int, ...], fan: int) -> Core:
         return self.std * rng.normal(size=shape)
 
 
@@ -195,7 +194,7 @@ class LeastSquaresIdentity(Initializer):
     def __post_init__(self):
         check_number("std", self.std, at_least=0, optional=True)
 
-    def noise(self, rng: np.random.Generator, shape: tuple[int, ...], fan: int) -> Core:
+    def noise(self, rng: Generator, shape: tuple[int, ...], fan: int) -> Core:
         std = np.sqrt(0.5 / fan) if self.std is None else self.std
         return std * rng.normal(size=shape)
 
@@ -267,7 +266,7 @@ class GramSchmidt(Initializer):
 
     add_identity: bool = False
 
-    def noise(self, rng: np.random.Generator, shape: tuple[int, ...], fan: int) -> Core:
+    def noise(self, rng: Generator, shape: tuple[int, ...], fan: int) -> Core:
         return _orthonormal(rng.uniform(size=shape))
 
 
@@ -283,7 +282,7 @@ class HaarUnitary(Initializer):
 
     add_identity: bool = False
 
-    def noise(self, rng: np.random.Generator, shape: tuple[int, ...], fan: int) -> Core:
+    def noise(self, rng: Generator, shape: tuple[int, ...], fan: int) -> Core:
         return _orthonormal(rng.normal(size=shape))
 
 

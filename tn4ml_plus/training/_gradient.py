@@ -149,14 +149,12 @@ class Gradient(Trainer):
         peak = self.learning_rate or 5e-3 * min(1.0, 64 / samples.phi.shape[1])
         rows = _batches(problem, self.batch_size, bucket(steps))
         rates = padded_rates(self, peak, problem.n_samples, epoch, steps)
-        batches = Minibatches(
-            rows, rates.astype(samples.weight.dtype), steps, self._dropped(problem, rows.shape)
-        )
+        dropped = self._dropped(problem, rows.shape)
+        batches = Minibatches(rows, rates.astype(samples.weight.dtype), steps, dropped)
         decay = float(self.decay * np.sqrt(1000 / problem.effective_size))
-        optimizer, begun = self.optimizer or _ADAM, (params, state, problem.anchor)
-        params, state, totals = _epoch(
-            optimizer, self.clip_norm, problem.risk, *begun, batches, decay
-        )
+        static = self.optimizer or _ADAM, self.clip_norm
+        traced = problem.risk, params, state, problem.anchor, batches, decay
+        params, state, totals = _epoch(*static, *traced)
         loss = np.asarray(totals, float)[:steps].sum(axis=0).mean() / problem.n_samples
         return Step(params, state, loss, {"learning_rate": float(rates[steps - 1])})
 
@@ -304,9 +302,8 @@ def _iterate(memory, params, state, risk, anchor, pull):
         loss, gradient = optax.value_and_grad_from_state(value)(params, state=state)
         # optax mixes dtypes.
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimizer.update(
-                gradient, state, params, value=loss, grad=gradient, value_fn=value
-            )
+            extra = {"value": loss, "grad": gradient, "value_fn": value}
+            updates, state = optimizer.update(gradient, state, params, **extra)
         return optax.apply_updates(params, updates), state, loss
 
     step = over_members(member, count(params), (0, 0, 0, risk.order_axis))

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -20,10 +21,8 @@ def members(structures: tuple, params) -> list[tuple]:
     structures : tuple, one per network
     params : pytree, the packed networks, with leaves (n_members, ...)
     """
-    return [
-        (structure, jax.tree.map(lambda leaf, m=m: leaf[m], params))
-        for m, structure in enumerate(structures)
-    ]
+    pairs = enumerate(structures)
+    return [(structure, jax.tree.map(itemgetter(m), params)) for m, structure in pairs]
 
 
 def stacked(trees: Iterable) -> Any:

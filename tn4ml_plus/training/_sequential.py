@@ -82,7 +82,6 @@ class Sequential:
                 params = trimmed(structures, params)
                 anchor = params if anchor is result.params else anchor
             anchor = problem.anchor if anchor is None else anchor
-            problem = dataclasses.replace(
-                problem, params=params, structures=structures, anchor=anchor
-            )
+            new = {"params": params, "structures": structures, "anchor": anchor}
+            problem = dataclasses.replace(problem, **new)
         return result

@@ -148,7 +148,6 @@ class Trainer(abc.ABC):
 
     def init(self, problem) -> Any:
         """The state before the first epoch, a pytree; empty by default."""
-        del problem
         return ()
 
     def check(self, problem) -> None:

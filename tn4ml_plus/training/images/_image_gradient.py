@@ -141,14 +141,9 @@ class ImageGradient(Trainer):
         return Checkpoint(self.checkpoint, task)
 
     def _program(self, problem):
-        return Program(
-            self.optimizer or _adamw(self.weight_decay, self.clip_norm),
-            self.augmentations,
-            problem.n_classes,
-            self.label_smoothing,
-            self.ema,
-            self._dtype(),
-        )
+        optimizer = self.optimizer or _adamw(self.weight_decay, self.clip_norm)
+        numbers = problem.n_classes, self.label_smoothing, self.ema
+        return Program(optimizer, self.augmentations, *numbers, self._dtype())
 
     def _dtype(self):
         on_gpu = jax.default_backend() == "gpu"

@@ -41,12 +41,6 @@ class Environment(NamedTuple):
     grams: tuple | None
     batch: Batch
 
-    @property
-    def gram_exponent(self):
-        """Exponent of two that scales the product of the Gram matrices."""
-        exponent = 0 if self.grams is None else sum(exponent for _, exponent in self.grams)
-        return jnp.asarray(exponent, jnp.int32)
-
 
 def environment(lower, siblings, above, grams, batch):
     """The `Environment` of states and Gram pairs, one per child; grams: three of these, or None."""

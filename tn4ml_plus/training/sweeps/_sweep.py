@@ -210,14 +210,9 @@ class Sweep(SweepTrainer):
         return Sweeper(*network, objective, size, self.cache_bytes)
 
     def _sweep(self, member, damping):
-        settings = self._settings(
-            damping,
-            steps_after=self.steps_after,
-            cutoff=self.cutoff,
-            max_bond=self.max_bond or member.size,
-            forced=True,
-            expansion=self.expansion,
-        )
+        cut = {"cutoff": self.cutoff, "max_bond": self.max_bond or member.size, "forced": True}
+        others = {"steps_after": self.steps_after, "expansion": self.expansion}
+        settings = self._settings(damping, **cut, **others)
         if not member.form.bonds:
             return member.improve_root(settings), {"bond_dims": [], "truncation": []}
         reports = jax.device_get(member.sweep(settings, self.n_sites))

@@ -230,17 +230,13 @@ def extend_above(bond, state, _):
 
 def two_site_update(bond, state, settings):
     """Improve both cores at a bond."""
-    outward = bond.place.outward > 0
-    cores, of_node, state, report = _solved(two_site_update, bond, state, settings, outward)
+    down = bond.place.outward
+    cores, of_node, state, report = _solved(two_site_update, bond, state, settings, down > 0)
     env = bond.environment(state)
     state = bond.with_cores(state, cores.below, cores.above)
     # Unlike the branches of a condition, loops that run once or not at all write in place.
-    state = lax.fori_loop(
-        0, bond.place.outward, lambda _, state: bond.keep_above(state, cores.above, env), state
-    )
-    state = lax.fori_loop(
-        bond.place.outward, 1, lambda _, state: bond.keep_below(state, cores.below, of_node), state
-    )
+    state = lax.fori_loop(0, down, lambda _, s: bond.keep_above(s, cores.above, env), state)
+    state = lax.fori_loop(down, 1, lambda _, s: bond.keep_below(s, cores.below, of_node), state)
     return state, report
 
 
@@ -299,11 +295,9 @@ def _solved(update, bond, state, settings, outward):
     node = bond.place.node
     cores = BondCores(below, above, state.outputs, state.ranks[node], state.square)
     cores, of_node, report = two_site_step(bond.task, cores, env, settings, outward)
-    state = state._replace(
-        square=cores.square,
-        ranks=state.ranks.at[node].set(report.rank),
-        outputs=None if bond.task.is_open else cores.outputs,
-    )
+    ranks = state.ranks.at[node].set(report.rank)
+    outputs = None if bond.task.is_open else cores.outputs
+    state = state._replace(square=cores.square, ranks=ranks, outputs=outputs)
     return cores, of_node, state, report
 
 
@@ -325,8 +319,7 @@ def root_update(task, mine, state, batch, numbers, settings):
     if state.grams is not None:
         grams = grams_of(mine, state, batch, numbers), (), (None, 0)
     env = envs.environment(states_of(mine, state, batch, numbers), (), None, grams, batch)
-    core, F, square, loss = one_site_step(
-        task, state.cores[ROOT][0], state.outputs, env, state.square, settings
-    )
+    core = state.cores[ROOT][0]
+    core, F, square, loss = one_site_step(task, core, state.outputs, env, state.square, settings)
     state = state.with_core(ROOT, 0, core)
     return state._replace(outputs=None if task.is_open else F, square=square), loss
