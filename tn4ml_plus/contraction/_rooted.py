@@ -36,9 +36,7 @@ class Rooted:
         n, c, last = nsites, center, nsites - 1
         leaves = [(i,) for i in range(n)] if leaves is None else leaves
         left = [(END if i == 0 else n + i - 1, *leaves[i]) for i in range(c)]
-        right = [
-            (END if i == n - 1 else 2 * n + c - 2 - i, *leaves[i]) for i in range(n - 1, c, -1)
-        ]
+        right = [(END if i == last else 2 * n + c - 2 - i, *leaves[i]) for i in range(last, c, -1)]
         top = (n + c - 1 if c > 0 else END, *leaves[c], n + n - 2 if c < last else END)
         return cls(n, (*left, *right, top), arms(range(n - 1), c))
 
