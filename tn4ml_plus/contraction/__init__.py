@@ -4,11 +4,9 @@ from .._amplitude import Amplitude
 from ._chain import ChainStructure
 from ._density import BornDensity, as_tree
 from ._generic import GenericStructure, MERAStructure
-from ._layered import LayeredStructure
-from ._operator import OperatorStructure
+from ._operator import LayeredStructure, OperatorStructure
 from ._pack import calibrate, contract, khatri_rao, log_norm_squared, pack, transform, unpack
-from ._rooted import END, OPEN, SHUT, Rooted
-from ._structure import SquaredNorm, Structure
+from ._structure import END, OPEN, SHUT, Rooted, SquaredNorm, Structure
 from ._tree import TreeStructure
 
 __all__ = [

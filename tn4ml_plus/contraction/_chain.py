@@ -12,8 +12,7 @@ from .._amplitude import Amplitude, exponent_of, scale_by_power_of_two, times_po
 from .._registry import variant
 from ..networks import MPS, as_network
 from ._pack import common_dtype, khatri_rao, pack, padded, stacked
-from ._rooted import Rooted, arms
-from ._structure import Structure, attributes
+from ._structure import Rooted, Structure, arms, attributes
 
 
 class LinearStructure(Structure):

@@ -5,7 +5,7 @@ import numpy as np
 
 from ..networks import Tree
 from ._pack import pack
-from ._rooted import END
+from ._structure import END
 
 # Floats of all messages of one block of samples: half a gigabyte.
 _BLOCK = 2**26

@@ -13,8 +13,7 @@ from .._amplitude import Amplitude, exponent_of, times_power_of_two
 from .._registry import variant
 from ..networks import TTN, Tree, as_network
 from ._pack import common_dtype, khatri_rao, pack, spread, stacked
-from ._rooted import Rooted
-from ._structure import Structure, attributes
+from ._structure import Rooted, Structure, attributes
 
 _NAMES = "output_inds", "site_ind_id", "site_tag_id", "node_tag_id"
 

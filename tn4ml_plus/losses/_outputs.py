@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from .._amplitude import Amplitude
+from .._checks import check
 from .._registry import variant
 from ._base import ByClass, Loss, Losses
 
@@ -209,8 +210,8 @@ class CallableLoss(_Wrapped):
     def __post_init__(self):
         if not callable(self.function):
             raise TypeError(f"function must be callable, got {type(self.function).__name__}.")
-        if self.task not in ("classification", "regression"):
-            raise ValueError(f"task must be 'classification' or 'regression', got {self.task!r}.")
+        valid = self.task in ("classification", "regression")
+        check("task", self.task, valid, "'classification' or 'regression'")
 
     def _losses(self, predictions, target):
         return self.function(predictions, target)

@@ -3,16 +3,8 @@
 from ._gradient import LBFGS, Constant, Gradient, Schedule, WarmupCosine
 from ._problem import Epoch, Problem, Result, Samples, Trainable, bucket, extend_history
 from ._risk import Risk, members, outputs, stacked, trimmed
-from ._sequential import Sequential
-from ._trainer import EarlyStopping, Step, Trainer
-from .images._image_gradient import (
-    Augmentation,
-    CutMix,
-    HorizontalFlip,
-    ImageGradient,
-    Mixup,
-    RandomCrop,
-)
+from ._trainer import EarlyStopping, Sequential, Step, Trainer
+from .images._gradient import Augmentation, CutMix, HorizontalFlip, ImageGradient, Mixup, RandomCrop
 from .images._labelled import ImageProblem, LabelledImages, image_outputs
 from .sweeps._isometric import IsometricSweep
 from .sweeps._sweep import Sweep

@@ -63,10 +63,8 @@ class IsometricSweep(SweepTrainer):
         return _Isometric(*network, objective, size, self.cache_bytes)
 
     def _sweep(self, member, damping):
-        settings = self._settings(
-            damping, steps_after=0, cutoff=0.0, max_bond=member.size, forced=False
-        )
-        loss, changed = member.sweep(settings)
+        cut = {"steps_after": 0, "cutoff": 0.0, "max_bond": member.size, "forced": False}
+        loss, changed = member.sweep(self._settings(damping, **cut))
         return loss, {"changed": changed}
 
 

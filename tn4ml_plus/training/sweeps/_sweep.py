@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._checks import check_int, check_number
+from ..._checks import check, check_int, check_number
 from ..._registry import variant
 from .._problem import Result, bucket
 from .._risk import members, stacked
@@ -198,8 +198,7 @@ class Sweep(SweepTrainer):
     def __post_init__(self):
         super().__post_init__()
         check_int("n_sites", self.n_sites, 1)
-        if self.n_sites > 2:
-            raise ValueError(f"n_sites must be 1 or 2, got {self.n_sites}.")
+        check("n_sites", self.n_sites, self.n_sites <= 2, "1 or 2")
         check_int("max_bond", self.max_bond, 1, optional=True)
         for name in ("steps_after", "expansion"):
             check_int(name, getattr(self, name), 0)

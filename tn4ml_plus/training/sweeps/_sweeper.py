@@ -138,9 +138,8 @@ class Sweeper:
         plan = self.plan(None)
         self.exponents = self._run(plan, jnp.asarray(np.zeros(last, np.int32)), None)
         names, numbers = zip(*self._states(last))
-        self.state, self.batch = bonds.evaluate_root(
-            self.task, names, self.state, self.batch, numbers, self.exponent, self.exponents
-        )
+        given = self.task, names, self.state, self.batch, numbers, self.exponent
+        self.state, self.batch = bonds.evaluate_root(*given, self.exponents)
         self.exponent = self.batch.exponent
 
     def _memory(self, shape, dtype):

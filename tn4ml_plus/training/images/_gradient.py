@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from ..._arrays import evenly_spaced
-from ..._checks import check_instance, check_int, check_number
+from ..._checks import check, check_instance, check_int, check_number
 from ..._registry import variant
 from .._gradient import Minibatches, Schedule, WarmupCosine, padded_rates
 from .._risk import nan_unless_finite
@@ -77,17 +77,12 @@ class ImageGradient(Trainer):
         check_number("label_smoothing", self.label_smoothing, at_least=0, below=1)
         check_number("ema", self.ema, at_least=0, below=1, optional=True)
         check_number("clip_norm", self.clip_norm, above=0, optional=True)
-        augmentations = self.augmentations
-        if not isinstance(augmentations, list | tuple) or not all(
-            isinstance(each, Augmentation) for each in augmentations
-        ):
-            raise ValueError(
-                "augmentations must be a sequence of objects such as RandomCrop(2), got "
-                f"{augmentations!r}."
-            )
-        object.__setattr__(self, "augmentations", tuple(augmentations))
-        if self.dtype is not None and self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype must be 'float32', 'bfloat16' or None, got {self.dtype!r}.")
+        given = self.augmentations
+        valid = isinstance(given, list | tuple) and all(isinstance(a, Augmentation) for a in given)
+        check("augmentations", given, valid, "a sequence of objects such as RandomCrop(2)")
+        object.__setattr__(self, "augmentations", tuple(given))
+        valid = self.dtype in (None, "float32", "bfloat16")
+        check("dtype", self.dtype, valid, "'float32', 'bfloat16' or None")
 
     def epochs(self, n_samples: int) -> int:
         steps = max(1, n_samples // self.batch_size)
