@@ -1,6 +1,6 @@
 """The seam between quimb and speed: a network as a few arrays and a hashable structure."""
 
-from functools import partial, reduce, singledispatch
+from functools import reduce, singledispatch
 from typing import Any
 
 import jax
@@ -82,6 +82,9 @@ def log_norm_squared(packed: Any, structure: Structure) -> Float[Array, ""]:
     return structure.log_norm_squared(packed)
 
 
+_contract = jax.jit(contract, static_argnums=1)
+
+
 def calibrate(
     packed: Any, structure: Structure, phi: Phi, std: float = 1.0, sample_weight: Any = None
 ):
@@ -116,7 +119,7 @@ def calibrate(
     '1.000'
     """
     weight = np.ones(len(phi)) if sample_weight is None else np.asarray(sample_weight)
-    log_abs = np.asarray(_amplitude(structure, packed, phi).log_abs(), float)
+    log_abs = np.asarray(_contract(packed, structure, phi).log_abs(), float)
     log_abs = log_abs.reshape(len(phi), -1)[weight > 0]
     largest = log_abs.max()
     if not np.isfinite(largest):
@@ -125,11 +128,6 @@ def calibrate(
     mean = np.average(squares, weights=weight[weight > 0])
     log_factor = np.log(std) - largest - 0.5 * np.log(mean)
     return structure.rescale(packed, log_factor)
-
-
-@partial(jax.jit, static_argnums=0)
-def _amplitude(structure, packed, phi):
-    return contract(packed, structure, jnp.asarray(phi))
 
 
 def transform(packed: Any, structure: Structure, phi: Phi):
