@@ -341,11 +341,10 @@ class MERAStructure(GenericStructure):
         return MERAStructure(**fields_of(mera), cyclic=self.cyclic)
 
     def smaller(self, fits):
-        by_bond_dim = super().smaller(fits)
-        nsites = 0
-        if not by_bond_dim:
-            nsites = largest_fitting(lambda n: fits(self.first_sites(n)), self.nsites)
-        return [f"at most {nsites} sites"] if nsites else by_bond_dim
+        if by_bond_dim := super().smaller(fits):
+            return by_bond_dim
+        nsites = largest_fitting(lambda n: fits(self.first_sites(n)), self.nsites)
+        return [f"at most {nsites} sites"] if nsites else []
 
     def view(self, network):
         """A quimb network of this structure as a `MERA`."""

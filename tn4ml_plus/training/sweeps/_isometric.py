@@ -1,6 +1,5 @@
 """Sweeps that keep all cores except the root isometries, as in renormalisation."""
 
-import warnings
 from math import prod
 from typing import ClassVar
 
@@ -10,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from ..._amplitude import power_of_two
+from ..._checks import warn
 from ..._registry import variant
 from ._effective_problem import EffectiveObjective
 from ._environments import EffectiveMap
@@ -95,11 +95,10 @@ class _Isometric(Sweeper):
         with np.errstate(over="ignore"):
             root = np.ldexp(self.cores[-1], int(self.exponent))
         if not np.isfinite(root).all() or not root.any():
-            warnings.warn(
+            warn(
                 "With isometries below it, the scale of the root leaves the range of its floats: "
                 "all cores share it, and are isometries up to powers of two. Use an embedding of "
-                "vectors of norm 1 such as Trigonometric().",
-                stacklevel=2,
+                "vectors of norm 1 such as Trigonometric()."
             )
             return super().packed()
         ranks = tuple(self.state.ranks.tolist())
