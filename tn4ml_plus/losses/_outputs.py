@@ -1,6 +1,7 @@
 """Losses on the outputs: cross-entropies, squared errors, those of optax, or any callable."""
 
 import abc
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,17 +21,9 @@ _ONE_HOT_TARGETS = {"poly_loss_cross_entropy", "safe_softmax_cross_entropy", "si
 _ONE_HOT_TARGETS |= {"sigmoid_binary_cross_entropy", "softmax_cross_entropy"}
 
 
-@variant("loss")
-class CrossEntropy(Loss):
-    """Cross-entropy of the softmax of the outputs, in nats; the outputs' magnitude is learned.
-
-    `label_smoothing`, in [0, 1), is the share of the target that is spread over all classes
-    (Szegedy et al. 2016, section 7).
-
-    >>> outputs = Amplitude(jnp.zeros((1, 4)), jnp.zeros(1, int))
-    >>> CrossEntropy()(outputs, jnp.array([2])).round(3).tolist() # log 4
-    [1.38...]
-    """
+@dataclasses.dataclass(frozen=True)
+class _CrossEntropy(Loss):
+    """-sum_c q_c log p_c, with q the one-hot target mixed with the uniform distribution."""
 
     task = "classification"
     label_smoothing: float = 0.0
@@ -42,7 +35,6 @@ class CrossEntropy(Loss):
     def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
         log_p = self.log_probabilities(amplitude)
         n_classes = log_p.shape[1]
-        # The one-hot target mixed with the uniform distribution.
         q = (1 - self.label_smoothing) * jax.nn.one_hot(target, n_classes, dtype=log_p.dtype)
         q = q + self.label_smoothing / n_classes
         # A class of weight 0 may have log p = -inf, and 0 * -inf is NaN.
@@ -50,7 +42,20 @@ class CrossEntropy(Loss):
 
 
 @variant("loss")
-class BornCrossEntropy(CrossEntropy):
+class CrossEntropy(_CrossEntropy):
+    """Cross-entropy of the softmax of the outputs, in nats; the outputs' magnitude is learned.
+
+    `label_smoothing`, in [0, 1), is the share of the target that is spread over all classes
+    (Szegedy et al. 2016, section 7).
+
+    >>> outputs = Amplitude(jnp.zeros((1, 4)), jnp.zeros(1, int))
+    >>> CrossEntropy()(outputs, jnp.array([2])).round(3).tolist() # log 4
+    [1.38...]
+    """
+
+
+@variant("loss")
+class BornCrossEntropy(_CrossEntropy):
     """Cross-entropy of p_c proportional to the squared output (Born rule), in nats.
 
     The outputs' common scale cancels, so only amplitude.value is read. Outputs that are all zero
