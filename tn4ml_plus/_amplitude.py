@@ -11,9 +11,8 @@ def power_of_two(exponent, dtype):
     """Exact 2**exponent for integer `exponent` within the normal range of the float `dtype`."""
     info = jnp.finfo(dtype)
     integer, mantissa, bias = {32: (jnp.int32, 23, 127), 64: (jnp.int64, 52, 1023)}[info.bits]
-    return jax.lax.bitcast_convert_type(
-        (exponent.astype(integer) + bias) << mantissa, jnp.dtype(dtype)
-    )
+    bits = (exponent.astype(integer) + bias) << mantissa
+    return jax.lax.bitcast_convert_type(bits, jnp.dtype(dtype))
 
 
 def scale_by_power_of_two(value, exponent):
@@ -33,9 +32,8 @@ def times_power_of_two(value, exponent):
 
 def exponent_of(v):
     """Base-2 exponents of the largest moduli over the first axis, (D, batch) -> (batch,) int32."""
-    bits = jax.lax.bitcast_convert_type(
-        jnp.max(jnp.abs(v), axis=0), {4: jnp.int32, 8: jnp.int64}[v.dtype.itemsize]
-    )
+    integer = {4: jnp.int32, 8: jnp.int64}[v.dtype.itemsize]
+    bits = jax.lax.bitcast_convert_type(jnp.max(jnp.abs(v), axis=0), integer)
     info = jnp.finfo(v.dtype)
     field = ((bits >> info.nmant) & (2**info.nexp - 1)).astype(jnp.int32)
     # Zeros and subnormals keep their scale: 2**0.

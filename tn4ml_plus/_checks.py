@@ -7,10 +7,10 @@ Traceback (most recent call last):
 ValueError: decay must be a finite number of at least 0, got 'much'.
 """
 
-import math
 import numbers
 import sys
 import warnings
+from math import inf, isfinite
 
 import numpy as np
 
@@ -18,30 +18,21 @@ import numpy as np
 def check_int(name, value, at_least, optional=False):
     """ValueError unless `value` is an integer >= `at_least`, or None where that is allowed."""
     valid = _is(numbers.Integral, value) and value >= at_least
-    _check(name, value, valid, f"an integer of at least {at_least}", optional)
+    check(name, value, valid, f"an integer of at least {at_least}", optional)
 
 
-def check_number(
-    name,
-    value,
-    *,
-    at_least=-math.inf,
-    above=-math.inf,
-    below=math.inf,
-    at_most=math.inf,
-    optional=False,
-):
+def check_number(name, value, *, at_least=-inf, above=-inf, below=inf, at_most=inf, optional=False):
     """ValueError unless `value` is a finite number in range, or None where that is allowed."""
     valid = _is(numbers.Real, value) and at_least <= value <= at_most and above < value < below
     bounds = {"of at least": at_least, "above": above, "below": below, "at most": at_most}
-    words = [f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound)]
-    _check(name, value, valid, " ".join(["a finite number", " and ".join(words)]).strip(), optional)
+    words = [f"{word} {bound}" for word, bound in bounds.items() if isfinite(bound)]
+    check(name, value, valid, " ".join(["a finite number", " and ".join(words)]).strip(), optional)
 
 
 def check_index(name, value, n, what):
     """ValueError unless `value` is an integer in [0, n), the number of one of n `what`."""
     valid = _is(numbers.Integral, value) and 0 <= value < n
-    _check(name, value, valid, f"the number of {what}, from 0 to {n - 1}")
+    check(name, value, valid, f"the number of {what}, from 0 to {n - 1}")
 
 
 def check_shape(shape, n, what):
@@ -51,13 +42,13 @@ def check_shape(shape, n, what):
     sizes = tuple(shape) if isinstance(shape, list | tuple | np.ndarray) else ()
     whole = len(sizes) == 2 and all(_is(numbers.Integral, size) and size > 0 for size in sizes)
     valid = whole and sizes[0] * sizes[1] == n
-    _check("shape", shape, valid, f"(rows, columns) of the {n} {what}")
+    check("shape", shape, valid, f"(rows, columns) of the {n} {what}")
     return tuple(map(int, sizes))
 
 
 def check_instance(name, value, cls, optional=False):
     """ValueError unless `value` is an instance of `cls`, or None where that is allowed."""
-    _check(name, value, isinstance(value, cls), f"an instance of {cls.__name__}", optional)
+    check(name, value, isinstance(value, cls), f"an instance of {cls.__name__}", optional)
 
 
 def float_tuple(name, values):
@@ -81,7 +72,7 @@ def int_tuple(name, values, at_least=1):
 def function_tuple(name, values):
     """Tuple of functions; ValueError for anything but a list or tuple of them."""
     valid = isinstance(values, list | tuple) and all(map(callable, values))
-    _check(name, values, valid, "a sequence of functions")
+    check(name, values, valid, "a sequence of functions")
     return tuple(values)
 
 
@@ -89,7 +80,8 @@ def _is(number, value):
     return isinstance(value, number) and not isinstance(value, bool)
 
 
-def _check(name, value, valid, allowed, optional=False):
+def check(name, value, valid, allowed, optional=False):
+    """ValueError in words unless a value is `valid`, or None where that is allowed."""
     if not valid and not (optional and value is None):
         raise ValueError(f"{name} must be {allowed}{', or None' * optional}, got {value!r}.")
 

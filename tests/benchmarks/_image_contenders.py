@@ -64,7 +64,7 @@ def ours(case, form=None):
     from tn4ml_plus.image import _maps as maps
     from tn4ml_plus.training import LabelledImages
     from tn4ml_plus.training._gradient import Minibatches
-    from tn4ml_plus.training.images._image_gradient import Program, _adamw, _epoch
+    from tn4ml_plus.training.images._gradient import Program, _adamw, _epoch
 
     if form is not None:
         maps.depthwise = convolved if form == "convolved" else getattr(maps, form)

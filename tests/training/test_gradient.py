@@ -24,7 +24,7 @@ from tn4ml_plus.training import (
     Problem,
     Samples,
     WarmupCosine,
-    _loop,
+    _trainer,
     bucket,
     outputs,
 )
@@ -498,7 +498,7 @@ def test_callbacks_are_any_sequence_of_functions():
 def test_progress_is_not_drawn_each_epoch(monkeypatch):
     stream = io.StringIO()
     quiet = functools.partial(tqdm, file=stream, mininterval=1e9)
-    monkeypatch.setattr(_loop, "tqdm", quiet)
+    monkeypatch.setattr(_trainer, "tqdm", quiet)
     trainer = Gradient(optimizer=FROZEN, max_epochs=50, batch_size=BATCH)
     trainer.train(make_problem(verbose=True))
     assert "epochs:   0%" in stream.getvalue()

@@ -21,8 +21,8 @@ from tn4ml_plus.losses import (
 from tn4ml_plus.networks import MPS, TTN, SMPOSpec
 from tn4ml_plus.training import IsometricSweep
 from tn4ml_plus.training.sweeps import _isometric as module
-from tn4ml_plus.training.sweeps._effective_map import EffectiveMap
 from tn4ml_plus.training.sweeps._effective_problem import EffectiveObjective, Settings
+from tn4ml_plus.training.sweeps._environments import EffectiveMap
 from tn4ml_plus.training.sweeps._updates import Bond, Place, Program, extend_above, run_updates
 
 NSITES, PHYS, BATCH = 8, 3, 50

@@ -28,10 +28,11 @@ from tn4ml_plus.losses import (
 from tn4ml_plus.networks import MPS, SMPO, TTN, MPSSpec, SMPOSpec, Tree
 from tn4ml_plus.training import Gradient, Problem, Samples, Sequential, Sweep
 from tn4ml_plus.training._risk import mean_loss
-from tn4ml_plus.training.sweeps._effective_map import EffectiveMap
 from tn4ml_plus.training.sweeps._effective_problem import EffectiveObjective, Report, Settings
-from tn4ml_plus.training.sweeps._sweeper import SCHEMES, Sweeper
+from tn4ml_plus.training.sweeps._environments import EffectiveMap
+from tn4ml_plus.training.sweeps._sweeper import Sweeper
 from tn4ml_plus.training.sweeps._updates import (
+    SCHEMES,
     Bond,
     Place,
     Program,

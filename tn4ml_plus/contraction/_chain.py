@@ -9,12 +9,10 @@ import numpy as np
 from jax import lax
 
 from .._amplitude import Amplitude, exponent_of, scale_by_power_of_two, times_power_of_two
-from .._registry import register
+from .._registry import variant
 from ..networks import MPS, as_network
-from ._khatri_rao import khatri_rao
-from ._pack import common_dtype, pack, padded, stacked
-from ._rooted import Rooted, arms
-from ._structure import Structure
+from ._pack import common_dtype, khatri_rao, pack, padded, stacked
+from ._structure import Rooted, Structure, arms, attributes
 
 
 class LinearStructure(Structure):
@@ -58,8 +56,7 @@ class LinearStructure(Structure):
         return times_power_of_two(value, -e_value), e + e_value
 
 
-@register("structure", name="chain")
-@dataclasses.dataclass(frozen=True)
+@variant("structure", "chain")
 class ChainStructure(LinearStructure):
     """A packed chain besides its arrays.
 
@@ -94,21 +91,15 @@ class ChainStructure(LinearStructure):
     def unpack(self, packed):
         packed = jax.tree.map(np.asarray, packed)
         cores = [*packed["left"], packed["center"], *packed["right"].swapaxes(1, 3)]
-        return MPS.from_cores(
-            self.unpadded(cores),
-            self.cyclic,
-            output_site=self.center if self.output_inds else None,
-            output_inds=self.output_inds,
-            site_ind_id=self.site_ind_id,
-            site_tag_id=self.site_tag_id,
-        )
+        names = attributes(self, "output_inds", "site_ind_id", "site_tag_id")
+        site = self.center if self.output_inds else None
+        return MPS.from_cores(self.unpadded(cores), self.cyclic, output_site=site, **names)
 
     def contract(self, packed, phi):
         """A walk from both ends to the center; from every boundary state of a ring."""
-        phi = phi.transpose(1, 2, 0).astype(packed["center"].dtype)
-        c, batch = self.center, phi.shape[-1]
-        center = packed["center"]
-        bond, phys, outputs = center.shape[0], center.shape[1], center.shape[2:-1]
+        c, center, batch = self.center, packed["center"], len(phi)
+        phi = phi.transpose(1, 2, 0).astype(center.dtype)
+        bond, phys, *outputs, _ = center.shape
 
         def from_boundary(start):
             state = boundary(start, batch)
@@ -128,10 +119,7 @@ class ChainStructure(LinearStructure):
 
         def site(carry, core):
             double, log = carry
-            if self.cyclic:
-                double = jnp.einsum("abij,isk,jsl->abkl", double, core, core)
-            else:
-                double = jnp.einsum("ij,isk,jsl->kl", double, core, core)
+            double = jnp.einsum("...ij,isk,jsl->...kl", double, core, core)
             size = jnp.max(jnp.abs(double))
             size = lax.stop_gradient(jnp.where(size > 0, size, 1))
             return (double / size, log + jnp.log(size)), None
@@ -181,16 +169,9 @@ def _(mps: MPS):
     dtype = common_dtype(cores)
     if mps.exponent:
         cores[center] = cores[center] * 10.0**mps.exponent
-    structure = ChainStructure(
-        center,
-        (*(core.shape[0] for core in cores), cores[-1].shape[-1]),
-        tuple(core.shape[1] for core in cores),
-        mps.output_inds,
-        cores[center].shape[2:-1],
-        cyclic,
-        mps.site_ind_id,
-        mps.site_tag_id,
-    )
+    names = attributes(mps, "output_inds", "site_ind_id", "site_tag_id")
+    sizes = {"output_dims": cores[center].shape[2:-1], **sizes_of(cores)}
+    structure = ChainStructure(center, cyclic=cyclic, **sizes, **names)
     shape = structure.bond_dim, structure.phys_dim, structure.bond_dim
     right = [core.swapaxes(0, -1) for core in cores[center + 1 :]]
     middle = padded(cores[center], (*shape[:2], *structure.output_dims, shape[-1]))
@@ -200,6 +181,12 @@ def _(mps: MPS):
         "right": stacked(right, shape, dtype),
     }
     return packed, structure
+
+
+def sizes_of(cores):
+    """The bonds and inputs of cores (left, input, ..., right), fields of a `LinearStructure`."""
+    bond_dims = (*(core.shape[0] for core in cores), cores[-1].shape[-1])
+    return {"bond_dims": bond_dims, "phys_dims": tuple(core.shape[1] for core in cores)}
 
 
 def boundary(start, batch):

@@ -5,7 +5,7 @@ import numpy as np
 
 from ..networks import Tree
 from ._pack import pack
-from ._rooted import END
+from ._structure import END
 
 # Floats of all messages of one block of samples: half a gigabyte.
 _BLOCK = 2**26
@@ -223,8 +223,11 @@ class BornDensity:
             messages[child] = vectors
 
 
-def _contract_vectors(core, messages):
-    """Core (1 or batch, *rest, up) after the children with vectors, and the others' messages."""
+def _contracted(core, messages):
+    """Core (1 or batch, *rest, up) after the children with vectors; it times the others' messages.
+
+    Of these, which come last, None and an empty one leave the core as it is.
+    """
     ket, rest = core[None], []
     for axis in reversed(range(len(messages))):
         message = messages[axis]
@@ -238,12 +241,15 @@ def _contract_vectors(core, messages):
         else:
             ket = np.matmul(flat, message[:, :, None])[..., 0]
         ket = ket.reshape(-1, *shape)
-    return ket, rest
+    half = ket
+    for axis, message in enumerate(rest, start=1):
+        half = _apply(half, message, axis)
+    return ket, half, rest
 
 
 def _apply(ket, matrix, axis):
-    """Multiply one axis of (1 or batch, ...) by a symmetric matrix (1 or batch, d, d) or None."""
-    if matrix is None:
+    """Multiply one axis of (1 or batch, ...) by a symmetric matrix (1 or batch, d, d), if any."""
+    if matrix is None or not matrix.size:
         return ket
     moved = np.moveaxis(ket, axis, -1)
     flat = moved.reshape(len(moved), -1, moved.shape[-1])
@@ -259,26 +265,16 @@ def _merge(core, messages):
     """Message of a node from those of its children; None where all are the identity."""
     if all(message is None for message in messages):
         return None
-    ket, rest = _contract_vectors(core, messages)
-    if not rest:
-        return ket
-    half = ket
-    for axis, message in enumerate(rest):
-        half = _apply(half, message, axis + 1)
-    return _overlap(half, ket, ket.ndim - 1)
+    ket, half, rest = _contracted(core, messages)
+    return _overlap(half, ket, ket.ndim - 1) if rest else ket
 
 
 def _environment(core, messages, above, j):
     """Matrix (1 or batch, d, d) that child `j` of a node sees of everything else."""
     others = [np.empty((0, 0, 0)) if i == j else m for i, m in enumerate(messages)]
-    ket, rest = _contract_vectors(core, others)
+    ket, half, rest = _contracted(core, others)
     open_axis = 1 + next(i for i, m in enumerate(rest) if m is not None and m.size == 0)
-    half = ket
-    for axis, message in enumerate(rest, start=1):
-        if axis != open_axis:
-            half = _apply(half, message, axis)
-    half = _apply(half, above, ket.ndim - 1)
-    return _overlap(half, ket, open_axis)
+    return _overlap(_apply(half, above, ket.ndim - 1), ket, open_axis)
 
 
 def _overlap(half, ket, axis):

@@ -3,6 +3,7 @@
 import dataclasses
 from bisect import bisect_left
 from functools import lru_cache, partial
+from itertools import chain
 from math import log2, log10, prod
 
 import cotengra
@@ -12,19 +13,18 @@ import quimb.tensor as qtn
 from jax import lax
 
 from .._amplitude import Amplitude, exponent_of, power_of_two
-from .._registry import register
+from .._registry import variant
 from ..errors import ContractionTooLargeError
-from ..networks import Network, as_network, from_quimb
+from ..networks import MERA, Network, as_network, from_quimb
 from ._pack import common_dtype, pack, padded, spread
-from ._structure import Structure
+from ._structure import Structure, attributes
 
 # Elements of the largest intermediate of a contraction: 1 GiB of float32.
 MAX_INTERMEDIATE = 2**28
 _BATCH = -1
 
 
-@register("structure", name="generic")
-@dataclasses.dataclass(frozen=True)
+@variant("structure", "generic")
 class GenericStructure(Structure):
     """A packed network of any geometry besides its arrays, one per tensor.
 
@@ -53,11 +53,7 @@ class GenericStructure(Structure):
     @property
     def dims(self):
         """Size of every index, a dict."""
-        return {
-            ind: size
-            for inds, shape in zip(self.inds, self.shapes)
-            for ind, size in zip(inds, shape)
-        }
+        return dict(zip(chain(*self.inds), chain(*self.shapes)))
 
     @property
     def input_inds(self):
@@ -183,9 +179,7 @@ def fields_of(network):
         "shapes": tuple(tuple(t.shape) for t in tensors),
         "tags": tuple(tuple(t.tags) for t in tensors),
         "left_inds": tuple(numbered(t.left_inds) for t in tensors),
-        "nsites": network.nsites,
-        "output_inds": network.output_inds,
-        "site_ind_id": network.site_ind_id,
+        **attributes(network, "nsites", "output_inds", "site_ind_id"),
     }
 
 
@@ -318,3 +312,46 @@ def _norm_terms(structure):
 
     bra = tuple(tuple(map(primed, inds)) for inds in structure.inds)
     return structure.inds + bra, (), dims | {primed(ind): size for ind, size in dims.items()}
+
+
+@variant("structure", "mera")
+class MERAStructure(GenericStructure):
+    """A packed `MERA` besides its arrays, one per tensor.
+
+    Parameters
+    ----------
+    inds, shapes, tags, left_inds, nsites, output_inds, site_ind_id : as in `GenericStructure`
+    cyclic : bool, whether disentanglers join the ends
+    site_tag_id : str, format of the tags of sites
+    """
+
+    cyclic: bool = False
+    site_tag_id: str = "I{}"
+
+    def capped(self, bond_dim):
+        """Structure made with this bond_dim, which leaves the bonds over the inputs as they are."""
+        return super().capped(max(bond_dim, self.phys_dim))
+
+    def first_sites(self, nsites):
+        """Structure of a MERA of the first `nsites` sites and the same bond_dim."""
+        options = {"bond_dim": self.max_bond, "phys_dim": self.phys_dims[:nsites]}
+        *shapes, top = MERA.shapes(nsites, cyclic=self.cyclic, **options)
+        arrays = [np.broadcast_to(0.0, shape) for shape in (*shapes, top + self.output_dims)]
+        mera = MERA(arrays, nsites, cyclic=self.cyclic, output_inds=self.output_inds)
+        return MERAStructure(**fields_of(mera), cyclic=self.cyclic)
+
+    def smaller(self, fits):
+        if by_bond_dim := super().smaller(fits):
+            return by_bond_dim
+        nsites = largest_fitting(lambda n: fits(self.first_sites(n)), self.nsites)
+        return [f"at most {nsites} sites"] if nsites else []
+
+    def view(self, network):
+        """A quimb network of this structure as a `MERA`."""
+        names = attributes(self, "output_inds", "site_ind_id", "site_tag_id", "cyclic")
+        return network.view_as(MERA, L=self.nsites, **names)
+
+
+@pack.register
+def _(network: MERA):
+    return pack_as(MERAStructure, network, **attributes(network, "cyclic", "site_tag_id"))

@@ -1,8 +1,9 @@
-"""Matrix product operators: dense outputs, and squared norms by a scan over two layers."""
+"""Matrix product operators, alone and below an MPS; squared norms by a scan over two layers."""
 
 import dataclasses
 from functools import partial
 from math import log10
+from operator import attrgetter
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +11,18 @@ import numpy as np
 from jax import lax
 
 from .._amplitude import Amplitude, exponent_of, times_power_of_two
-from .._registry import register
+from .._registry import variant
 from ..errors import ContractionTooLargeError
-from ..networks import MPO, MPS, SMPO, as_network
-from ._chain import LinearStructure, aligned, boundary, walk
+from ..networks import MPO, MPS, SMPO, LayeredMPS, as_network
+from ._chain import ChainStructure, LinearStructure, aligned, boundary, sizes_of, walk
 from ._generic import MAX_INTERMEDIATE
-from ._khatri_rao import khatri_rao
-from ._pack import common_dtype, pack, spread, stacked
-from ._rooted import OPEN, SHUT, Rooted, arms
+from ._pack import common_dtype, khatri_rao, pack, spread, stacked
+from ._structure import OPEN, SHUT, Rooted, Structure, arms, attributes
+
+_IDS = "upper_ind_id", "lower_ind_id", "site_tag_id"
 
 
-@register("structure", name="operator")
-@dataclasses.dataclass(frozen=True)
+@variant("structure", "operator")
 class OperatorStructure(LinearStructure):
     """A packed SMPO or MPO besides its arrays.
 
@@ -65,14 +66,8 @@ class OperatorStructure(LinearStructure):
     def unpack(self, packed):
         """An `MPO` where every site has an output, else an `SMPO`."""
         operator = MPO if len(self.output_sites) == self.nsites else SMPO
-        return operator.from_cores(
-            self._ragged(packed),
-            self.cyclic,
-            output_sites=self.output_sites,
-            upper_ind_id=self.upper_ind_id,
-            lower_ind_id=self.lower_ind_id,
-            site_tag_id=self.site_tag_id,
-        )
+        names = attributes(self, "output_sites", *_IDS)
+        return operator.from_cores(self._ragged(packed), self.cyclic, **names)
 
     def _ragged(self, packed):
         """Cores (left, input[, output], right) of all sites without padding, NumPy."""
@@ -153,10 +148,8 @@ class OperatorStructure(LinearStructure):
             core = np.einsum("ls...r,bs->bl...r", core, phi[:, i, : core.shape[1]])
             if current is None:
                 current = core
-            elif i not in self.output_sites:
-                current = np.einsum("bl...m,bmr->bl...r", current, core)
-            elif current.ndim == 3:
-                current = np.einsum("blm,bmor->blor", current, core)
+            elif i not in self.output_sites or current.ndim == 3:
+                current = np.einsum("bl...m,bm...r->bl...r", current, core)
             else:
                 tensors.append(current)
                 current = core
@@ -206,16 +199,8 @@ def _(smpo: SMPO):
     cores, cyclic = found
     output_sites, dtype = smpo.output_sites, common_dtype(cores)
     cores = spread(cores, smpo.exponent)
-    structure = OperatorStructure(
-        output_sites,
-        (*(core.shape[0] for core in cores), cores[-1].shape[-1]),
-        tuple(core.shape[1] for core in cores),
-        tuple(cores[i].shape[2] for i in output_sites),
-        cyclic,
-        smpo.upper_ind_id,
-        smpo.lower_ind_id,
-        smpo.site_tag_id,
-    )
+    sizes = {"output_dims": tuple(cores[i].shape[2] for i in output_sites), **sizes_of(cores)}
+    structure = OperatorStructure(output_sites, cyclic=cyclic, **sizes, **attributes(smpo, *_IDS))
     bond, phys, out = structure.bond_dim, structure.phys_dim, max(structure.output_dims)
     plain = [core for i, core in enumerate(cores) if i not in output_sites]
     output = [cores[i] for i in output_sites]
@@ -324,3 +309,89 @@ def _at_site(function, has_output, flag, core, *arguments):
 def _gemm(a, b):
     """a^T b."""
     return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
+
+
+@variant("structure", "layered")
+class LayeredStructure(Structure):
+    """A packed `LayeredMPS` besides its arrays, ``smpo`` and ``mps``, packed each.
+
+    Parameters
+    ----------
+    smpo : OperatorStructure, that of the lower layer
+    mps : ChainStructure, that of the upper one
+    """
+
+    smpo: OperatorStructure
+    mps: ChainStructure
+
+    phys_dims = property(attrgetter("smpo.phys_dims"))
+    output_inds = property(attrgetter("mps.output_inds"))
+    output_dims = property(attrgetter("mps.output_dims"))
+
+    @property
+    def n_tensors(self):
+        """Those of both layers."""
+        return self.smpo.n_tensors + self.mps.n_tensors
+
+    @property
+    def output_tensors(self):
+        """The center of the upper layer."""
+        return {"smpo": {"plain": 0, "output": 0}, "mps": self.mps.output_tensors}
+
+    @property
+    def chain(self):
+        """Structure of the chain that both layers make together."""
+        smpo, mps = self.smpo, self.mps
+        center, bond = smpo.output_sites[mps.center], smpo.bond_dim * mps.bond_dim
+        sizes = (bond,) * (self.nsites + 1), (self.phys_dim,) * self.nsites
+        cyclic = smpo.cyclic or mps.cyclic
+        return ChainStructure(center, *sizes, mps.output_inds, mps.output_dims, cyclic)
+
+    def padded(self):
+        """Structure with every site's phys_dim that of the packed cores."""
+        return dataclasses.replace(self, smpo=self.smpo.padded())
+
+    def unpack(self, packed):
+        return LayeredMPS(self.smpo.unpack(packed["smpo"]), self.mps.unpack(packed["mps"]))
+
+    def contract(self, packed, phi):
+        return self.chain.contract(_fused(self, packed), phi)
+
+    def log_norm_squared(self, packed):
+        return self.chain.log_norm_squared(_fused(self, packed))
+
+
+@pack.register
+def _(network: LayeredMPS):
+    try:
+        layers = network.layers()
+    except ValueError:
+        return pack(as_network(network, network.output_inds, network.site_ind_id))
+    (smpo, smpo_structure), (mps, mps_structure) = map(pack, layers)
+    return {"smpo": smpo, "mps": mps}, LayeredStructure(smpo_structure, mps_structure)
+
+
+def _fused(structure, packed):
+    """The packed chain: a site's bond is the SMPO's times the MPS's."""
+    plain, output = packed["smpo"]["plain"], packed["smpo"]["output"]
+    mps, center = packed["mps"], structure.mps.center
+    below, above = plain.shape[1], mps["center"].shape[0]
+    bond, phys = below * above, plain.shape[2]
+    right = mps["right"].swapaxes(1, 3)
+    readers = jnp.concatenate([mps["left"], right])
+    others = jnp.concatenate([output[:center], output[center + 1 :]])
+    # Between two outputs the MPS passes its state.
+    plain = jnp.einsum("nlsr,ab->nlasrb", plain, jnp.eye(above, dtype=plain.dtype))
+    others = jnp.einsum("nlsor,naob->nlasrb", others, readers)
+    middle = jnp.einsum("lsor,ao...b->las...rb", output[center], mps["center"])
+    cores = jnp.concatenate([plain, others]).reshape(-1, bond, phys, bond)
+    # Sites in order, without that of the center.
+    order = structure.smpo.order
+    place = structure.nsites - len(structure.smpo.output_sites) + center
+    site = structure.smpo.output_sites[center]
+    order = np.delete(np.where(order > place, order - 1, order), site)
+    return {
+        "left": cores[order[:site]],
+        "center": middle.reshape(bond, phys, *middle.shape[3:-2], bond),
+        "right": cores[order[site:]].swapaxes(1, 3),
+    }

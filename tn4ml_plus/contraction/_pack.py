@@ -1,6 +1,6 @@
 """The seam between quimb and speed: a network as a few arrays and a hashable structure."""
 
-from functools import singledispatch
+from functools import reduce, singledispatch
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._amplitude import Amplitude
-from ._structure import Structure
+from ._structure import Phi, Structure
 
 
 @singledispatch
@@ -48,9 +48,7 @@ def unpack(packed: Any, structure: Structure):
     return structure.unpack(packed)
 
 
-def contract(
-    packed: Any, structure: Structure, phi: Float[Array | np.ndarray, "batch nsites phys_dim"]
-) -> Amplitude:
+def contract(packed: Any, structure: Structure, phi: Phi) -> Amplitude:
     """Evaluate a network on a batch of embedded samples.
 
     Pure and differentiable in `packed` and `phi`; call it under `jax.jit` with `structure` static.
@@ -84,9 +82,55 @@ def log_norm_squared(packed: Any, structure: Structure) -> Float[Array, ""]:
     return structure.log_norm_squared(packed)
 
 
-def transform(
-    packed: Any, structure: Structure, phi: Float[Array | np.ndarray, "batch nsites phys_dim"]
+_contract = jax.jit(contract, static_argnums=1)
+
+
+def calibrate(
+    packed: Any, structure: Structure, phi: Phi, std: float = 1.0, sample_weight: Any = None
 ):
+    """Scale a packed network so that its outputs on a batch have the standard deviation `std`.
+
+    The spread is measured around zero over batch and outputs, in the log domain, so that it works
+    from any start. The output core takes what fits into a factor of 2**10 and all cores share the
+    rest evenly.
+
+    Parameters
+    ----------
+    packed, structure : a packed network
+    phi : (batch, nsites, phys_dim), embedded samples
+    std : float, standard deviation of the outputs
+    sample_weight : (batch,), optional, not all zero; by default equal
+
+    Returns
+    -------
+    pytree
+        The packed arrays; as they were, where all outputs are zero.
+
+    Examples
+    --------
+    >>> import jax, numpy as np
+    >>> from tn4ml_plus.contraction import contract, pack
+    >>> from tn4ml_plus.networks import MPS
+    >>> packed, structure = pack(MPS.random(6, n_outputs=3, key=jax.random.key(0)))
+    >>> phi = np.random.RandomState(0).rand(50, 6, 2).astype("f4")
+    >>> packed = calibrate(packed, structure, phi)
+    >>> outputs = contract(packed, structure, phi).dense()
+    >>> f"{np.sqrt(np.mean(outputs**2)):.3f}"
+    '1.000'
+    """
+    weight = np.ones(len(phi)) if sample_weight is None else np.asarray(sample_weight)
+    log_abs = np.asarray(_contract(packed, structure, phi).log_abs(), float)
+    log_abs = log_abs.reshape(len(phi), -1)[weight > 0]
+    largest = log_abs.max()
+    if not np.isfinite(largest):
+        return packed
+    squares = np.exp(2 * (log_abs - largest)).mean(axis=1)
+    mean = np.average(squares, weights=weight[weight > 0])
+    log_factor = np.log(std) - largest - 0.5 * np.log(mean)
+    return structure.rescale(packed, log_factor)
+
+
+def transform(packed: Any, structure: Structure, phi: Phi):
     """Transformed states of embedded samples, one `MPS` per sample with one site per output.
 
     The inputs k0, k1, ... of a state are the operator's outputs, from the left; its scale is in
@@ -155,3 +199,13 @@ def stacked(arrays, shape, dtype):
     arrays = [padded(array, shape) for array in arrays]
     xp = jnp if any(isinstance(array, jax.core.Tracer) for array in arrays) else np
     return jnp.asarray(xp.stack(arrays) if arrays else np.zeros((0, *shape)), dtype)
+
+
+def khatri_rao(*factors):
+    """(p, batch), (q, batch), ... -> (p * q * ..., batch), the first index slowest.
+
+    >>> import numpy as np
+    >>> khatri_rao(np.array([[1], [2]]), np.array([[3], [5]])).ravel().tolist()
+    [3, 5, 6, 10]
+    """
+    return reduce(lambda a, b: (a[:, None] * b[None]).reshape(-1, b.shape[-1]), factors)

@@ -1,8 +1,9 @@
-"""The static part of a packed network, and everything that it can do."""
+"""Structures, the static part of packed networks, and their view as nodes below a root."""
 
 import abc
 import dataclasses
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import jax
@@ -11,8 +12,87 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._amplitude import Amplitude
-from ._rooted import END, SHUT, Rooted
+from .._registry import variant
+from .._types import AnyArray
 
+#: What stands among the children of a node for the end of a chain, a bond of size 1; for an output
+#: that is summed over as an index of its own; and for one that is not there, a bond of size 1 too.
+END, OPEN, SHUT = -1, -2, -3
+
+
+@dataclasses.dataclass(frozen=True)
+class Rooted:
+    """Nodes in an order in which children come first, the root last.
+
+    Parameters
+    ----------
+    nsites : int, number of sites
+    nodes : tuple of tuple of int
+        Children of each node: a site 0 .. nsites - 1, a node nsites + i, `END`, `OPEN` or `SHUT`.
+    bonds : tuple of int, the nodes below all bonds, in the order that users know
+    """
+
+    nsites: int
+    nodes: tuple[tuple[int, ...], ...]
+    bonds: tuple[int, ...]
+
+    @classmethod
+    def chain(cls, nsites, center, leaves=None):
+        """Two arms, the left one first, both from the ends of a chain to its center, the root.
+
+        Parameters
+        ----------
+        nsites, center : int, number of sites and the root's
+        leaves : sequence of tuple, optional, other children of the sites, by default the inputs
+        """
+        n, c, last = nsites, center, nsites - 1
+        leaves = [(i,) for i in range(n)] if leaves is None else leaves
+        left = [(END if i == 0 else n + i - 1, *leaves[i]) for i in range(c)]
+        right = [(END if i == last else 2 * n + c - 2 - i, *leaves[i]) for i in range(last, c, -1)]
+        top = (n + c - 1 if c > 0 else END, *leaves[c], n + n - 2 if c < last else END)
+        return cls(n, (*left, *right, top), arms(range(n - 1), c))
+
+    @cached_property
+    def parents(self):
+        """Parent of every node but the root, and its place among the children of that."""
+        found = {
+            child - self.nsites: (i, slot)
+            for i, children in enumerate(self.nodes)
+            for slot, child in enumerate(children)
+            if child >= self.nsites
+        }
+        return tuple(found[i] for i in range(len(self.nodes) - 1))
+
+    @cached_property
+    def heights(self):
+        """Length of the longest way from each node down to a site, a tuple."""
+        found = []
+        for i in range(len(self.nodes)):
+            found.append(1 + max((found[node] for node in self.below(i)), default=0))
+        return tuple(found)
+
+    @property
+    def is_chain(self):
+        """Whether it is a chain, with ends."""
+        return END in self.nodes[0]
+
+    @cached_property
+    def is_open(self):
+        """Whether there are outputs besides those of the root."""
+        return any(OPEN in children for children in self.nodes)
+
+    def below(self, node):
+        """The nodes among the children of a node."""
+        return [child - self.nsites for child in self.nodes[node] if child >= self.nsites]
+
+
+def arms(bonds, center):
+    """Values of a chain's bonds from left to right in the order of `Rooted.chain`, or back."""
+    return (*bonds[:center], *bonds[center:][::-1])
+
+
+#: Embedded samples.
+Phi = Float[AnyArray, "batch nsites phys_dim"]
 # The tensors with outputs take this part of a change of scale, 2**10, before all others share it.
 _AT_OUTPUTS = 10 * np.log(2)
 
@@ -73,9 +153,7 @@ class Structure(abc.ABC):
     # What every structure can do ------------------------------------------------------------------
 
     @abc.abstractmethod
-    def contract(
-        self, packed: Any, phi: Float[Array | np.ndarray, "batch nsites phys_dim"]
-    ) -> Amplitude:
+    def contract(self, packed: Any, phi: Phi) -> Amplitude:
         """Outputs on embedded samples, see `contract` for the parameters."""
 
     @abc.abstractmethod
@@ -105,20 +183,17 @@ class Structure(abc.ABC):
 
         Their tensors take a factor of up to 2**10, all tensors alike what is left.
         """
-        n_outputs = sum(jax.tree.leaves(self.output_tensors))
+        counts = self.output_tensors
+        n_outputs = sum(jax.tree.leaves(counts))
         limit = _AT_OUTPUTS if n_outputs else 0.0
         at_outputs = np.clip(log_factor, -limit, limit)
         each = np.exp((log_factor - at_outputs) / self.n_tensors)
         factors = {False: each, True: each * np.exp(at_outputs / max(n_outputs, 1))}
-        return jax.tree.map(
-            lambda a, n: a * a.dtype.type(factors[n > 0]), packed, self.output_tensors
-        )
+        return jax.tree.map(lambda a, n: a * a.dtype.type(factors[n > 0]), packed, counts)
 
     # What some can do -----------------------------------------------------------------------------
 
-    def contract_squared(
-        self, packed: Any, phi: Float[Array | np.ndarray, "batch nsites phys_dim"]
-    ) -> Amplitude:
+    def contract_squared(self, packed: Any, phi: Phi) -> Amplitude:
         """Squared norm of the outputs, (batch,), see `Structure` for the parameters."""
         value, exponent = self.contract(packed, phi)
         return Amplitude(jnp.sum(value.reshape(len(value), -1) ** 2, axis=1), 2 * exponent)
@@ -191,5 +266,64 @@ class Structure(abc.ABC):
         )
 
 
+def attributes(owner, *names):
+    """Attributes of a network or structure that have one name in both, a dict."""
+    return {name: getattr(owner, name) for name in names}
+
+
 def _kind(structure):
     return type(structure).__name__.removesuffix("Structure").lower()
+
+
+@variant("structure", "squared_norm")
+class SquaredNorm(Structure):
+    """A packed network whose `contract` gives the squared norm of its outputs, one per sample.
+
+    Parameters
+    ----------
+    structure : Structure, that of the network itself, which `unpack` gives back
+
+    Examples
+    --------
+    >>> import jax, numpy as np
+    >>> from tn4ml_plus.contraction import contract, pack
+    >>> from tn4ml_plus.networks import MPS
+    >>> packed, structure = pack(MPS.random(5, n_outputs=3, key=jax.random.key(0)))
+    >>> phi = np.ones((2, 5, 2), "f4")
+    >>> outputs = contract(packed, structure, phi).dense()
+    >>> squares = contract(packed, SquaredNorm(structure), phi).dense()
+    >>> bool(np.allclose(squares, (outputs**2).sum(axis=1)))
+    True
+    """
+
+    structure: Structure
+
+    squared = True
+    output_inds = ()
+    output_dims = ()
+
+    # All else is that of the network.
+    phys_dims = property(attrgetter("structure.phys_dims"))
+    n_tensors = property(attrgetter("structure.n_tensors"))
+    output_tensors = property(attrgetter("structure.output_tensors"))
+    rooted_needs = property(attrgetter("structure.rooted_needs"))
+    log_norm_squared = property(attrgetter("structure.log_norm_squared"))
+    unpack = property(attrgetter("structure.unpack"))
+    rooted = property(attrgetter("structure.rooted"))
+    to_nodes = property(attrgetter("structure.to_nodes"))
+
+    def padded(self):
+        """The same of the padded structure."""
+        return SquaredNorm(self.structure.padded())
+
+    def rescale(self, packed, log_factor):
+        """Multiply the squared norms by exp(log_factor)."""
+        return self.structure.rescale(packed, log_factor / 2)
+
+    def contract(self, packed, phi):
+        return self.structure.contract_squared(packed, phi)
+
+    def from_nodes(self, cores, ranks):
+        """Packed network and structure, see `Structure.from_nodes`."""
+        packed, structure = self.structure.from_nodes(cores, ranks)
+        return packed, SquaredNorm(structure)

@@ -10,16 +10,15 @@ import numpy as np
 from jax import lax
 
 from .._amplitude import Amplitude, exponent_of, times_power_of_two
-from .._registry import register
+from .._registry import variant
 from ..networks import TTN, Tree, as_network
-from ._khatri_rao import khatri_rao
-from ._pack import common_dtype, pack, spread, stacked
-from ._rooted import Rooted
-from ._structure import Structure
+from ._pack import common_dtype, khatri_rao, pack, spread, stacked
+from ._structure import Rooted, Structure, attributes
+
+_NAMES = "output_inds", "site_ind_id", "site_tag_id", "node_tag_id"
 
 
-@register("structure", name="tree")
-@dataclasses.dataclass(frozen=True)
+@variant("structure", "tree")
 class TreeStructure(Structure):
     """A packed tree besides its arrays.
 
@@ -63,14 +62,7 @@ class TreeStructure(Structure):
             up = self.output_dims if i == len(arrays) - 1 else (self.bond_dims[i],)
             core = core[tuple(map(slice, (*below, prod(up))))]
             arrays[i] = np.ascontiguousarray(core.reshape(*below, *up))
-        return TTN(
-            arrays,
-            tree,
-            output_inds=self.output_inds,
-            site_ind_id=self.site_ind_id,
-            site_tag_id=self.site_tag_id,
-            node_tag_id=self.node_tag_id,
-        )
+        return TTN(arrays, tree, **attributes(self, *_NAMES))
 
     def contract(self, packed, phi):
         """Layer by layer, from the leaves up."""
@@ -134,16 +126,10 @@ def _(ttn: TTN):
     output_dims = cores[-1].shape[below:]
     cores[-1] = cores[-1].reshape(*cores[-1].shape[:below], prod(output_dims))
     cores = spread(cores, ttn.exponent)
-    structure = TreeStructure(
-        tree,
-        tuple(core.shape[-1] for core in cores[:-1]),
-        tuple(ttn.ind_size(ttn.site_ind(i)) for i in range(tree.nsites)),
-        ttn.output_inds,
-        output_dims,
-        ttn.site_ind_id,
-        ttn.site_tag_id,
-        ttn.node_tag_id,
-    )
+    bond_dims = tuple(core.shape[-1] for core in cores[:-1])
+    phys_dims = tuple(ttn.ind_size(ttn.site_ind(i)) for i in range(tree.nsites))
+    names = attributes(ttn, *_NAMES)
+    structure = TreeStructure(tree, bond_dims, phys_dims, output_dims=output_dims, **names)
     return _stacked(structure, cores, dtype), structure
 
 

@@ -1,14 +1,17 @@
 """Initial cores of networks."""
 
-from ._base import Initializer, Noiseless, generators, identity_core
-from ._cores import (
+from ._initializers import (
     GramSchmidt,
     HaarUnitary,
     Identity,
+    Initializer,
     LeastSquaresIdentity,
+    Noiseless,
     RandomNormal,
+    generators,
+    identity_core,
     least_squares_weights,
-)
+)  # fmt: skip
 
 __all__ = [
     "GramSchmidt", "HaarUnitary", "Identity", "Initializer", "LeastSquaresIdentity", "Noiseless",

@@ -7,8 +7,7 @@ Examples here assume jnp (`jax.numpy`) and `tn4ml_plus.contraction.Amplitude`.
 Objective(loss=CrossEntropy(label_smoothing=0.1), terms=((0.4, ReluLogNorm()),))
 """
 
-from ._base import Loss, Objective
-from ._classification import BornCrossEntropy, CrossEntropy
+from ._base import LogNorm, Loss, Objective, Penalty, QuadraticNorm, Regularizer, ReluLogNorm
 from ._density import (
     LogQuadratic,
     NegativeLogLikelihood,
@@ -16,8 +15,7 @@ from ._density import (
     SemiSupervisedLogistic,
     SemiSupervisedLogQuadratic,
 )
-from ._norms import LogNorm, Penalty, QuadraticNorm, Regularizer, ReluLogNorm
-from ._values import CallableLoss, Huber, OptaxLoss, SquaredError
+from ._outputs import BornCrossEntropy, CallableLoss, CrossEntropy, Huber, OptaxLoss, SquaredError
 
 __all__ = [
     "BornCrossEntropy", "CallableLoss", "CrossEntropy", "Huber", "LogNorm", "LogQuadratic", "Loss",

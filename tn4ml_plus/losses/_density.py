@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from .._amplitude import Amplitude
 from .._checks import check_number
 from .._registry import variant
-from ._base import Loss, Losses
-from ._norms import QuadraticNorm
+from ._base import Loss, Losses, QuadraticNorm
 
 
 def _log_weight(amplitude):
@@ -33,7 +32,6 @@ class NegativeLogLikelihood(Loss):
     normalized = True
 
     def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
-        del target
         return -_log_weight(amplitude)
 
 
@@ -57,7 +55,6 @@ class LogQuadratic(Loss):
         check_number("target", self.target)
 
     def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
-        del target
         return jnp.square(_log_weight(amplitude) - self.target)
 
 
@@ -73,7 +70,6 @@ class Quadratic(Loss):
     task = "density"
 
     def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
-        del target
         return QuadraticNorm()(_log_weight(amplitude))
 
 

@@ -1,16 +1,10 @@
 """Training of networks and image models: problems, trainers and their results."""
 
-from ._gradient import Gradient
-from ._lbfgs import LBFGS
-from ._members import members, stacked, trimmed
+from ._gradient import LBFGS, Constant, Gradient, Schedule, WarmupCosine
 from ._problem import Epoch, Problem, Result, Samples, Trainable, bucket, extend_history
-from ._risk import Risk, outputs
-from ._schedules import Constant, Schedule, WarmupCosine
-from ._sequential import Sequential
-from ._stopping import EarlyStopping
-from ._trainer import Step, Trainer
-from .images._augmentations import Augmentation, CutMix, HorizontalFlip, Mixup, RandomCrop
-from .images._image_gradient import ImageGradient
+from ._risk import Risk, members, outputs, stacked, trimmed
+from ._trainer import EarlyStopping, Sequential, Step, Trainer
+from .images._gradient import Augmentation, CutMix, HorizontalFlip, ImageGradient, Mixup, RandomCrop
 from .images._labelled import ImageProblem, LabelledImages, image_outputs
 from .sweeps._isometric import IsometricSweep
 from .sweeps._sweep import Sweep

@@ -1,7 +1,8 @@
-"""Training by stochastic gradients: any optax transformation, one compiled call per epoch."""
+"""Training by gradients: minibatches for any optax transformation, and full-batch L-BFGS."""
 
+import abc
 import dataclasses
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -10,18 +11,55 @@ import numpy as np
 import optax
 
 from .._checks import check_instance, check_int, check_number
-from .._registry import register
-from ._members import nan_unless_finite, over_members, start
+from .._registry import variant
 from ._problem import bucket
-from ._schedules import Constant, Schedule, WarmupCosine
+from ._risk import count, nan_unless_finite, over_members, start
 from ._trainer import Step, Trainer
 
 # One object for the whole process: compiled epochs are keyed by it.
 _ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)
 
 
-@register("trainer")
-@dataclasses.dataclass(frozen=True)
+class Schedule(abc.ABC):
+    """A shape over the run that the peak learning rate is multiplied with."""
+
+    @abc.abstractmethod
+    def factors(self, total_steps):
+        """Factors of the peak learning rate, (total_steps,)."""
+
+
+@variant("schedule")
+class WarmupCosine(Schedule):
+    """Linear warm-up over a share of the steps, then half a cosine to zero.
+
+    >>> WarmupCosine(warmup=0.5).factors(4).round(3).tolist()
+    [0.5, 0.854, 0.5, 0.146]
+    """
+
+    warmup: float = 0.05
+
+    def __post_init__(self):
+        check_number("warmup", self.warmup, at_least=0, below=1)
+
+    def factors(self, total_steps):
+        step = np.arange(total_steps)
+        ramp = np.minimum(1, (step + 1) / max(1.0, self.warmup * total_steps))
+        return ramp * 0.5 * (1 + np.cos(np.pi * step / total_steps))
+
+
+@variant("schedule")
+class Constant(Schedule):
+    """The same learning rate at every step.
+
+    >>> Constant().factors(2).tolist()
+    [1.0, 1.0]
+    """
+
+    def factors(self, total_steps):
+        return np.ones(total_steps)
+
+
+@variant("trainer")
 class Gradient(Trainer):
     """Minibatch gradient descent with padded, weighted last batches.
 
@@ -107,28 +145,18 @@ class Gradient(Trainer):
 
     def step(self, problem, params, state, epoch):
         """One compiled epoch of shuffled minibatches."""
-        steps = -(-problem.n_samples // self.batch_size)
-        rates = self._rates(problem, steps)[epoch * steps :][:steps]
+        steps, samples = -(-problem.n_samples // self.batch_size), problem.samples
+        peak = self.learning_rate or 5e-3 * min(1.0, 64 / samples.phi.shape[1])
         rows = _batches(problem, self.batch_size, bucket(steps))
-        padded = np.zeros(len(rows), problem.samples.weight.dtype)
-        padded[:steps] = rates
+        rates = padded_rates(self, peak, problem.n_samples, epoch, steps)
         dropped = self._dropped(problem, rows.shape)
+        batches = Minibatches(rows, rates.astype(samples.weight.dtype), steps, dropped)
         decay = float(self.decay * np.sqrt(1000 / problem.effective_size))
-        program = Program(self.optimizer or _ADAM, self.optimizer is None, self.clip_norm)
-        batches = Minibatches(rows, padded, steps, dropped)
-        params, state, totals = _epoch(
-            program, problem.risk, params, state, problem.anchor, batches, decay
-        )
+        static = self.optimizer or _ADAM, self.clip_norm
+        traced = problem.risk, params, state, problem.anchor, batches, decay
+        params, state, totals = _epoch(*static, *traced)
         loss = np.asarray(totals, float)[:steps].sum(axis=0).mean() / problem.n_samples
-        return Step(params, state, loss, {"learning_rate": float(rates[-1])})
-
-    def _rates(self, problem, steps):
-        """Learning rates of all steps of the run."""
-        total = self.epochs(problem.n_samples) * steps
-        if self.optimizer is not None:
-            return np.ones(total)
-        peak = self.learning_rate or 5e-3 * min(1.0, 64 / problem.samples.phi.shape[1])
-        return peak * self.schedule.factors(total)
+        return Step(params, state, loss, {"learning_rate": float(rates[steps - 1])})
 
     def _dropped(self, problem, shape):
         """Features that the samples of an epoch lose, (*shape, nsites) bools, or None."""
@@ -138,14 +166,6 @@ class Gradient(Trainer):
         draw = np.random.default_rng(problem.random_state.randint(2**31 - 1)).random
         nsites = problem.samples.phi.shape[1]
         return draw((*shape, nsites), np.float32) < self.feature_dropout
-
-
-class Program(NamedTuple):
-    """Static part of a compiled epoch, besides that of the `Risk`; scaled: by the learning rate."""
-
-    optimizer: Any
-    scaled: bool
-    clip_norm: float | None
 
 
 class Minibatches(NamedTuple):
@@ -163,6 +183,13 @@ class Minibatches(NamedTuple):
     first: int = 0
 
 
+def padded_rates(trainer, peak, n_samples, epoch, steps):
+    """Learning rates of the steps of an epoch, ones where an optimizer brings its own, bucketed."""
+    total = trainer.epochs(n_samples) * steps
+    rates = np.ones(total) if trainer.optimizer else peak * trainer.schedule.factors(total)
+    return np.pad(rates[epoch * steps :][:steps], (0, bucket(steps) - steps))
+
+
 def _batches(problem, batch_size, length):
     """Shuffled sample numbers, (length, n_members, batch_size) int32, -1 where there is none."""
     n_samples, n_members = problem.n_samples, problem.n_members
@@ -172,8 +199,8 @@ def _batches(problem, batch_size, length):
     return flat.reshape(n_members, length, batch_size).transpose(1, 0, 2)
 
 
-@partial(jax.jit, static_argnames="program")
-def _epoch(program, risk, params, state, anchor, batches, decay):
+@partial(jax.jit, static_argnames=("optimizer", "clip_norm"))
+def _epoch(optimizer, clip_norm, risk, params, state, anchor, batches, decay):
     rows, rates, steps, dropped, _ = batches
 
     def member(params, state, anchor, order, rows, dropped, rate):
@@ -182,17 +209,18 @@ def _epoch(program, risk, params, state, anchor, batches, decay):
 
         (value, total), gradient = jax.value_and_grad(value_fn, has_aux=True)(params)
         clipped = gradient
-        if program.clip_norm is not None:
+        if clip_norm is not None:
             norm = optax.tree.norm(gradient)
-            factor = jnp.minimum(1, program.clip_norm / jnp.maximum(norm, 1e-30))
+            factor = jnp.minimum(1, clip_norm / jnp.maximum(norm, 1e-30))
             clipped = jax.tree.map(lambda g: g * factor, gradient)
         # Line searches need the function itself, other optimizers its value.
         extra = {"value": value, "grad": gradient, "value_fn": lambda p: value_fn(p)[0]}
-        optimizer = optax.with_extra_args_support(program.optimizer)
         # optax mixes dtypes.
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimizer.update(clipped, state, params, **extra)
-        sign = -rate if program.scaled else 1.0
+            update = optax.with_extra_args_support(optimizer).update
+            updates, state = update(clipped, state, params, **extra)
+        # Those of the default have no rate yet.
+        sign = -rate if optimizer is _ADAM else 1.0
         params = jax.tree.map(
             lambda p, u, a: (p + sign * u - rate * decay * (p - a)).astype(p.dtype),
             params, updates, anchor,
@@ -212,3 +240,72 @@ def _epoch(program, risk, params, state, anchor, batches, decay):
     totals = jnp.zeros((len(rows), n_members), rates.dtype)
     params, state, totals = jax.lax.fori_loop(0, steps, body, (params, state, totals))
     return params, state, nan_unless_finite(params, totals)
+
+
+@variant("trainer", "lbfgs")
+class LBFGS(Trainer):
+    """Limited-memory BFGS on all samples at once, with optax's zoom line search.
+
+    Deterministic except for the start. The first fit of a shape takes several seconds to compile,
+    later ones none. There are 100 epochs by default.
+
+    >>> LBFGS(max_epochs=20).memory
+    10
+
+    Parameters
+    ----------
+    memory : int, number of past gradients kept
+    decay : float
+        Weight of half the squared distance from the identity start, divided by the sum of the
+        sample weights, at least n_samples.
+    max_epochs, early_stopping, time_limit, callbacks : as in `Trainer`; an epoch is an iteration
+
+    References
+    ----------
+    Nocedal and Wright, Numerical Optimization (2006), algorithms 7.5 and 3.5.
+    """
+
+    memory: int = 10
+    decay: float = 1.0
+
+    advice: ClassVar[str] = 'Use another initializer or trainer="gradient"'
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_int("memory", self.memory, 1)
+        check_number("decay", self.decay, at_least=0)
+
+    def init(self, problem):
+        return start(_optimizer(self.memory), problem.params)
+
+    def step(self, problem, params, state, epoch):
+        """One compiled iteration."""
+        pull = self.decay / problem.effective_size
+        return Step(*_iterate(self.memory, params, state, problem.risk, problem.anchor, pull))
+
+
+@lru_cache
+def _optimizer(memory):
+    return optax.lbfgs(memory_size=memory)
+
+
+@partial(jax.jit, static_argnames="memory")
+def _iterate(memory, params, state, risk, anchor, pull):
+    optimizer = _optimizer(memory)
+
+    def member(params, state, anchor, order):
+        def value(p):
+            mean, _ = risk.of_member(p, order)
+            gaps = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), p, anchor)
+            return mean + 0.5 * pull * sum(jax.tree.leaves(gaps))
+
+        loss, gradient = optax.value_and_grad_from_state(value)(params, state=state)
+        # optax mixes dtypes.
+        with jax.numpy_dtype_promotion("standard"):
+            extra = {"value": loss, "grad": gradient, "value_fn": value}
+            updates, state = optimizer.update(gradient, state, params, **extra)
+        return optax.apply_updates(params, updates), state, loss
+
+    step = over_members(member, count(params), (0, 0, 0, risk.order_axis))
+    params, state, losses = step(params, state, anchor, risk.orders)
+    return params, state, nan_unless_finite(params, losses)

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..contraction import unpack
-from ._members import count, members
-from ._risk import Risk, mean_loss, value
+from ._risk import Risk, count, mean_loss, members, value
 
 
 class Samples(NamedTuple):

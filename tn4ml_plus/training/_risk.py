@@ -1,14 +1,75 @@
-"""The scalar that trainers minimise, from packed parameters to a weighted mean and penalties."""
+"""Several packed networks as one pytree, and the scalar that trainers minimise."""
 
 import dataclasses
+from collections.abc import Iterable
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ..contraction import contract, log_norm_squared
-from ._members import count, over_members
+from ..contraction import contract, log_norm_squared, pack, unpack
+
+
+def members(structures: tuple, params) -> list[tuple]:
+    """Pairs of a structure and the packed network that it describes.
+
+    Parameters
+    ----------
+    structures : tuple, one per network
+    params : pytree, the packed networks, with leaves (n_members, ...)
+    """
+    pairs = enumerate(structures)
+    return [(structure, jax.tree.map(itemgetter(m), params)) for m, structure in pairs]
+
+
+def stacked(trees: Iterable) -> Any:
+    """Packed networks as one pytree with a leading member axis; smaller arrays are zero-padded."""
+
+    def stack(*leaves):
+        shape = np.max([leaf.shape for leaf in leaves], axis=0)
+        padding = [[(0, size) for size in shape - np.array(leaf.shape)] for leaf in leaves]
+        return jnp.asarray(np.stack([*map(np.pad, leaves, padding)]))
+
+    return jax.tree.map(stack, *trees)
+
+
+def trimmed(structures: tuple, params) -> Any:
+    """Packed networks, arrays as large as the largest needs; see `members` for the parameters."""
+    networks = [unpack(packed, structure) for structure, packed in members(structures, params)]
+    return stacked(pack(network)[0] for network in networks)
+
+
+def count(params):
+    """Number of networks."""
+    return len(jax.tree.leaves(params)[0])
+
+
+def over_members(function, n_members, in_axes):
+    """vmap over members; a single member is squeezed instead, which keeps GEMMs unbatched."""
+    if n_members > 1:
+        return jax.vmap(function, in_axes=in_axes)
+
+    def single(*args):
+        pairs = zip(args, in_axes, strict=True)
+        args = [jax.tree.map(lambda a: a[0], arg) if axis == 0 else arg for arg, axis in pairs]
+        return jax.tree.map(lambda a: jnp.asarray(a)[None], function(*args))
+
+    return single
+
+
+@partial(jax.jit, static_argnames="optimizer")
+def start(optimizer, params):
+    """The state of an optax transformation for each member."""
+    return jax.vmap(optimizer.init)(params)
+
+
+def nan_unless_finite(params, losses):
+    """The losses; NaN where a parameter overflowed in the last step, which no loss shows."""
+    finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
+    return jnp.where(finite, losses, jnp.nan)
 
 
 def reordered(phi, order):
@@ -16,11 +77,7 @@ def reordered(phi, order):
     return phi if order is None else jnp.take(phi, order, axis=1)
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["samples", "orders", "neutral", "scale"],
-    meta_fields=["structure", "objective"],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Risk:
     """The regularised risk of several networks on weighted samples: mean loss plus penalties.
@@ -33,8 +90,8 @@ class Risk:
     scale : float, factor that makes the mean weight one
     """
 
-    structure: Any
-    objective: Any
+    structure: Any = dataclasses.field(metadata={"static": True})
+    objective: Any = dataclasses.field(metadata={"static": True})
     samples: Any
     orders: jax.Array | None
     neutral: jax.Array | None

@@ -1,17 +1,87 @@
-"""The contract of trainers, and what all of them share."""
+"""The contract of trainers, the loop over epochs that all share, and trainers in sequence."""
 
 import abc
 import dataclasses
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
 
-from .._checks import check_instance, check_int, check_number, function_tuple
-from ._loop import Checkpoint, run
-from ._problem import Result, Trainable
-from ._stopping import EarlyStopping
+from .._checks import check, check_instance, check_int, check_number, function_tuple
+from .._registry import register, variant
+from ..errors import NotFiniteError
+from ..io import read, write
+from ._problem import Epoch, Result, Trainable, extend_history
+from ._risk import trimmed
+
+
+@variant("stopping")
+class EarlyStopping:
+    """Stop when the validation loss has not fallen for `patience` epochs; keep the best weights.
+
+    >>> EarlyStopping(patience=3)
+    EarlyStopping(patience=3, validation_fraction=0.1, min_delta=0.0)
+
+    Parameters
+    ----------
+    patience : int, epochs to wait
+    validation_fraction : float, share of the training samples set aside, in (0, 1)
+    min_delta : float, fall of the loss that counts, at least
+    """
+
+    patience: int = 10
+    validation_fraction: float = 0.1
+    min_delta: float = 0.0
+
+    def __post_init__(self):
+        check_int("patience", self.patience, 1)
+        check_number("validation_fraction", self.validation_fraction, above=0, below=1)
+        check_number("min_delta", self.min_delta, at_least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A file with the state of a training after its last epoch, replaced whole after each epoch.
+
+    task: numbers and strings that tell this training from others.
+    """
+
+    path: str
+    task: dict
+
+    def save(self, tree, history):
+        """Write a pytree of arrays, and lists of numbers by name."""
+        arrays = {f"leaf.{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+        write(self.path, arrays, {"task": self.task, "history": history})
+
+    def restore(self, tree):
+        """The tree and history that `save` wrote, None if there is no file; tree: of like shapes.
+
+        ValueError for a file of another training.
+        """
+        if not Path(self.path).exists():
+            return None
+        arrays, metadata = read(self.path)
+        leaves, treedef = jax.tree.flatten(tree)
+        saved = [arrays.get(f"leaf.{i}") for i in range(len(leaves))]
+        alike = len(arrays) == len(leaves) and all(
+            array is not None and (array.shape, array.dtype) == (leaf.shape, leaf.dtype)
+            for array, leaf in zip(saved, leaves, strict=True)
+        )
+        if metadata.get("task") != self.task or not alike:
+            theirs = metadata.get("task") or {}
+            other = [name for name in self.task if theirs.get(name) != self.task[name]]
+            raise ValueError(
+                f"The checkpoint {str(self.path)!r} is of another training, which differs in "
+                f"{', '.join(other) or 'the model'}: remove the file to start again, or name "
+                "another one."
+            )
+        return jax.tree.unflatten(treedef, map(jnp.asarray, saved)), metadata["history"]
 
 
 class Step(NamedTuple):
@@ -79,7 +149,6 @@ class Trainer(abc.ABC):
 
     def init(self, problem) -> Any:
         """The state before the first epoch, a pytree; empty by default."""
-        del problem
         return ()
 
     def check(self, problem) -> None:
@@ -142,3 +211,156 @@ class Trainer(abc.ABC):
     def checkpoint_of(self, problem) -> Checkpoint | None:
         """The file that training is continued from, None for none."""
         return None
+
+
+def run(trainer, problem, n_epochs):
+    """Let a `Trainer` take its steps, one per epoch; returns a `Result`.
+
+    NotFiniteError where a loss or a parameter is not finite; any error has the `result` so far.
+    Training is resumed from the trainer's `Checkpoint` where there is one.
+    """
+    params, state = trainer.begin(problem)
+    history, stopped = {"loss": [], "seconds": []}, False
+    stopping = None if problem.validation is None else trainer.early_stopping
+    best = np.inf, 0, params  # validation loss, epoch, parameters
+
+    def better(*found):
+        return found if stopping and found[0] < best[0] - stopping.min_delta else best
+
+    def result(params):
+        found = trainer.outcome(problem, params)
+        found.state, found.history, found.stopped = jax.tree.leaves(state), history, stopped
+        found.n_iter = len(history["loss"])
+        return found
+
+    checkpoint = trainer.checkpoint_of(problem)
+    saved = checkpoint and checkpoint.restore((params, state, params))
+    if saved:
+        (params, state, kept), history = saved
+        for epoch, loss in enumerate(history.get("validation_loss", [])):
+            best = better(loss, epoch, kept)
+    n_before = len(history["loss"])
+    started = time.perf_counter() - sum(history["seconds"][-1:])
+    shown = {"desc": "epochs", "disable": not problem.verbose, "leave": False}
+    progress = tqdm(total=n_epochs, initial=n_before, **shown)
+    try:
+        for epoch in range(n_before, n_epochs):
+            if stopping and epoch > best[1] + stopping.patience:
+                break
+            step = trainer.step(problem, params, state, epoch)
+            loss = float(np.mean(step.loss))
+            if not np.isfinite(loss) or not problem.is_finite(step.params):
+                kept = " The weights of the epoch before were kept." if epoch else ""
+                raise NotFiniteError(
+                    f"The loss stopped being finite in epoch {epoch + 1}. {trainer.advice}; a "
+                    f"custom loss may be at fault too.{kept}"
+                )
+            numbers = {**step.numbers, "loss": loss, "seconds": time.perf_counter() - started}
+            if problem.validation is not None:
+                evaluated = trainer.outcome(problem, step.params).params
+                numbers["validation_loss"] = problem.validation_loss(evaluated)
+                if np.isnan(numbers["validation_loss"]):
+                    raise NotFiniteError(
+                        f"The validation loss of epoch {epoch + 1} is not a number, though the "
+                        "training loss is finite: look for samples far outside of the others. The "
+                        "weights of the epoch before were kept."
+                    )
+                best = better(numbers["validation_loss"], epoch, step.params)
+            params, state = step.params, step.state
+            for name, value in numbers.items():
+                history.setdefault(name, []).append(value)
+            progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            progress.update()
+            if checkpoint is not None:
+                checkpoint.save((params, state, best[2]), history)
+            members = lambda p=params: problem.networks(trainer.outcome(problem, p))  # noqa: E731
+            current = Epoch(epoch + 1, history, members)
+            # All of them are called, whatever the first ones say.
+            stops = [bool(f(current)) for f in (*trainer.callbacks, *problem.callbacks)]
+            stopped = any(stops)
+            late = trainer.time_limit is not None and numbers["seconds"] >= trainer.time_limit
+            if late or stopped:
+                break
+    except (Exception, KeyboardInterrupt) as error:
+        error.result = result(params)
+        raise
+    finally:
+        progress.close()
+    return result(best[2] if stopping else params)
+
+
+@register("trainer", name="in_turn")  # as earlier versions saved it
+@variant("trainer")
+class Sequential:
+    """Trainers that run in sequence on the same networks, such as sweeps and then gradients.
+
+    trainers: one or more, of which each may be a `Sequential` itself.
+
+    Their histories are joined, each part with the names that it has. Callbacks see the epochs of
+    each trainer by themselves; a true result stops them all. Exceptions are raised as the trainers
+    do, before the first of them has begun if one cannot train these networks; the `result` of an
+    exception includes all that was trained before.
+
+    >>> from tn4ml_plus.training import Gradient, Sweep
+    >>> [type(trainer).__name__ for trainer in Sequential((Sweep(), Gradient())).trainers]
+    ['Sweep', 'Gradient']
+    """
+
+    trainers: tuple[Trainer, ...]
+
+    trains_on_parts = False
+    #: The refusal of `Trainer`.
+    partial_train = Trainer.partial_train
+
+    def __post_init__(self):
+        given = self.trainers if isinstance(self.trainers, tuple | list) else (self.trainers,)
+        nested = (part.trainers if isinstance(part, Sequential) else (part,) for part in given)
+        object.__setattr__(self, "trainers", tuple(part for parts in nested for part in parts))
+        valid = self.trainers and all(isinstance(each, Trainer) for each in self.trainers)
+        allowed = "one or more trainers, such as (Sweep(), Gradient())"
+        check("trainers", self.trainers, valid, allowed)
+
+    @property
+    def early_stopping(self):
+        """The first trainer's that has one, else None; it decides on validation samples."""
+        found = (trainer.early_stopping for trainer in self.trainers)
+        return next((stopping for stopping in found if stopping is not None), None)
+
+    def check(self, problem):
+        """ValueError for networks that one of the trainers cannot train."""
+        for trainer in self.trainers:
+            trainer.check(problem)
+
+    def train(self, problem):
+        """Train the networks of a `Problem` by each trainer in sequence; returns a `Result`."""
+        self.check(problem)
+        history, n_iter, result = {}, 0, None
+
+        def joined(result):
+            new = dict(result.history)
+            if "seconds" in new:
+                new["seconds"] = [sum(history.get("seconds", [])[-1:]) + t for t in new["seconds"]]
+            extend_history(history, new)
+            return dataclasses.replace(result, history=history, n_iter=n_iter + result.n_iter)
+
+        for trainer in self.trainers:
+            try:
+                result = joined(trainer.train(problem))
+            except (Exception, KeyboardInterrupt) as error:
+                if hasattr(error, "result"):
+                    error.result = joined(error.result)
+                elif result is not None:
+                    error.result = result
+                raise
+            if result.stopped:
+                break
+            n_iter, structures = result.n_iter, result.structures or problem.structures
+            params, anchor = result.params, result.anchor
+            if result.structures is not None:
+                # The next trainer must not train what only pads.
+                params = trimmed(structures, params)
+                anchor = params if anchor is result.params else anchor
+            anchor = problem.anchor if anchor is None else anchor
+            new = {"params": params, "structures": structures, "anchor": anchor}
+            problem = dataclasses.replace(problem, **new)
+        return result

@@ -34,7 +34,10 @@ class LabelledImages(NamedTuple):
     @classmethod
     def padded(cls, images, target, weight, mean, scale):
         """Images of any number; see `LabelledImages` for the parameters."""
-        padding = (0, _length(len(images)) - len(images))
+        length = bucket(len(images))
+        # A multiple of the images evaluated at a time where it is larger.
+        length = length if length <= _BLOCK else -(-length // _BLOCK) * _BLOCK
+        padding = (0, length - len(images))
         parts = (jnp.asarray(np.pad(part, padding)) for part in (target, weight))
         images = np.pad(images, [padding, (0, 0), (0, 0), (0, 0)])
         return cls(jnp.asarray(images), *parts, jnp.asarray(mean), jnp.asarray(scale))
@@ -43,12 +46,6 @@ class LabelledImages(NamedTuple):
         """Images as models see them, in the precision of `scale`."""
         axes = (None,) * (images.ndim - 1)
         return (images.astype(self.scale.dtype) - self.mean[axes]) / self.scale[axes]
-
-
-def _length(n):
-    """Bucketed number of images, a multiple of those evaluated at a time where it is larger."""
-    length = bucket(n)
-    return length if length <= _BLOCK else -(-length // _BLOCK) * _BLOCK
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

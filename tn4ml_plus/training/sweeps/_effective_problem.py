@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 
 from ..._amplitude import Amplitude, exponent_of, power_of_two
-from ._effective_map import EffectiveMap, left
+from ._environments import EffectiveMap, left
 
 
 class Task(NamedTuple):
@@ -123,7 +123,7 @@ class EffectiveObjective:
 
     def log_norm(self, norm):
         log = jnp.log(jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
-        exponent = 2 * self.batch.exponent + self.fixed.gram_exponent
+        exponent = 2 * self.batch.exponent + sum(exponent for _, exponent in self.fixed.grams)
         return log + exponent.astype(norm.dtype) * np.log(2.0).astype(norm.dtype)
 
     def of_norm(self, norm):
@@ -278,10 +278,8 @@ def two_site_step(task, cores, fixed, settings, outward):
     mean_square = scale * jnp.vdot(B0, B0)
     slack = 1e-6 * jnp.abs(before[0]) + settings.cutoff * mean_square
     accepted = (after[0] <= before[0] + slack) | (settings.forced & (rank > settings.max_bond))
-    B, F, rank, after, lost = (
-        jnp.where(accepted, *pair)
-        for pair in ((B, B0), (F, F0), (new_rank, rank), (after, before), (lost, 0))
-    )
+    pairs = (B, B0), (F, F0), (new_rank, rank), (after, before), (lost, 0)
+    B, F, rank, after, lost = (jnp.where(accepted, *pair) for pair in pairs)
     report = Report(before[0], *after, mean_square, accepted, rank, lost)
 
     # The factors U and U^T B, orthonormal below, or above if their norms go to the other side. Any

@@ -1,7 +1,5 @@
 """Sweeps that keep all cores except the root isometries, as in renormalisation."""
 
-import dataclasses
-import warnings
 from math import prod
 from typing import ClassVar
 
@@ -11,17 +9,16 @@ import numpy as np
 from jax import lax
 
 from ..._amplitude import power_of_two
-from ..._registry import register
-from ...contraction import END
-from ._effective_map import EffectiveMap
+from ..._checks import warn
+from ..._registry import variant
 from ._effective_problem import EffectiveObjective
-from ._sweep_trainer import SweepTrainer
+from ._environments import EffectiveMap
+from ._sweep import SweepTrainer
 from ._sweeper import Sweeper
 from ._updates import ROOT, Scheme, extend_above
 
 
-@register("trainer")
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@variant("trainer", kw_only=True)
 class IsometricSweep(SweepTrainer):
     """Sweeps over trees (and open chains) that keep every core below the root an isometry.
 
@@ -66,10 +63,8 @@ class IsometricSweep(SweepTrainer):
         return _Isometric(*network, objective, size, self.cache_bytes)
 
     def _sweep(self, member, damping):
-        settings = self._settings(
-            damping, steps_after=0, cutoff=0.0, max_bond=member.size, forced=False
-        )
-        loss, changed = member.sweep(settings)
+        cut = {"steps_after": 0, "cutoff": 0.0, "max_bond": member.size, "forced": False}
+        loss, changed = member.sweep(self._settings(damping, **cut))
         return loss, {"changed": changed}
 
 
@@ -77,31 +72,21 @@ class IsometricSweep(SweepTrainer):
 class _Isometric(Sweeper):
     """A `Sweeper` whose cores below the root are isometries between its sweeps."""
 
-    def __init__(self, *given):
-        super().__init__(*given)
+    def __init__(self, structure, packed, *others):
+        super().__init__(structure, packed, *others)
         # All but an isometry passes from each core to its parent, the leaves first.
-        form, last, dtype = self.form, len(self.stacks) - 1, self.state.cores[ROOT].dtype
-        cores = [np.asarray(core, float) for core in self.cores]
-        ranks, exponent = self.state.ranks.tolist(), 0
-        for i in range(last):
-            children = form.nodes[i]
-            below = [
-                1 if c == END else n if c < form.nsites else ranks[c - form.nsites]
-                for c, n in zip(children, cores[i].shape)
-            ]
-            used = (*map(slice, below), slice(ranks[i]))
-            Q, R = np.linalg.qr(cores[i][used].reshape(-1, ranks[i]))
-            rank = ranks[i] = len(R)
-            cores[i] = np.zeros_like(cores[i])
-            cores[i][(*used[:-1], slice(rank))] = Q.reshape(*below, rank)
-            parent, slot = form.parents[i]
-            above = np.tensordot(R, np.moveaxis(cores[parent], slot, 0)[: R.shape[1]], 1)
+        cores, ranks, exponent = structure.nodes(packed), [], 0
+        for i, (parent, slot) in enumerate(self.form.parents):
+            shape = cores[i].shape
+            Q, R = np.linalg.qr(cores[i].reshape(-1, shape[-1]))
+            cores[i] = Q.reshape(*shape[:-1], len(R))
+            above = np.tensordot(R, np.moveaxis(cores[parent], slot, 0), 1)
             _, e = np.frexp(np.abs(above).max())
-            padded = np.zeros_like(np.moveaxis(cores[parent], slot, 0))
-            padded[:rank] = np.ldexp(above, -e)
-            cores[parent] = np.moveaxis(padded, 0, slot)
+            cores[parent] = np.moveaxis(np.ldexp(above, -e), 0, slot)
+            ranks.append(len(R))
             exponent += int(e)
-        self.cores = [core.astype(dtype) for core in cores]
+        dtype = self.state.cores[ROOT].dtype
+        self.cores = [self._padded(i, core.astype(dtype)) for i, core in enumerate(cores)]
         self.state = self.state._replace(ranks=jnp.asarray(ranks, jnp.int32))
         self.exponent = jnp.asarray(exponent, jnp.int32)
 
@@ -110,11 +95,10 @@ class _Isometric(Sweeper):
         with np.errstate(over="ignore"):
             root = np.ldexp(self.cores[-1], int(self.exponent))
         if not np.isfinite(root).all() or not root.any():
-            warnings.warn(
+            warn(
                 "With isometries below it, the scale of the root leaves the range of its floats: "
                 "all cores share it, and are isometries up to powers of two. Use an embedding of "
-                "vectors of norm 1 such as Trigonometric().",
-                stacklevel=2,
+                "vectors of norm 1 such as Trigonometric()."
             )
             return super().packed()
         ranks = tuple(self.state.ranks.tolist())

@@ -11,23 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...contraction import END, OPEN, SHUT
+from . import _updates as bonds
 from ._effective_problem import Report, Task
 from ._environments import Batch
-from ._updates import (
-    ROOT,
-    SCHEMES,
-    Layout,
-    Place,
-    Program,
-    SweepState,
-    alike,
-    child_first,
-    evaluate_root,
-    extend_above,
-    extend_below,
-    root_update,
-    run_updates,
-)
 
 
 class Plan(NamedTuple):
@@ -37,19 +23,16 @@ class Plan(NamedTuple):
     """
 
     runs: list
-    places: Place
+    places: bonds.Place
     last: np.ndarray
 
 
 def largest_rank(structure, packed):
     """The largest rank that a bond can have between what is below it and what is above."""
-    form, (cores, _) = structure.rooted(), structure.to_nodes(packed)
-    below = []
+    form, cores, below = structure.rooted(), structure.nodes(packed), []
     for core, children in zip(cores, form.nodes, strict=True):
-        sizes = [
-            below[child - form.nsites] if child >= form.nsites else 1 if child in (END, SHUT) else n
-            for child, n in zip(children, core.shape)
-        ]
+        known = zip(children, core.shape)
+        sizes = (below[child - form.nsites] if child >= form.nsites else n for child, n in known)
         below.append(math.prod(sizes))
     # Whatever is not below a bond is above it.
     whole = below[-1] * cores[-1].shape[-1]
@@ -72,7 +55,7 @@ class Sweeper:
         self.size = max(size, *ranks) if ranks else 1
         # The stack of each node's core and its place there.
         self.stacks = [tuple(name for name, _ in self._states(i)) for i in range(len(ranks))]
-        self.stacks.append(ROOT)
+        self.stacks.append(bonds.ROOT)
         counts = {name: itertools.count() for name in self.stacks}
         self.places = [next(counts[name]) for name in self.stacks]
         self.depths = [0] * len(cores)
@@ -81,7 +64,7 @@ class Sweeper:
         self._plans, self.spacing = {}, 1
         self.batch, self.exponents, self.exponent = None, None, jnp.zeros((), jnp.int32)
         square = jnp.zeros((), cores[-1].dtype)
-        self.state = SweepState({}, jnp.asarray(ranks, jnp.int32), square, *[None] * 5)
+        self.state = bonds.SweepState({}, jnp.asarray(ranks, jnp.int32), square)
         self.cores = [self._padded(i, np.asarray(core)) for i, core in enumerate(cores)]
 
     def tree_flatten(self):
@@ -93,7 +76,7 @@ class Sweeper:
         """A sweeper with other contents."""
         twin = copy.copy(sweeper)
         *changed, twin.exponent = children
-        twin.state = SweepState(*changed, *[None] * 5)
+        twin.state = bonds.SweepState(*changed)
         return twin
 
     def _padded(self, node, core):
@@ -134,13 +117,13 @@ class Sweeper:
     @property
     def n_signs(self):
         """Number of random signs per sample that stand for the outputs in the metric."""
-        n_outputs = self.state.cores[ROOT].shape[-1]
+        n_outputs = self.state.cores[bonds.ROOT].shape[-1]
         return self.size * self._channels if self.form.is_open else n_outputs
 
     @property
     def _channels(self):
         """Size of the outputs that are indices of their own."""
-        leaves = zip(self.form.nodes[-1], self.state.cores[ROOT].shape[1:])
+        leaves = zip(self.form.nodes[-1], self.state.cores[bonds.ROOT].shape[1:])
         return next((n for leaf, n in leaves if leaf in (OPEN, SHUT)), 1)
 
     def see(self, phi, target, weight, signs=None):
@@ -155,9 +138,8 @@ class Sweeper:
         plan = self.plan(None)
         self.exponents = self._run(plan, jnp.asarray(np.zeros(last, np.int32)), None)
         names, numbers = zip(*self._states(last))
-        self.state, self.batch = evaluate_root(
-            self.task, names, self.state, self.batch, numbers, self.exponent, self.exponents
-        )
+        given = self.task, names, self.state, self.batch, numbers, self.exponent
+        self.state, self.batch = bonds.evaluate_root(*given, self.exponents)
         self.exponent = self.batch.exponent
 
     def _memory(self, shape, dtype):
@@ -176,7 +158,7 @@ class Sweeper:
 
     def forget(self):
         """Free the memory of the samples and environments."""
-        self.state = SweepState(*self.state[:3], *[None] * 5)
+        self.state = bonds.SweepState(*self.state[:3])
         self.batch = None
 
     def route(self, with_ends):
@@ -195,13 +177,14 @@ class Sweeper:
 
     def sweep(self, settings, n_sites=2):
         """Update every bond, outward and back; returns a `Report` of all updates."""
-        plan = self.plan(SCHEMES[n_sites])
+        plan = self.plan(bonds.SCHEMES[n_sites])
         return self._run(plan, self.empty_report(len(plan.places.node)), settings)
 
     def improve_root(self, settings):
         """Improve the root's core alone; returns the mean loss."""
         names, numbers = zip(*self._states(len(self.stacks) - 1))
-        self.state, loss = root_update(self.task, names, self.state, self.batch, numbers, settings)
+        given = self.task, names, self.state, self.batch, numbers
+        self.state, loss = bonds.root_update(*given, settings)
         return loss
 
     def empty_report(self, n):
@@ -215,14 +198,15 @@ class Sweeper:
     def _rows(self, scheme):
         """(update, layout, place) of all updates of a sweep, None for one that finds states."""
         if scheme is None:
-            return [(extend_below, *self._place_alone(i)) for i in range(len(self.stacks) - 1)]
+            nodes = range(len(self.stacks) - 1)
+            return [(bonds.extend_below, *self._place_alone(node)) for node in nodes]
         rows, owners = [], {}
 
         def provide(node):
             """Have the environment of a node's bond in its slot."""
             if node < len(self.stacks) - 1 and owners.get(self._slot(node)) != node:
                 provide(self.form.parents[node][0])
-                rows.append((extend_above, *self._place(node, True)))
+                rows.append((bonds.extend_above, *self._place(node, True)))
                 owners[self._slot(node)] = node
 
         for node, outward in self.route(with_ends=scheme.single):
@@ -251,8 +235,8 @@ class Sweeper:
                     values = [[*value, *[0] * (width - len(value))] for value in values]
                 return jnp.asarray(values, jnp.int32)
 
-            columns = Place(*map(column, Place._fields))
-            mine = [i for i, update in enumerate(updates) if update is not extend_above]
+            columns = bonds.Place(*map(column, bonds.Place._fields))
+            mine = [i for i, update in enumerate(updates) if update is not bonds.extend_above]
             reported = {places[i].node: i for i in mine}
             last = np.asarray([reported[node] for node in sorted(reported)], int)
             self._plans[key] = Plan(runs, columns, last)
@@ -260,9 +244,9 @@ class Sweeper:
 
     def _run(self, plan, reports, settings):
         for update, layout, span in plan.runs:
-            program = Program(update, self.task, layout)
-            given = None if update is extend_above else reports
-            self.state, found = run_updates(
+            program = bonds.Program(update, self.task, layout)
+            given = None if update is bonds.extend_above else reports
+            self.state, found = bonds.run_updates(
                 program, self.state, given, self.batch, plan.places, span, settings
             )
             reports = reports if given is None else found
@@ -291,19 +275,20 @@ class Sweeper:
         """The `Layout` of an update and its `Place`."""
         parent, slot = self.form.parents[node]
         states = self._states(parent)
-        flip = slot == len(states) - 1 and alike(tuple(name for name, _ in states))
-        siblings = [states[i] for i in child_first(slot, len(states))[1:]]
+        flip = slot == len(states) - 1 and bonds.alike(tuple(name for name, _ in states))
+        siblings = [states[i] for i in bonds.child_first(slot, len(states))[1:]]
         names, others = zip(*siblings) if siblings else ((), ())
         mine_names, mine = zip(*self._states(node))
-        layout = Layout(mine_names, self.stacks[parent], names, 0 if flip else slot)
-        upper_slot = 0 if self.stacks[parent] == ROOT else self._slot(parent)
+        layout = bonds.Layout(mine_names, self.stacks[parent], names, 0 if flip else slot)
+        upper_slot = 0 if self.stacks[parent] == bonds.ROOT else self._slot(parent)
         numbers = node, self.places[node], self.places[parent], self._slot(node), upper_slot
-        return layout, Place(*numbers, mine, others, int(flip), int(outward))
+        return layout, bonds.Place(*numbers, mine, others, int(flip), int(outward))
 
     def _place_alone(self, node):
         """The `Layout` and `Place` of an update that reads nothing above the node."""
         names, mine = zip(*self._states(node))
-        return Layout(names, (), (), 0), Place(node, self.places[node], 0, 0, 0, mine, (), 0, 0)
+        place = bonds.Place(node, self.places[node], 0, 0, 0, mine, (), 0, 0)
+        return bonds.Layout(names, (), (), 0), place
 
 
 @partial(jax.jit, static_argnames=("is_open", "sizes"))

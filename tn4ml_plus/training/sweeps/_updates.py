@@ -12,17 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from . import _environments as envs
 from ._effective_problem import BondCores, expand_bond, one_site_step, two_site_step
-from ._environments import (
-    environment,
-    environment_of_child,
-    fewer_outputs,
-    fold_siblings,
-    gram_of_node,
-    kron,
-    root_outputs,
-    state_of_node,
-)
 
 #: The stack of the root's core.
 ROOT = ("root",)
@@ -64,11 +55,11 @@ class SweepState(NamedTuple):
     cores: dict
     ranks: jax.Array
     square: jax.Array
-    below: jax.Array
-    above: jax.Array
-    outputs: jax.Array | None
-    grams: tuple | None
-    grams_above: tuple | None
+    below: jax.Array | None = None
+    above: jax.Array | None = None
+    outputs: jax.Array | None = None
+    grams: tuple | None = None
+    grams_above: tuple | None = None
 
     def with_core(self, name, number, core):
         """The state with another core."""
@@ -146,10 +137,10 @@ class Bond:
             grams = self._grams(state), beside, top
         if self.task.is_open:
             # The siblings' outputs are those of all that is above.
-            siblings, above = (), fold_siblings(siblings, above)
+            siblings, above = (), envs.fold_siblings(siblings, above)
             if grams is not None:
-                grams = grams[0], (), kron(beside if top[0] is None else (*beside, top))
-        return environment(self._states(state), siblings, above, grams, self.batch)
+                grams = grams[0], (), envs.kron(beside if top[0] is None else (*beside, top))
+        return envs.environment(self._states(state), siblings, above, grams, self.batch)
 
     def environment_of_upper(self, state):
         """The `Environment` of the upper core alone, with the lower node's state below."""
@@ -165,7 +156,7 @@ class Bond:
         grams, slot = None, self.place.slot
         if state.grams is not None:
             grams = self._grams(state), (), tuple(stack[slot] for stack in state.grams_above)
-        return environment(self._states(state), (), state.above[slot], grams, self.batch)
+        return envs.environment(self._states(state), (), state.above[slot], grams, self.batch)
 
     def _states(self, state):
         return states_of(self.layout.mine, state, self.batch, self.place.mine)
@@ -176,17 +167,17 @@ class Bond:
     def keep_below(self, state, core, of_node):
         """The state with what is below the bond: that of the lower node, whose core is given."""
         if self.task.is_open:
-            of_node = fewer_outputs(of_node.transpose(2, 1, 0)).transpose(2, 1, 0)
+            of_node = envs.fewer_outputs(of_node.transpose(2, 1, 0)).transpose(2, 1, 0)
         state = state._replace(below=state.below.at[self.place.node].set(of_node))
         if state.grams is None:
             return state
-        pair = gram_of_node(core, self._grams(state))
+        pair = envs.gram_of_node(core, self._grams(state))
         return state._replace(grams=_with_pair(state.grams, self.place.node, pair))
 
     def keep_above(self, state, above, env):
         """The state with the environment of the bond, from the upper core and its own."""
-        found, pair = environment_of_child(above, env)
-        found = fewer_outputs(found) if self.task.is_open else found
+        found, pair = envs.environment_of_child(above, env)
+        found = envs.fewer_outputs(found) if self.task.is_open else found
         state = state._replace(above=state.above.at[self.place.slot].set(found))
         if state.grams is None:
             return state
@@ -227,7 +218,7 @@ def _with_pair(stacks, number, pair):
 
 def extend_below(bond, state, _):
     """Find the state of a node, and scale its core by a power of two; reports the exponent."""
-    of_node, core, exponent = state_of_node(bond.lower(state), bond._states(state))
+    of_node, core, exponent = envs.state_of_node(bond.lower(state), bond._states(state))
     return bond.keep_below(bond.with_lower(state, core), core, of_node), exponent
 
 
@@ -239,17 +230,13 @@ def extend_above(bond, state, _):
 
 def two_site_update(bond, state, settings):
     """Improve both cores at a bond."""
-    outward = bond.place.outward > 0
-    cores, of_node, state, report = _solved(two_site_update, bond, state, settings, outward)
+    down = bond.place.outward
+    cores, of_node, state, report = _solved(two_site_update, bond, state, settings, down > 0)
     env = bond.environment(state)
     state = bond.with_cores(state, cores.below, cores.above)
     # Unlike the branches of a condition, loops that run once or not at all write in place.
-    state = lax.fori_loop(
-        0, bond.place.outward, lambda _, state: bond.keep_above(state, cores.above, env), state
-    )
-    state = lax.fori_loop(
-        bond.place.outward, 1, lambda _, state: bond.keep_below(state, cores.below, of_node), state
-    )
+    state = lax.fori_loop(0, down, lambda _, s: bond.keep_above(s, cores.above, env), state)
+    state = lax.fori_loop(down, 1, lambda _, s: bond.keep_below(s, cores.below, of_node), state)
     return state, report
 
 
@@ -308,11 +295,9 @@ def _solved(update, bond, state, settings, outward):
     node = bond.place.node
     cores = BondCores(below, above, state.outputs, state.ranks[node], state.square)
     cores, of_node, report = two_site_step(bond.task, cores, env, settings, outward)
-    state = state._replace(
-        square=cores.square,
-        ranks=state.ranks.at[node].set(report.rank),
-        outputs=None if bond.task.is_open else cores.outputs,
-    )
+    ranks = state.ranks.at[node].set(report.rank)
+    outputs = None if bond.task.is_open else cores.outputs
+    state = state._replace(square=cores.square, ranks=ranks, outputs=outputs)
     return cores, of_node, state, report
 
 
@@ -320,8 +305,8 @@ def _solved(update, bond, state, settings, outward):
 def evaluate_root(task, mine, state, batch, numbers, exponent, exponents):
     """Find the outputs; returns the state and the `Batch`, with the exponent of the scale."""
     states = states_of(mine, state, batch, numbers)
-    exponent = exponent + jnp.sum(exponents)
-    core, exponent, outputs = root_outputs(state.cores[ROOT][0], states, exponent, task.squared)
+    core, exponent = state.cores[ROOT][0], exponent + jnp.sum(exponents)
+    core, exponent, outputs = envs.root_outputs(core, states, exponent, task.squared)
     state = state.with_core(ROOT, 0, core)
     state = state._replace(outputs=None if task.is_open else outputs)
     return state, batch._replace(exponent=exponent)
@@ -333,9 +318,8 @@ def root_update(task, mine, state, batch, numbers, settings):
     grams = None
     if state.grams is not None:
         grams = grams_of(mine, state, batch, numbers), (), (None, 0)
-    env = environment(states_of(mine, state, batch, numbers), (), None, grams, batch)
-    core, F, square, loss = one_site_step(
-        task, state.cores[ROOT][0], state.outputs, env, state.square, settings
-    )
+    env = envs.environment(states_of(mine, state, batch, numbers), (), None, grams, batch)
+    core = state.cores[ROOT][0]
+    core, F, square, loss = one_site_step(task, core, state.outputs, env, state.square, settings)
     state = state.with_core(ROOT, 0, core)
     return state._replace(outputs=None if task.is_open else F, square=square), loss

@@ -1,5 +1,6 @@
 """Training of image models by gradients: augmentation and step in one compiled loop per epoch."""
 
+import abc
 import dataclasses
 from functools import cache, partial
 from typing import Any, ClassVar, NamedTuple
@@ -10,22 +11,17 @@ import numpy as np
 import optax
 
 from ..._arrays import evenly_spaced
-from ..._checks import check_instance, check_int, check_number
-from ..._registry import register
-from .._gradient import Minibatches
-from .._loop import Checkpoint
-from .._members import nan_unless_finite
-from .._problem import bucket
-from .._schedules import Schedule, WarmupCosine
-from .._trainer import Step, Trainer
-from ._augmentations import Augmentation
+from ..._checks import check, check_instance, check_int, check_number
+from ..._registry import variant
+from .._gradient import Minibatches, Schedule, WarmupCosine, padded_rates
+from .._risk import nan_unless_finite
+from .._trainer import Checkpoint, Step, Trainer
 
 # Images that normalisations take their moments from.
 _MOMENT_ROWS = 4096
 
 
-@register("image_trainer")
-@dataclasses.dataclass(frozen=True)
+@variant("image_trainer")
 class ImageGradient(Trainer):
     """AdamW on minibatches of images, with the cross-entropy as loss.
 
@@ -81,17 +77,12 @@ class ImageGradient(Trainer):
         check_number("label_smoothing", self.label_smoothing, at_least=0, below=1)
         check_number("ema", self.ema, at_least=0, below=1, optional=True)
         check_number("clip_norm", self.clip_norm, above=0, optional=True)
-        augmentations = self.augmentations
-        if not isinstance(augmentations, list | tuple) or not all(
-            isinstance(each, Augmentation) for each in augmentations
-        ):
-            raise ValueError(
-                "augmentations must be a sequence of objects such as RandomCrop(2), got "
-                f"{augmentations!r}."
-            )
-        object.__setattr__(self, "augmentations", tuple(augmentations))
-        if self.dtype is not None and self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype must be 'float32', 'bfloat16' or None, got {self.dtype!r}.")
+        given = self.augmentations
+        valid = isinstance(given, list | tuple) and all(isinstance(a, Augmentation) for a in given)
+        check("augmentations", given, valid, "a sequence of objects such as RandomCrop(2)")
+        object.__setattr__(self, "augmentations", tuple(given))
+        valid = self.dtype in (None, "float32", "bfloat16")
+        check("dtype", self.dtype, valid, "'float32', 'bfloat16' or None")
 
     def epochs(self, n_samples: int) -> int:
         steps = max(1, n_samples // self.batch_size)
@@ -111,16 +102,14 @@ class ImageGradient(Trainer):
         batch_size = min(self.batch_size, n)
         steps = n // batch_size
         samples = samples._replace(weight=samples.weight * (n / samples.weight.sum()))
-        rates = self._rates(n, steps)[epoch * steps :][:steps]
+        rates = padded_rates(self, self.learning_rate, n, epoch, steps)
         rng = np.random.default_rng([problem.seed, epoch])
-        rows = np.zeros((bucket(steps), batch_size), np.int32)
+        rows = np.zeros((len(rates), batch_size), np.int32)
         rows[:steps] = rng.permutation(n)[: steps * batch_size].reshape(steps, -1)
-        padded = np.zeros(len(rows), np.float32)
-        padded[:steps] = rates
         key = jax.random.key(rng.integers(2**31))
-        batches = Minibatches(rows, padded, steps, first=epoch * steps)
+        batches = Minibatches(rows, rates.astype(np.float32), steps, first=epoch * steps)
         params, state, loss = _epoch(self._program(problem), params, state, samples, batches, key)
-        return Step(params, state, float(loss) / steps, {"learning_rate": float(rates[-1])})
+        return Step(params, state, float(loss) / steps, {"learning_rate": float(rates[steps - 1])})
 
     def outcome(self, problem, params):
         """A `Result` with the model, averaged or last, with moments of many images."""
@@ -147,20 +136,9 @@ class ImageGradient(Trainer):
         return Checkpoint(self.checkpoint, task)
 
     def _program(self, problem):
-        return Program(
-            self.optimizer or _adamw(self.weight_decay, self.clip_norm),
-            self.augmentations,
-            problem.n_classes,
-            self.label_smoothing,
-            self.ema,
-            self._dtype(),
-        )
-
-    def _rates(self, n_samples, steps):
-        """Learning rates of all steps of the run."""
-        total = self.epochs(n_samples) * steps
-        factors = np.ones(total)
-        return factors if self.optimizer else self.learning_rate * self.schedule.factors(total)
+        optimizer = self.optimizer or _adamw(self.weight_decay, self.clip_norm)
+        numbers = problem.n_classes, self.label_smoothing, self.ema
+        return Program(optimizer, self.augmentations, *numbers, self._dtype())
 
     def _dtype(self):
         on_gpu = jax.default_backend() == "gpu"
@@ -241,3 +219,118 @@ def _with_moments(model, samples, blocks):
     for means, variances in jax.lax.map(block, blocks):
         found.append((means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)))
     return model.with_moments(found)
+
+
+class Augmentation(abc.ABC):
+    """A frozen dataclass that is called inside the compiled step."""
+
+    @abc.abstractmethod
+    def __call__(self, key, images, targets):
+        """Images and targets, both changed.
+
+        Parameters
+        ----------
+        key : jax.Array, of random numbers
+        images : array (batch, height, width, channels)
+        targets : array (batch, n_classes), probabilities of the classes times sample weights
+        """
+
+
+@variant("augmentation")
+class HorizontalFlip(Augmentation):
+    """Left and right exchanged in half of the images, for classes that do not mind.
+
+    >>> HorizontalFlip()
+    HorizontalFlip()
+    """
+
+    def __call__(self, key, images, targets):
+        flipped = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
+        return jnp.where(flipped, images[:, :, ::-1], images), targets
+
+
+@variant("augmentation")
+class RandomCrop(Augmentation):
+    """Each image moved by up to `padding` pixels along both axes; its edges fill the rest.
+
+    >>> RandomCrop(padding=4)
+    RandomCrop(padding=4)
+    """
+
+    padding: int = 2
+
+    def __post_init__(self):
+        check_int("padding", self.padding, 1)
+
+    def __call__(self, key, images, targets):
+        n, shape, p = len(images), images.shape[1:], self.padding
+        padded = jnp.pad(images, ((0, 0), (p, p), (p, p), (0, 0)), mode="edge")
+        corners = jax.random.randint(key, (n, 2), 0, 2 * p + 1)
+        crop = lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), shape)  # noqa: E731
+        return jax.vmap(crop)(padded, corners), targets
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mixing(Augmentation):
+    """Images mixed with the next one of the batch; alpha: of the Beta(alpha, alpha) of shares."""
+
+    alpha: float = 1.0
+    probability: float = 0.5
+
+    def __post_init__(self):
+        check_number("alpha", self.alpha, above=0)
+        check_number("probability", self.probability, above=0, at_most=1)
+
+    def __call__(self, key, images, targets):
+        chosen, share, place = jax.random.split(key, 3)
+        n = len(images)
+        mixed = jax.random.bernoulli(chosen, self.probability, (n,))
+        shares = jax.random.beta(share, self.alpha, self.alpha, (n,), images.dtype)
+        others = jnp.roll(images, 1, 0)
+        images, shares = self._mixed(place, images, others, jnp.where(mixed, shares, 1))
+        shares = shares[:, None]
+        return images, shares * targets + (1 - shares) * jnp.roll(targets, 1, 0)
+
+    @abc.abstractmethod
+    def _mixed(self, key, images, others, shares):
+        """Images with these shares (batch,) of their own, and the shares that they have."""
+
+
+@variant("augmentation")
+class Mixup(_Mixing):
+    """Means of two images and of their targets (Zhang et al. 2018).
+
+    >>> Mixup(alpha=0.2).probability
+    0.5
+
+    Parameters
+    ----------
+    alpha : float, above 0, of the Beta(alpha, alpha) that shares are drawn from
+    probability : float, in (0, 1], that an image is mixed at all
+    """
+
+    def _mixed(self, key, images, others, shares):
+        own = shares[:, None, None, None]
+        return own * images + (1 - own) * others, shares
+
+
+@variant("augmentation")
+class CutMix(_Mixing):
+    """A rectangle of another image, with its share of the target (Yun et al. 2019).
+
+    See `Mixup` for the parameters.
+
+    >>> CutMix().alpha
+    1.0
+    """
+
+    def _mixed(self, key, images, others, shares):
+        inside = True
+        rows_and_columns = zip(images.shape[1:3], jax.random.split(key), strict=True)
+        for axis, (size, key) in enumerate(rows_and_columns):
+            centre = jax.random.uniform(key, shares.shape) * size
+            half = jnp.sqrt(1 - shares) * size / 2
+            pixel = jnp.arange(size, dtype=shares.dtype) + 0.5
+            within = jnp.abs(pixel[None] - centre[:, None]) < half[:, None]
+            inside = inside & jnp.expand_dims(within, (2, 3) if axis == 0 else (1, 3))
+        return jnp.where(inside, others, images), 1 - inside.mean((1, 2, 3))
