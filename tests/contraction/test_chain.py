@@ -77,7 +77,8 @@ def test_short_chains_in_single_precision(nsites, output, cyclic):
     mps = random_chain(nsites, n_outputs=n_outputs, output_site=output, cyclic=cyclic)
     assert mps.output_site == output
     packed, structure = pack(mps)
-    for batch in (1, 7, 256):
+    # Samples are mapped over, whatever the chain.
+    for batch in (1, 7, 256) if nsites == 3 else (7,):
         phi = samples(batch, nsites)
         amplitude = outputs(packed, structure, phi)
         expected = dense(mps, phi)

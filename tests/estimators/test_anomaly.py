@@ -156,8 +156,10 @@ def test_a_rotated_view_sees_what_single_columns_do_not():
     assert areas["gaussian_cdf"] < 0.6
 
 
-@pytest.mark.parametrize("scaler", [GaussianCDF(), LogisticCDF()], ids=repr)
-@pytest.mark.parametrize("network", ["mps", "smpo"])
+# A network and a scaler meet in the domain only.
+@pytest.mark.parametrize(
+    ("network", "scaler"), [("mps", GaussianCDF()), ("smpo", LogisticCDF())], ids=str
+)
 def test_a_subspace_and_its_noise_are_a_density_of_all_columns(network, scaler):
     rng = np.random.default_rng(0)
     X = rng.choice([-1.0, 1.0], size=(200, 1)) * [2.0, 1.0] + 0.5 * rng.normal(size=(200, 2))
@@ -165,7 +167,7 @@ def test_a_subspace_and_its_noise_are_a_density_of_all_columns(network, scaler):
     detector = TNAnomalyDetector(network=network, scaler=ProbabilisticPCA(1, scaler), **options)
     detector.fit(X)
     assert detector.views_[0].network_.L == 1
-    edges = np.linspace(-40, 40, 801)
+    edges = np.linspace(-40, 40, 401)
     grid = np.stack(np.meshgrid(edges, edges, indexing="ij"), axis=-1).reshape(-1, 2)
     mass = np.exp(detector.score_samples(grid)).sum() * (edges[1] - edges[0]) ** 2
     assert mass == pytest.approx(1, rel=1e-3)

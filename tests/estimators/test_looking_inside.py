@@ -274,7 +274,8 @@ def test_densities_and_detectors_are_compressed(iris):
     assert smaller.score(X) > machine.score(X) - 1
     mended = machine.compress(max_bond=3, X=X)
     assert mended.score(X) > smaller.score(X)
-    detector = TNAnomalyDetector(4, max_epochs=5, random_state=0).fit(X)
+    options = {"max_epochs": 5, "scaler": "gaussian_cdf", "random_state": 0}
+    detector = TNAnomalyDetector(4, **options).fit(X)
     small = detector.compress(max_bond=2)
     assert {max(view.network_.bond_sizes()) for view in small.views_} == {2}
     assert small.offset_ == detector.offset_
