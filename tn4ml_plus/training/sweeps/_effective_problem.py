@@ -85,7 +85,7 @@ class BondCores(NamedTuple):
 def _leading(matrix, size, max_bond, cutoff):
     """Leading left singular vectors (p, size), zero where cut; their number; share discarded."""
     values, vectors = jnp.linalg.eigh(matrix @ matrix.T)
-    missing, index = max(0, size - len(values)), jnp.arange(size)
+    missing, index = max(0, size - len(values)), jnp.arange(size, dtype=jnp.int32)
     values = jnp.pad(jnp.maximum(values[::-1], 0)[:size], (0, missing))
     vectors = jnp.pad(vectors[:, ::-1][:, :size], ((0, 0), (0, missing)))
     total = jnp.maximum(jnp.sum(matrix**2), jnp.finfo(matrix.dtype).tiny)
@@ -102,7 +102,7 @@ def _basis(matrix, rank):
     """Orthonormal columns (p, size) that span those of a matrix, zero from `rank` on."""
     Q = jnp.linalg.qr(matrix)[0]
     Q = jnp.pad(Q, ((0, 0), (0, matrix.shape[1] - Q.shape[1])))
-    return jnp.where(jnp.arange(matrix.shape[1])[None] < rank, Q, 0)
+    return jnp.where(jnp.arange(len(Q.T), dtype=rank.dtype)[None] < rank, Q, 0)
 
 
 class EffectiveObjective:
@@ -324,7 +324,7 @@ def expand_bond(task, cores, fixed, settings):
     gradient = gradient - (gradient @ U) @ U.T
     V, n_added, _ = _leading(gradient.T, size, added, 4 * jnp.finfo(B.dtype).eps)
     n_added = jnp.where(added > 0, n_added, 0)
-    used = (jnp.arange(size)[None] < n_added).astype(V.dtype)
+    used = (jnp.arange(size, dtype=jnp.int32)[None] < n_added).astype(V.dtype)
     V = V * used * jnp.sqrt(jnp.vdot(C, C) / rank.astype(V.dtype))
     new = linear.right(V.T.reshape(size, k, m), linear.inverse_y)
     return above + jnp.roll(new, rank, axis=0).reshape(above.shape), rank + n_added

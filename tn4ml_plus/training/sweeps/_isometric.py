@@ -117,7 +117,7 @@ class _Isometric(Sweeper):
             own = exponents[jnp.asarray(nodes)].reshape(-1, *[1] * (stack.ndim - 1))
             cores[name] = jnp.ldexp(stack, own)
         self.state = self.state._replace(cores=cores)
-        self.exponent = self.exponent - jnp.sum(self.exponents)
+        self.exponent = self.exponent - jnp.sum(self.exponents, dtype=jnp.int32)
         loss, changed = jax.device_get((loss, changed))
         return loss, np.mean(changed[plan.last]) if len(plan.last) else 1.0
 
@@ -143,7 +143,7 @@ def isometric_step(task, core, exponent, F, fixed, rank):
     T = core.reshape(shape) / scale
     E = -value.gradient(linear, core.reshape(shape), F)
     size = jnp.sqrt(jnp.sum(E**2) / rank.astype(E.dtype))
-    present = jnp.arange(shape[2]) < rank
+    present = jnp.arange(shape[2], dtype=jnp.int32) < rank
 
     def at(t):
         # Never without T, since directions that E lacks must not be lost.

@@ -305,7 +305,7 @@ def _solved(update, bond, state, settings, outward):
 def evaluate_root(task, mine, state, batch, numbers, exponent, exponents):
     """Find the outputs; returns the state and the `Batch`, with the exponent of the scale."""
     states = states_of(mine, state, batch, numbers)
-    core, exponent = state.cores[ROOT][0], exponent + jnp.sum(exponents)
+    core, exponent = state.cores[ROOT][0], exponent + jnp.sum(exponents, dtype=jnp.int32)
     core, exponent, outputs = envs.root_outputs(core, states, exponent, task.squared)
     state = state.with_core(ROOT, 0, core)
     state = state._replace(outputs=None if task.is_open else outputs)
