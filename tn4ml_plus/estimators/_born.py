@@ -183,9 +183,7 @@ class TNBornMachine(DensityMixin, TensorNetworkEstimator):
         check("features", features, different, allowed)
         return Marginal(self, [int(f) for f in numbers])
 
-    @property
-    def _score(self):
-        return BornScore(self.unseen_log_density_)
+    _score = property(lambda self: BornScore(self.unseen_log_density_))
 
     def _nothing(self, n_rows):
         """Table of which nothing is known."""

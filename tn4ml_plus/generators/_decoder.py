@@ -35,15 +35,10 @@ class Layer(eqx.Module):
     keep: jax.Array
     gates: jax.Array | None
 
-    @property
-    def cores(self):
-        """Matrices (bond_in, what follows) of all cores in the order of modes."""
-        return [*self.split, *self.keep]
-
-    @property
-    def n_made(self):
-        """Number of modes that each core makes."""
-        return [2] * len(self.split) + [1] * len(self.keep)
+    #: Matrices (bond_in, what follows) of all cores in the order of modes.
+    cores = property(lambda self: [*self.split, *self.keep])
+    #: Number of modes that each core makes.
+    n_made = property(lambda self: [2] * len(self.split) + [1] * len(self.keep))
 
 
 def kron(matrices, dtype):

@@ -109,10 +109,8 @@ class Risk:
     neutral: jax.Array | None
     scale: Any
 
-    @property
-    def order_axis(self):
-        """Member axis of `orders`, for `over_members`."""
-        return None if self.orders is None else 0
+    #: Member axis of `orders`, for `over_members`.
+    order_axis = property(lambda self: None if self.orders is None else 0)
 
     def of_member(self, params, order, rows=None, dropped=None):
         """The risk of one network, and the sum of its weighted losses.
