@@ -73,6 +73,8 @@ class Embedding(abc.ABC):
     # an index or a slice of them.
     _least = ()
     _unity = None
+    # The ends of the domain and the points between them where phi is not smooth.
+    _breakpoints = property(lambda self: self.domain)
 
     def __post_init__(self):
         for name, least in self._least:
@@ -180,11 +182,6 @@ class Embedding(abc.ABC):
     def site_grams(self, n_features: int) -> SiteGrams:
         """Gram matrix of each site (nsites, phys_dim, phys_dim), zero where vectors are padded."""
         return np.tile(self.gram(), (self.nsites(n_features), 1, 1))
-
-    @property
-    def _breakpoints(self):
-        """The ends of the domain and the points between them where phi is not smooth."""
-        return self.domain
 
     def _grid(self, size=1025):
         """Points that cover the domain: (points,) or (points, site_features)."""

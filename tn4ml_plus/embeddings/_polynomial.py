@@ -94,10 +94,8 @@ class _Recurrent(Embedding):
     phys_dim = property(lambda self: self.degree + 1)
     _least = (("degree", 1),)
 
-    @property
-    def _scale(self):
-        """Factors of the functions, (phys_dim,)."""
-        return np.ones(self.phys_dim)
+    # Factors of the functions, (phys_dim,).
+    _scale = property(lambda self: np.ones(self.phys_dim))
 
     @abc.abstractmethod
     def _first(self, x):
