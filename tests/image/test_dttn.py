@@ -69,8 +69,8 @@ def test_parameter_counts_of_blocks():
 def test_an_aim_is_what_its_formula_says(x64):
     block = AIM(3, 2, alpha=0.7, key=jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (3, 4, 4, 6))
-    left = block.left.pointwise(block.left.depthwise(x))
-    right = block.right.depthwise(block.right.pointwise(x))
+    left = block.left.last(block.left.first(x))
+    right = block.right.last(block.right.first(x))
 
     def normal(y):
         return (y - y.mean((1, 2, 3), keepdims=True)) / np.sqrt(

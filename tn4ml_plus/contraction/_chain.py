@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from operator import attrgetter
 
 import jax
 import jax.numpy as jnp
@@ -21,20 +22,10 @@ class LinearStructure(Structure):
     bond_dims: tuple[int, ...]
     cyclic: bool
 
-    @property
-    def bond_dim(self):
-        """Largest bond, that of the packed cores."""
-        return max(self.bond_dims)
-
-    @property
-    def n_tensors(self):
-        """One per site."""
-        return self.nsites
-
-    @property
-    def rooted_needs(self):
-        """Open ends."""
-        return "open ends, cyclic=False" if self.cyclic else None
+    #: Largest bond, that of the packed cores.
+    bond_dim = property(lambda self: max(self.bond_dims))
+    n_tensors = property(attrgetter("nsites"))
+    rooted_needs = property(lambda self: "open ends, cyclic=False" if self.cyclic else None)
 
     def unpadded(self, cores):
         """Cores (left, input, ..., right) of all sites without padding of these axes."""
@@ -83,10 +74,7 @@ class ChainStructure(LinearStructure):
     site_ind_id: str = "k{}"
     site_tag_id: str = "I{}"
 
-    @property
-    def output_tensors(self):
-        """The center."""
-        return {"left": 0, "center": 1, "right": 0}
+    output_tensors = property(lambda self: {"left": 0, "center": 1, "right": 0})
 
     def unpack(self, packed):
         packed = jax.tree.map(np.asarray, packed)

@@ -1,5 +1,7 @@
 """Densities by the Born rule: exact marginals, conditionals and samples of chains and trees."""
 
+from operator import attrgetter
+
 import jax
 import numpy as np
 
@@ -95,15 +97,9 @@ class BornDensity:
             above = np.tensordot(cores[parent], r, (axis, 1))
             cores[parent] = np.moveaxis(above, -1, axis)
 
-    @property
-    def nsites(self):
-        """Number of sites."""
-        return self.tree.nsites
-
-    @property
-    def phys_dims(self):
-        """Sizes of the sites."""
-        return tuple(self._dim(i) for i in range(self.nsites))
+    #: Number of sites, and their sizes.
+    nsites = property(attrgetter("tree.nsites"))
+    phys_dims = property(lambda self: tuple(map(self._dim, range(self.nsites))))
 
     def _dim(self, child):
         node = self.tree.parents[child]

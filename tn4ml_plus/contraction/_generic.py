@@ -2,7 +2,7 @@
 
 import dataclasses
 from bisect import bisect_left
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain
 from math import log2, log10, prod
 
@@ -50,30 +50,12 @@ class GenericStructure(Structure):
     output_inds: tuple[str, ...] = ()
     site_ind_id: str = "k{}"
 
-    @property
-    def dims(self):
-        """Size of every index, a dict."""
-        return dict(zip(chain(*self.inds), chain(*self.shapes)))
-
-    @property
-    def input_inds(self):
-        """Names of the inputs, one per site."""
-        return tuple(self.site_ind_id.format(i) for i in range(self.nsites))
-
-    @property
-    def output_dims(self):
-        """Sizes of the outputs."""
-        return tuple(map(self.dims.get, self.output_inds))
-
-    @property
-    def phys_dims(self):
-        """Sizes of the inputs, one per site."""
-        return tuple(map(self.dims.get, self.input_inds))
-
-    @property
-    def n_tensors(self):
-        """Number of arrays."""
-        return len(self.inds)
+    #: Size of every index, a dict; names of the inputs, one per site.
+    dims = property(lambda self: dict(zip(chain(*self.inds), chain(*self.shapes))))
+    input_inds = property(lambda self: tuple(map(self.site_ind_id.format, range(self.nsites))))
+    output_dims = property(lambda self: tuple(map(self.dims.get, self.output_inds)))
+    phys_dims = property(lambda self: tuple(map(self.dims.get, self.input_inds)))
+    n_tensors = property(lambda self: len(self.inds))
 
     @property
     def output_tensors(self):
@@ -123,7 +105,13 @@ class GenericStructure(Structure):
         return self.view(qtn.TensorNetwork(tensors, virtual=True))
 
     def contract(self, packed, phi):
-        inputs, steps = _plan(partial(_amplitude_terms, phi.shape[0]), self)
+        def terms(structure):
+            """Indices of the arrays and the embedded samples, indices of the result, sizes."""
+            inputs = structure.inds + tuple((_BATCH, ind) for ind in structure.input_inds)
+            dims = structure.padded().dims | {_BATCH: len(phi)}
+            return inputs, (_BATCH, *structure.output_inds), dims
+
+        inputs, steps = _plan(terms, self)
         vectors = [phi[:, i].astype(packed[0].dtype) for i in range(self.nsites)]
         value, exponent = _execute(steps, [*packed, *vectors], inputs)
         return Amplitude(value, exponent)
@@ -293,13 +281,6 @@ def _execute(steps, arrays, inputs):
         operands.append(x)
         total = total + exponent
     return operands[0], total
-
-
-def _amplitude_terms(batch, structure):
-    """Indices of the arrays and the embedded samples, indices of the result, sizes."""
-    inputs = structure.inds + tuple((_BATCH, ind) for ind in structure.input_inds)
-    output = (_BATCH, *structure.output_inds)
-    return inputs, output, structure.padded().dims | {_BATCH: batch}
 
 
 def _norm_terms(structure):

@@ -47,21 +47,14 @@ class OperatorStructure(LinearStructure):
     lower_ind_id: str = "b{}"
     site_tag_id: str = "I{}"
 
-    @property
-    def output_inds(self):
-        """Names of the outputs."""
-        return tuple(map(self.lower_ind_id.format, self.output_sites))
+    output_inds = property(lambda self: tuple(map(self.lower_ind_id.format, self.output_sites)))
+    output_tensors = property(lambda self: {"plain": 0, "output": len(self.output_sites)})
 
     @property
     def order(self):
         """For each site, its place in the plain cores followed by those with an output."""
         plain = [i for i in range(self.nsites) if i not in self.output_sites]
         return np.argsort([*plain, *self.output_sites])
-
-    @property
-    def output_tensors(self):
-        """The cores with outputs."""
-        return {"plain": 0, "output": len(self.output_sites)}
 
     def unpack(self, packed):
         """An `MPO` where every site has an output, else an `SMPO`."""
@@ -327,11 +320,7 @@ class LayeredStructure(Structure):
     phys_dims = property(attrgetter("smpo.phys_dims"))
     output_inds = property(attrgetter("mps.output_inds"))
     output_dims = property(attrgetter("mps.output_dims"))
-
-    @property
-    def n_tensors(self):
-        """Those of both layers."""
-        return self.smpo.n_tensors + self.mps.n_tensors
+    n_tensors = property(lambda self: self.smpo.n_tensors + self.mps.n_tensors)
 
     @property
     def output_tensors(self):

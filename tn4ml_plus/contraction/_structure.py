@@ -71,10 +71,8 @@ class Rooted:
             found.append(1 + max((found[node] for node in self.below(i)), default=0))
         return tuple(found)
 
-    @property
-    def is_chain(self):
-        """Whether it is a chain, with ends."""
-        return END in self.nodes[0]
+    #: Whether it is a chain, with ends.
+    is_chain = property(lambda self: END in self.nodes[0])
 
     @cached_property
     def is_open(self):

@@ -44,15 +44,10 @@ class TreeStructure(Structure):
     site_tag_id: str = "I{}"
     node_tag_id: str = "N{}"
 
-    @property
-    def n_tensors(self):
-        """One per node."""
-        return len(self.tree.nodes)
-
-    @property
-    def output_tensors(self):
-        """The root."""
-        return (*[0] * (len(_layers(self.tree)) - 1), 1)
+    n_tensors = property(lambda self: len(self.tree.nodes))
+    rooted_needs = None
+    # The root is alone in the last layer.
+    output_tensors = property(lambda self: (*[0] * (len(_layers(self.tree)) - 1), 1))
 
     def unpack(self, packed):
         tree, sizes = self.tree, self.phys_dims + self.bond_dims
@@ -97,8 +92,6 @@ class TreeStructure(Structure):
             norms[number] = gram / size
             log = log + jnp.sum(jnp.log(size))
         return jnp.log(jnp.trace(norms[len(packed) - 1][0])) + log
-
-    rooted_needs = None
 
     def rooted(self):
         """The tree itself."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .._checks import check_int
+from .._checks import check, check_int
 from .._types import ArrayLike
 from ..errors import MissingDataError
 
@@ -157,10 +157,8 @@ def pool_images(images: ArrayLike, factor: int) -> np.ndarray:
         )
     n, height, width, *channels = images.shape
     check_int("factor", factor, 1)
-    if height % factor or width % factor:
-        raise ValueError(
-            f"factor must be an integer that divides {height} and {width}, got {factor}."
-        )
+    divides = height % factor == width % factor == 0
+    check("factor", factor, divides, f"an integer that divides {height} and {width}")
     blocks = images.reshape(n, height // factor, factor, width // factor, factor, *channels)
     return blocks.mean(axis=(2, 4), dtype=np.float32)
 

@@ -1,7 +1,6 @@
 """The base of embeddings: the map itself, its domain, unit weights and Gram matrix."""
 
 import abc
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -18,6 +17,8 @@ Weights = Float[np.ndarray, "{self.phys_dim}"]
 SiteWeights = Float[np.ndarray, "nsites {self.phys_dim}"]
 Gram = Float[np.ndarray, "{self.phys_dim} {self.phys_dim}"]
 SiteGrams = Float[np.ndarray, "nsites {self.phys_dim} {self.phys_dim}"]
+
+_call = jax.jit(lambda embedding, x: embedding(x), static_argnums=0)
 
 
 def as_float(x):
@@ -41,11 +42,6 @@ def gauss_legendre(breakpoints, pieces=64, order=16):
     nodes, weights = np.polynomial.legendre.leggauss(order)
     half = np.diff(edges)[:, None] / 2
     return (edges[:-1, None] + half * (nodes + 1)).ravel(), (half * weights).ravel()
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _call(embedding, x):
-    return embedding(x)
 
 
 class Embedding(abc.ABC):
@@ -77,6 +73,8 @@ class Embedding(abc.ABC):
     # an index or a slice of them.
     _least = ()
     _unity = None
+    # The ends of the domain and the points between them where phi is not smooth.
+    _breakpoints = property(lambda self: self.domain)
 
     def __post_init__(self):
         for name, least in self._least:
@@ -184,11 +182,6 @@ class Embedding(abc.ABC):
     def site_grams(self, n_features: int) -> SiteGrams:
         """Gram matrix of each site (nsites, phys_dim, phys_dim), zero where vectors are padded."""
         return np.tile(self.gram(), (self.nsites(n_features), 1, 1))
-
-    @property
-    def _breakpoints(self):
-        """The ends of the domain and the points between them where phi is not smooth."""
-        return self.domain
 
     def _grid(self, size=1025):
         """Points that cover the domain: (points,) or (points, site_features)."""

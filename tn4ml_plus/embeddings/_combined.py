@@ -145,9 +145,7 @@ class _Wrapper(Embedding):
     phys_dim, domain = _inner("phys_dim"), _inner("domain")
     columnwise, discrete = _inner("columnwise"), _inner("discrete")
     site_features, _breakpoints = _inner("site_features"), _inner("_breakpoints")
-
-    def nsites(self, n_features: int) -> int:
-        return self.embedding.nsites(n_features)
+    nsites = _inner("nsites")
 
     def __call__(self, x: ArrayLike) -> Vectors:
         return self._change(self.embedding(x))

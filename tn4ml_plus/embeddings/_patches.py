@@ -1,7 +1,6 @@
 """Embeddings of images: one site for each patch of pixels."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 
@@ -18,14 +17,6 @@ from ._waves import trigonometric_moments
 
 # Images, and numbers in all their patches, from which principal components are found.
 _PRINCIPAL_ROWS, _PRINCIPAL_NUMBERS = 1024, 2**25
-
-
-@functools.lru_cache(maxsize=64)
-def _patch_order(image_shape, patch_shape):
-    """Pixel indices patch by patch."""
-    (height, width, *channels), (h, w) = image_shape, patch_shape
-    order = np.arange(math.prod(image_shape), dtype=np.int32)
-    return order.reshape(height // h, h, width // w, w, *channels).swapaxes(1, 2).ravel()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +78,10 @@ class _PatchEmbedding(_Image):
     def embed(self, X: ArrayLike) -> Vectors:
         X = as_float(X)
         self.nsites(X.shape[-1])
-        return super().embed(X[..., _patch_order(self.image_shape, self.patch_shape)])
+        (height, width, *channels), (h, w) = self.image_shape, self.patch_shape
+        order = np.arange(X.shape[-1], dtype=np.int32)
+        order = order.reshape(height // h, h, width // w, w, *channels).swapaxes(1, 2).ravel()
+        return super().embed(X[..., order])
 
 
 @variant("embedding")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_int, check_number, float_tuple
+from .._checks import check, check_int, check_number, float_tuple
 from .._registry import variant
 from .._types import ArrayLike
 from ._base import Embedding, Gram, Vectors, Weights, along, as_float
@@ -147,8 +147,7 @@ class QuantumBasis(Embedding):
     domain = property(lambda self: (0.0, float(len(self.states) - 1)))
 
     def __post_init__(self):
-        if not hasattr(self.states, "__iter__"):
-            raise ValueError(f"states must be a sequence of vectors, got {self.states!r}.")
+        check("states", self.states, hasattr(self.states, "__iter__"), "a sequence of vectors")
         states = tuple(float_tuple("each state", state) for state in self.states)
         if len(states) < 2 or len(set(map(len, states))) > 1 or not states[0]:
             raise ValueError(

@@ -9,7 +9,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_int, check_number
+from .._checks import check, check_int, check_number
 from .._registry import variant
 from .._types import ArrayLike
 from ._base import Embedding, Gram, Vectors, Weights, along, as_float
@@ -31,8 +31,7 @@ class LinearComplement(Embedding):
 
     def __post_init__(self):
         check_int("p", self.p, 2)
-        if self.p not in (2, 3):
-            raise ValueError(f"p must be 2 for [x, 1-x] or 3 for [1, x, 1-x], got {self.p!r}.")
+        check("p", self.p, self.p in (2, 3), "2 for [x, 1-x] or 3 for [1, x, 1-x]")
 
     def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)
@@ -95,10 +94,8 @@ class _Recurrent(Embedding):
     phys_dim = property(lambda self: self.degree + 1)
     _least = (("degree", 1),)
 
-    @property
-    def _scale(self):
-        """Factors of the functions, (phys_dim,)."""
-        return np.ones(self.phys_dim)
+    # Factors of the functions, (phys_dim,).
+    _scale = property(lambda self: np.ones(self.phys_dim))
 
     @abc.abstractmethod
     def _first(self, x):

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_consistent_length
 
 from .. import tables
 from .._arrays import evenly_spaced
-from .._checks import check_number
+from .._checks import check, check_number
 from .._registry import resolve, variant
 from ..contraction import pack
 from ..embeddings import Legendre
@@ -143,10 +143,8 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
         """
         if self.contamination != "auto":
             check_number("contamination", self.contamination, above=0)
-            if self.contamination > 0.5:
-                raise ValueError(
-                    f'contamination must be "auto" or in (0, 0.5], got {self.contamination!r}.'
-                )
+            valid = self.contamination <= 0.5
+            check("contamination", self.contamination, valid, '"auto" or in (0, 0.5]')
         data = self._data(tables.read_table(self, X, reset=True), y, sample_weight)
         rng = check_random_state(self.random_state)
         kept = data.rows(data.weight > 0)

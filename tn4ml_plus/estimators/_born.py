@@ -7,7 +7,7 @@ from scipy.special import softmax
 from sklearn.base import DensityMixin
 from sklearn.utils import check_random_state
 
-from .._checks import check_int
+from .._checks import check, check_int
 from ..tables import Bijection, Table, is_missing, read_table, read_weight
 from ._base import TensorNetworkEstimator
 from ._densities import BornScore, SiteDensity, born_members, log_densities
@@ -178,16 +178,12 @@ class TNBornMachine(DensityMixin, TensorNetworkEstimator):
         features = [features] if np.ndim(features) == 0 else list(features)
         numbers = [names.index(f) if f in names else f for f in features]
         valid = [isinstance(f, int | np.integer) and 0 <= f < self.n_features_in_ for f in numbers]
-        if not (numbers and all(valid) and len(set(numbers)) == len(numbers)):
-            raise ValueError(
-                f"features must be different columns, as numbers below {self.n_features_in_} or "
-                f"names seen in fit, got {features!r}."
-            )
+        different = numbers and all(valid) and len(set(numbers)) == len(numbers)
+        allowed = f"different columns, as numbers below {self.n_features_in_} or names seen in fit"
+        check("features", features, different, allowed)
         return Marginal(self, [int(f) for f in numbers])
 
-    @property
-    def _score(self):
-        return BornScore(self.unseen_log_density_)
+    _score = property(lambda self: BornScore(self.unseen_log_density_))
 
     def _nothing(self, n_rows):
         """Table of which nothing is known."""

@@ -12,6 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length
 
 from .._amplitude import Amplitude
+from .._checks import check
 from ..ensembles import Recipe
 from ..losses import CrossEntropy
 from ..tables import read_table, read_weight
@@ -65,13 +66,10 @@ def read_classes(estimator, X, y, sample_weight, classes=None, going_on=False):
             "least two."
         )
     weight, given = read_weight(sample_weight, len(y)), estimator.class_weight
-    if not isinstance(given, dict | None) and not (isinstance(given, str) and given == "balanced"):
-        raise ValueError(
-            f"class_weight must be None, 'balanced' or a dict of labels, got {given!r}."
-        )
+    valid = isinstance(given, dict | None) or (isinstance(given, str) and given == "balanced")
+    check("class_weight", given, valid, "None, 'balanced' or a dict of labels")
     by_class = compute_sample_weight(given, y)
-    if not (by_class > 0).all():
-        raise ValueError(f"class_weight must be positive for every class, got {given!r}.")
+    check("class_weight", given, (by_class > 0).all(), "positive for every class")
     weight = weight * by_class
     kept = weight > 0
     return codes.astype(np.int32)[kept], weight[kept], kept

@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from .. import training
-from .._checks import check_int, function_tuple, warn
+from .._checks import check, function_tuple, int_tuple, warn
 from .._registry import lookup, resolve
 from ._classifier import ProbabilisticClassifier, read_classes
 from ._estimator import ResumableOptions, as_estimator, check_switches, extended, fits, reads, split
@@ -197,18 +197,16 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
 
     def _resolve_trainer(self):
         trainer = training.ImageGradient() if self.trainer is None else self.trainer
-        if not isinstance(trainer, training.ImageGradient):
-            raise ValueError(f"trainer must be an ImageGradient or None, got {trainer!r}.")
+        valid = isinstance(trainer, training.ImageGradient)
+        check("trainer", trainer, valid, "an ImageGradient or None")
         function_tuple("callbacks", () if self.callbacks is None else self.callbacks)
         flat = ("learning_rate", "max_epochs", "batch_size")
         changes = {name: getattr(self, name) for name in flat if getattr(self, name) is not None}
         if self.early_stopping and trainer.early_stopping is None:
             changes["early_stopping"] = training.EarlyStopping()
-        if isinstance(self.augmentations, str) or not hasattr(self.augmentations, "__iter__"):
-            raise ValueError(
-                f"augmentations must be a sequence such as ('horizontal_flip',), got "
-                f"{self.augmentations!r}."
-            )
+        valid = hasattr(self.augmentations, "__iter__") and not isinstance(self.augmentations, str)
+        allowed = "a sequence such as ('horizontal_flip',)"
+        check("augmentations", self.augmentations, valid, allowed)
         if trainer.optimizer is not None and self.learning_rate is not None:
             raise ValueError(
                 "The trainer's optimizer brings its own learning rate: set learning_rate there."
@@ -299,20 +297,15 @@ def _class(kind, value):
     """The class of that name; classes and partial ones as they are."""
     if isinstance(value, str):
         return lookup(kind, value)
-    if not isinstance(value, type | functools.partial):
-        raise ValueError(f"{kind} must be a name or a class, got {value!r}.")
+    check(kind, value, isinstance(value, type | functools.partial), "a name or a class")
     return value
 
 
 def _channelled(shape):
     """(height, width, channels); ValueError for what is no shape of images."""
-    if not (isinstance(shape, list | tuple) and len(shape) in (2, 3)):
-        raise ValueError(
-            f"image_shape must be (height, width) or (height, width, channels), got {shape!r}."
-        )
-    for size in shape:
-        check_int("each size in image_shape", size, 1)
-    return (*map(int, shape), 1)[:3]
+    valid = isinstance(shape, list | tuple) and len(shape) in (2, 3)
+    check("image_shape", shape, valid, "(height, width) or (height, width, channels)")
+    return (*int_tuple("each size in image_shape", shape), 1)[:3]
 
 
 def _shape_of(n_features):

@@ -81,14 +81,9 @@ def _upgraded(arrays, metadata):
 def _view(arrays, metadata):
     state = _upgraded(arrays, metadata)
     score = BornScore if metadata["estimator"] == "born_view" else NormScore
-    return View(
-        state["_reader"],
-        state["_ensemble"],
-        score(state["unseen_log_density_"]),
-        state["history_"],
-        state["n_iter_"],
-        metadata["parameters"]["random_state"],
-    )
+    score, seed = score(state["unseen_log_density_"]), metadata["parameters"]["random_state"]
+    kept = {name: state[name] for name in ("_reader", "_ensemble", "history_", "n_iter_")}
+    return View(score=score, random_state=seed, **kept)
 
 
 def _nested(arrays):

@@ -12,7 +12,7 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import _check_feature_names_in
 
 from .._arrays import with_fixed_signs
-from .._checks import check_instance, check_int, check_number
+from .._checks import check, check_instance, check_int, check_number
 from ..contraction import khatri_rao
 from ..embeddings import SpinCoherent
 from ..networks import TTN, Tree
@@ -205,11 +205,8 @@ class TNTransformer(TransformerMixin, ReadsTables, NestedParameters):
     def _resolve_tree(self, U, nsites):
         tree = Tree.balanced(nsites) if self.tree is None else self.tree
         tree = tree.tree(U) if callable(getattr(tree, "tree", None)) else tree
-        if not isinstance(tree, Tree):
-            raise ValueError(
-                "tree must be None, a Tree or an object with a method tree(X) that gives one, got "
-                f"{self.tree!r}."
-            )
+        allowed = "None, a Tree or an object with a method tree(X) that gives one"
+        check("tree", self.tree, isinstance(tree, Tree), allowed)
         if tree.nsites != nsites:
             raise ValueError(f"The tree has {tree.nsites} leaves, but there are {nsites} sites.")
         return tree

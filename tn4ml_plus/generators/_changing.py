@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_int, check_number
+from .._checks import check, check_int, check_number
 from ..io import read, write
 from ._base import Activation, Generator, built, is_generator, mapped, parameters
 from ._composite import GroupedGenerator
@@ -123,8 +123,7 @@ class Quantised(Generator):
     def __init__(self, generator: Generator, bits: int = 8):
         if not isinstance(generator, Generator):
             raise ValueError(f"generator must be a Generator, got {type(generator).__name__}.")
-        if not isinstance(bits, int) or bits not in BITS:
-            raise ValueError(f"bits must be 4 or 8, got {bits!r}.")
+        check("bits", bits, isinstance(bits, int) and bits in BITS, "4 or 8")
         self.generator = generator
         self.bits = bits
 

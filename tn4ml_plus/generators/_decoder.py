@@ -35,15 +35,10 @@ class Layer(eqx.Module):
     keep: jax.Array
     gates: jax.Array | None
 
-    @property
-    def cores(self):
-        """Matrices (bond_in, what follows) of all cores in the order of modes."""
-        return [*self.split, *self.keep]
-
-    @property
-    def n_made(self):
-        """Number of modes that each core makes."""
-        return [2] * len(self.split) + [1] * len(self.keep)
+    #: Matrices (bond_in, what follows) of all cores in the order of modes.
+    cores = property(lambda self: [*self.split, *self.keep])
+    #: Number of modes that each core makes.
+    n_made = property(lambda self: [2] * len(self.split) + [1] * len(self.keep))
 
 
 def kron(matrices, dtype):
@@ -154,7 +149,10 @@ class Factors(NamedTuple):
 
     def entries(self, digits, radix):
         """Entries of the tensor at digits (..., n_modes), without the tensor."""
-        place = [_number(part, radix) for part in _parts(digits, self.n_modes(radix))]
+        place = []
+        for part in _parts(digits, self.n_modes(radix)):
+            powers = radix ** jnp.arange(part.shape[-1])[::-1]
+            place.append(part @ powers.astype(part.dtype))
         left, right = self.left.T[place[0]], self.right.T[place[2]]
         centre = jnp.moveaxis(self.centre, 1, 0)[place[1]]
         return jnp.einsum("...l,...lr,...r->...", left, centre, right)
@@ -191,11 +189,6 @@ def _parts(sequence, lengths):
     if isinstance(sequence, tuple):
         return sequence[:first], sequence[first : first + middle], sequence[first + middle :]
     return jnp.split(sequence, [first, first + middle], -1)
-
-
-def _number(digits, radix):
-    """Numbers of digits (..., n), the most significant one first."""
-    return digits @ (radix ** jnp.arange(digits.shape[-1])[::-1]).astype(digits.dtype)
 
 
 def last(state, layer, bond, radix, left_rows=8, right_rows=16):

@@ -12,6 +12,7 @@ import optax
 from .._checks import check_int, check_number
 from .._types import ArrayLike
 from ..errors import NotFiniteError
+from ..training._risk import updated
 from ._base import Generator, is_generator
 from ._composite import BrickWall
 from ._decoder import Layer
@@ -84,9 +85,7 @@ def descend(loss_of, model, optimizer, state, inputs, isometry_weight):
     def step(carry, each):
         params, state = carry
         value, gradient = jax.value_and_grad(objective)(params, each)
-        # optax mixes dtypes.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimizer.update(gradient, state, params)
+        updates, state = updated(optimizer, gradient, state, params)
         return (optax.apply_updates(params, updates), state), value
 
     state = optimizer.init(params) if state is None else state

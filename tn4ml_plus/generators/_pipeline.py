@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_int, check_number, int_tuple
+from .._checks import check, check_int, check_number, int_tuple
 from ..losses import Loss
 from ._base import in_place_of
 from ._changing import BITS, grow, quantise
@@ -111,13 +111,11 @@ class CompressionPipeline:
         check_int("patience", self.patience, 1, optional=True)
         for name in ("max_error", "isometry_weight"):
             check_number(name, getattr(self, name), at_least=0)
-        if not isinstance(self.bonds, list | tuple):
-            raise ValueError(f"bonds must be a sequence of integers, got {self.bonds!r}.")
+        check("bonds", self.bonds, isinstance(self.bonds, list | tuple), "a sequence of integers")
         bonds = int_tuple("each of bonds", self.bonds)
         if list(bonds) != sorted(set(bonds)):
             raise ValueError(f"bonds must increase, got {self.bonds}.")
-        if self.bits is not None and self.bits not in BITS:
-            raise ValueError(f"bits must be 4, 8 or None, got {self.bits!r}.")
+        check("bits", self.bits, self.bits in (*BITS, None), "4, 8 or None")
 
     def run(self, model, X, y=None, *, validation, key: jax.Array) -> CompressionReport:
         """Compress a trained model, which itself stays unchanged.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_int, check_number, int_tuple
+from .._checks import check, check_int, check_number, int_tuple
 from ._base import ELU, Activation, Generator, Identity, cast, check_dtype
 from ._decoder import Layer, hidden, last
 from ._tensorisations import Modes, Paired, Tensorisation, check_weight_shape
@@ -91,8 +91,8 @@ class TreeGenerator(Generator):
         check_number("latent_std", latent_std, above=0)
         check_number("gate_noise", gate_noise, at_least=0)
         check_number("rms", rms, above=0, optional=True)
-        if not isinstance(tensorisation, Tensorisation):
-            raise ValueError(f"tensorisation must be one, such as Paired(), got {tensorisation!r}.")
+        is_one = isinstance(tensorisation, Tensorisation)
+        check("tensorisation", tensorisation, is_one, "one, such as Paired()")
         self.bond_dim = bond_dim
         self.modes = tensorisation.modes(self.shape, radix)
         self.schedule = _checked_schedule(schedule, len(self.modes.sides))
@@ -224,8 +224,7 @@ def _check_activation(activation):
         made = activation()
     except TypeError:
         made = None
-    if not isinstance(made, Activation):
-        raise ValueError(f"activation must be a class such as ELU, got {activation!r}.")
+    check("activation", activation, isinstance(made, Activation), "a class such as ELU")
 
 
 def _checked_schedule(schedule, order):

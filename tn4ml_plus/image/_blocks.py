@@ -1,5 +1,6 @@
 """Interaction modules, residual blocks without any activation, and their folded form."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
@@ -7,40 +8,32 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_int, check_number
-from ._maps import BatchNorm, Depthwise, Pointwise, check_floating, constant, normed
+from ._maps import BatchNorm, Depthwise, LinearMap, Pointwise, check_floating, constant, normed
 from ._merges import BatchNormMerge, BatchNormProduct, BatchNormSum, Merge
 
 
-class ConvFirst(eqx.Module):
+class Branch(eqx.Module):
+    """A depthwise convolution and a linear map of the channels, in either sequence."""
+
+    first: LinearMap
+    last: LinearMap
+
+    def __call__(self, x):
+        return self.last(self.first(x))
+
+
+def conv_first(channels, expansion, key):
     """Branch of channels c -> h: a depthwise convolution, then a linear map h -> h."""
-
-    depthwise: Depthwise
-    pointwise: Pointwise
-
-    def __init__(self, channels, expansion, key):
-        width = expansion * channels
-        depthwise, pointwise = jax.random.split(key)
-        self.depthwise = Depthwise(channels, expansion, depthwise)
-        self.pointwise = Pointwise(width, width, pointwise)
-
-    def __call__(self, x):
-        return self.pointwise(self.depthwise(x))
+    depthwise, pointwise = jax.random.split(key)
+    width = expansion * channels
+    return Branch(Depthwise(channels, expansion, depthwise), Pointwise(width, width, pointwise))
 
 
-class LinearFirst(eqx.Module):
+def linear_first(channels, expansion, key):
     """Branch of channels c -> h: a linear map c -> h, then a depthwise convolution."""
-
-    pointwise: Pointwise
-    depthwise: Depthwise
-
-    def __init__(self, channels, expansion, key):
-        width = expansion * channels
-        depthwise, pointwise = jax.random.split(key)
-        self.pointwise = Pointwise(channels, width, pointwise)
-        self.depthwise = Depthwise(width, 1, depthwise)
-
-    def __call__(self, x):
-        return self.depthwise(self.pointwise(x))
+    depthwise, pointwise = jax.random.split(key)
+    width = expansion * channels
+    return Branch(Pointwise(channels, width, pointwise), Depthwise(width, 1, depthwise))
 
 
 def _check(channels, expansion, alpha):
@@ -68,7 +61,7 @@ class Interaction(eqx.Module):
     norm: BatchNorm | None
     alpha: jax.Array
 
-    branches: ClassVar[tuple[type, type]]
+    branches: ClassVar[tuple[Callable, Callable]]
     #: Degree of the block's output in its input.
     degree: ClassVar[int] = 2
 
@@ -115,19 +108,19 @@ class AIM(Interaction):
     (8, 7, 7, 2)
     """
 
-    branches = (ConvFirst, LinearFirst)
+    branches = (conv_first, linear_first)
 
 
 class SIMConv(Interaction):
     """Symmetric interaction module, both branches convolve first: an ablation of `AIM`."""
 
-    branches = (ConvFirst, ConvFirst)
+    branches = (conv_first, conv_first)
 
 
 class SIMLinear(Interaction):
     """Symmetric interaction module, both branches convolve last: an ablation of `AIM`."""
 
-    branches = (LinearFirst, LinearFirst)
+    branches = (linear_first, linear_first)
 
 
 class NoProduct(Interaction):
@@ -136,7 +129,7 @@ class NoProduct(Interaction):
     See `Interaction` for the parameters.
     """
 
-    branches = (ConvFirst, LinearFirst)
+    branches = (conv_first, linear_first)
 
     def __init__(self, channels, expansion=1, *, merge=None, alpha=1.0, key):
         super().__init__(channels, expansion, merge=BatchNormSum, alpha=alpha, key=key)
@@ -221,7 +214,7 @@ def fold_block(block):
     if not isinstance(block.merge, BatchNormMerge):
         return block
     left, right = (
-        eqx.tree_at(_last_map, branch, _scaled(_last_map(branch), norm))
+        eqx.tree_at(lambda branch: branch.last, branch, _scaled(branch.last, norm))
         for branch, norm in ((block.left, block.merge.left), (block.right, block.merge.right))
     )
     parts = (left, right, block.merge.plain())
@@ -234,10 +227,6 @@ def _folded(block, linear, norm):
         return block
     new = _scaled(getattr(block, linear), getattr(block, norm)), None
     return eqx.tree_at(lambda block: (getattr(block, linear), getattr(block, norm)), block, new)
-
-
-def _last_map(branch):
-    return branch.pointwise if isinstance(branch, ConvFirst) else branch.depthwise
 
 
 def _scaled(linear, norm):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_instance, check_int, check_number, int_tuple
+from .._checks import check, check_instance, check_int, check_number, int_tuple
 from .._registry import variant
 from .._types import ArrayLike
 from ..networks import TTN, Tree
@@ -305,10 +305,8 @@ class DTTN(eqx.Module):
 
 def _checked_shape(shape):
     """The tuple (height, width[, channels]); ValueError for others."""
-    if np.ndim(shape) != 1 or len(shape) not in (2, 3):
-        raise ValueError(
-            f"image_shape must be (height, width) or (height, width, channels), got {shape!r}."
-        )
+    valid = np.ndim(shape) == 1 and len(shape) in (2, 3)
+    check("image_shape", shape, valid, "(height, width) or (height, width, channels)")
     return int_tuple("each size in image_shape", shape)
 
 

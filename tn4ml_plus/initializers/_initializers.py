@@ -4,6 +4,7 @@ import abc
 import dataclasses
 from collections.abc import Sequence
 from functools import reduce
+from operator import attrgetter
 
 import jax
 import numpy as np
@@ -127,18 +128,11 @@ class Noiseless(Initializer):
 
     initializer: Initializer
 
-    @property
-    def add_identity(self) -> bool:
-        return self.initializer.add_identity
-
-    def start(self, shape: tuple[int, ...], weights: ArrayLike) -> Core:
-        return self.initializer.start(shape, weights)
-
-    def unit(self, weights: ArrayLike) -> Vector:
-        return self.initializer.unit(weights)
-
-    def merge_start(self, rng: Generator, constants: Sequence[Vector], up: int) -> Node:
-        return self.initializer.merge_start(rng, constants, up)
+    # All but the noise is that of the other one.
+    add_identity = property(attrgetter("initializer.add_identity"))
+    start = property(attrgetter("initializer.start"))
+    unit = property(attrgetter("initializer.unit"))
+    merge_start = property(attrgetter("initializer.merge_start"))
 
     def noise(self, rng: Generator, shape: tuple[int, ...], fan: int) -> Core:
         return np.zeros(shape)

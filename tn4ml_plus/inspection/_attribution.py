@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import quimb.tensor as qtn
 
-from .._checks import check_int
+from .._checks import check, check_int
 from .._types import ArrayLike
 from ..contraction import END, contract, pack
 from ._canonical import applied, parts, site_size
@@ -45,11 +45,8 @@ def outputs_and_falls(network, phi, baseline):
     phi, baseline = np.asarray(phi), np.asarray(baseline)
     if len(phi) == 0:
         raise ValueError("phi must have at least one sample.")
-    if phi.shape[1:] != baseline.shape:
-        raise ValueError(
-            f"baseline must be one vector per site, of the shape {phi.shape[1:]}, got "
-            f"{baseline.shape}."
-        )
+    allowed = f"one vector per site, of the shape {phi.shape[1:]}"
+    check("baseline", baseline.shape, baseline.shape == phi.shape[1:], allowed)
     # Blocks of one length share compiled code.
     length = min(_BLOCK, len(phi))
     padded = np.pad(phi, [(0, -len(phi) % length), (0, 0), (0, 0)], mode="edge")

@@ -125,8 +125,7 @@ class Huber(Loss):
     delta: float = 1.0
 
     def __post_init__(self):
-        if not 0 < self.delta < float("inf"):
-            raise ValueError(f"delta must be positive and finite, got {self.delta}.")
+        check("delta", self.delta, 0 < self.delta < float("inf"), "positive and finite")
 
     def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
         losses = optax.losses.huber_loss(amplitude.dense(), target, delta=self.delta)

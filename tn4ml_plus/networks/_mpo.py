@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import quimb.tensor as qtn
 
-from .._checks import check_int, int_tuple
+from .._checks import check, check_int, int_tuple
 from .._registry import variant
 from .._types import ArrayLike
 from ..initializers import Initializer, generators
@@ -39,6 +39,8 @@ class SMPO(ChainOfCores, qtn.MatrixProductOperator):
     >>> smpo.output_inds, smpo.outer_inds()
     (('b0',), ('k0', 'b0', 'k1', 'k2'))
     """
+
+    _letters = "ud"
 
     def __init__(
         self,
@@ -78,10 +80,6 @@ class SMPO(ChainOfCores, qtn.MatrixProductOperator):
         """Input of each site, and its output where it has one."""
         names = ((self.upper_ind(i), self.lower_ind(i)) for i in range(self.L))
         return [(upper, lower) if lower in self.ind_map else (upper,) for upper, lower in names]
-
-    def permute_arrays(self, shape: str = "lrud") -> None:
-        """Store the arrays in the order `shape`."""
-        self._permute(shape, "ud")
 
     @classmethod
     def random(
@@ -155,13 +153,10 @@ def output_sites_of(nsites, spacing, output_sites):
     check_int("spacing", spacing, 1)
     if output_sites is None:
         return tuple(range(0, nsites, spacing))
-    output_sites = int_tuple("Each of output_sites", tuple(output_sites), 0)
-    if not output_sites or sorted({*output_sites}) != [*output_sites] or output_sites[-1] >= nsites:
-        raise ValueError(
-            f"output_sites must be at least one and ascending, from 0 to {nsites - 1}, "
-            f"got {output_sites}."
-        )
-    return output_sites
+    found, last = int_tuple("Each of output_sites", tuple(output_sites), 0), nsites - 1
+    valid = found and sorted({*found}) == [*found] and found[-1] <= last
+    check("output_sites", found, valid, f"at least one and ascending, from 0 to {last}")
+    return found
 
 
 class LayeredMPS(NamedOutputs, qtn.TensorNetworkGenVector):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import quimb.tensor as qtn
 
-from .._checks import check_int, check_number
+from .._checks import check, check_int, check_number
 from .._registry import variant
 from .._types import AnyArray, ArrayLike
 from ..initializers import Initializer, generators
@@ -22,7 +22,7 @@ class ChainOfCores:
     """The mixin of chains that are made of cores and found again by their indices.
 
     The tensors are found by their inputs, whatever their tags and their order. `_own_inds` are the
-    indices of each site besides its bonds, the input first.
+    indices of each site besides its bonds, the input first, and `_letters` stand for these.
     """
 
     @classmethod
@@ -102,9 +102,10 @@ class ChainOfCores:
         columns = np.where(rows % 2, _WIDTH - 1 - columns, columns)
         return np.stack([columns, -1.5 * rows], axis=1)
 
-    def _permute(self, shape, letters):
-        """Store the arrays in an order of l, r and letters for the own indices, others last."""
-        own_inds = self._own_inds()
+    def permute_arrays(self, shape: str | None = None) -> None:
+        """Store the arrays in the order `shape`, by default l, r and `_letters`; others last."""
+        own_inds, letters = self._own_inds(), self._letters
+        shape = f"lr{letters}" if shape is None else shape
         for i in self.gen_sites_present():
             inds = dict(zip(letters, own_inds[i]))
             if self.cyclic or i > 0:
@@ -147,6 +148,7 @@ class MPS(NamedOutputs, ChainOfCores, qtn.MatrixProductState):
     """
 
     _EXTRA_PROPS = (*qtn.MatrixProductState._EXTRA_PROPS, "_output_inds")
+    _letters = "p"
 
     def __init__(
         self,
@@ -184,10 +186,6 @@ class MPS(NamedOutputs, ChainOfCores, qtn.MatrixProductState):
         """Input of each site, at the output site with the outputs."""
         outputs = {self.output_site: self.output_inds}
         return [(self.site_ind(i), *outputs.get(i, ())) for i in range(self.L)]
-
-    def permute_arrays(self, shape: str = "lrp") -> None:
-        """Store the arrays in the order `shape`; output axes come last."""
-        self._permute(shape, "p")
 
     @classmethod
     def random(
@@ -237,8 +235,7 @@ class MPS(NamedOutputs, ChainOfCores, qtn.MatrixProductState):
         check_number("output_std", output_std, at_least=0)
         check_cyclic(cyclic, nsites)
         site = nsites // 2 if output_site is None else output_site
-        if site >= nsites:
-            raise ValueError(f"output_site must be between 0 and {nsites - 1}, got {site}.")
+        check("output_site", site, site < nsites, f"between 0 and {nsites - 1}")
         *rngs, last = generators(key, nsites + 1)
         cores = [
             initializer(rng, (bond_dim, len(w), bond_dim), w, fan) for rng, w in zip(rngs, weights)
@@ -283,8 +280,8 @@ class MPSSpec(NetworkSpec):
         if self.order is not None and not isinstance(self.order, MutualInformation):
             order = tuple(map(int, self.order))
             object.__setattr__(self, "order", order)
-            if sorted(order) != list(range(len(order))):
-                raise ValueError(f"order must be a permutation of 0, 1, ..., got {order}.")
+            whole = sorted(order) == list(range(len(order)))
+            check("order", order, whole, "a permutation of 0, 1, ...")
 
     @property
     def has_exact_marginals(self) -> bool:

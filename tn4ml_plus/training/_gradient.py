@@ -13,7 +13,7 @@ import optax
 from .._checks import check_instance, check_int, check_number
 from .._registry import variant
 from ._problem import bucket
-from ._risk import count, nan_unless_finite, over_members, start
+from ._risk import count, nan_unless_finite, over_members, start, updated
 from ._trainer import Step, Trainer
 
 # One object for the whole process: compiled epochs are keyed by it.
@@ -215,10 +215,7 @@ def _epoch(optimizer, clip_norm, risk, params, state, anchor, batches, decay):
             clipped = jax.tree.map(lambda g: g * factor, gradient)
         # Line searches need the function itself, other optimizers its value.
         extra = {"value": value, "grad": gradient, "value_fn": lambda p: value_fn(p)[0]}
-        # optax mixes dtypes.
-        with jax.numpy_dtype_promotion("standard"):
-            update = optax.with_extra_args_support(optimizer).update
-            updates, state = update(clipped, state, params, **extra)
+        updates, state = updated(optimizer, clipped, state, params, **extra)
         # Those of the default have no rate yet.
         sign = -rate if optimizer is _ADAM else 1.0
         params = jax.tree.map(
@@ -300,10 +297,8 @@ def _iterate(memory, params, state, risk, anchor, pull):
             return mean + 0.5 * pull * sum(jax.tree.leaves(gaps))
 
         loss, gradient = optax.value_and_grad_from_state(value)(params, state=state)
-        # optax mixes dtypes.
-        with jax.numpy_dtype_promotion("standard"):
-            extra = {"value": loss, "grad": gradient, "value_fn": value}
-            updates, state = optimizer.update(gradient, state, params, **extra)
+        extra = {"value": loss, "grad": gradient, "value_fn": value}
+        updates, state = updated(optimizer, gradient, state, params, **extra)
         return optax.apply_updates(params, updates), state, loss
 
     step = over_members(member, count(params), (0, 0, 0, risk.order_axis))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..contraction import unpack
-from ._risk import Risk, count, mean_loss, members, value
+from ._risk import Risk, all_finite, count, mean_loss, members, value
 
 
 class Samples(NamedTuple):
@@ -80,11 +80,6 @@ class Result:
     stopped: bool = False
 
 
-@jax.jit
-def _all_finite(arrays):
-    return jnp.array([jnp.isfinite(array).all() for array in arrays]).all()
-
-
 class Trainable(abc.ABC):
     """A training task as the loop over epochs sees it; fields are those of `Problem`."""
 
@@ -97,7 +92,7 @@ class Trainable(abc.ABC):
     def is_finite(self, params) -> bool:
         """Whether all parameters are finite; those that are not are never kept."""
         arrays = (leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype"))
-        return bool(_all_finite([a for a in arrays if jnp.issubdtype(a.dtype, jnp.inexact)]))
+        return bool(all_finite([a for a in arrays if jnp.issubdtype(a.dtype, jnp.inexact)]))
 
     @abc.abstractmethod
     def validation_loss(self, params) -> float:

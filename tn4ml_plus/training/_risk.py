@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from ..contraction import contract, log_norm_squared, pack, unpack
 
@@ -66,10 +67,21 @@ def start(optimizer, params):
     return jax.vmap(optimizer.init)(params)
 
 
+def updated(optimizer, gradient, state, params, **extra):
+    """Updates of an optax transformation, which mixes dtypes, and its next state."""
+    with jax.numpy_dtype_promotion("standard"):
+        return optax.with_extra_args_support(optimizer).update(gradient, state, params, **extra)
+
+
+@jax.jit
+def all_finite(arrays):
+    """Whether all numbers in a list of arrays are finite."""
+    return jnp.array([jnp.isfinite(array).all() for array in arrays]).all()
+
+
 def nan_unless_finite(params, losses):
     """The losses; NaN where a parameter overflowed in the last step, which no loss shows."""
-    finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
-    return jnp.where(finite, losses, jnp.nan)
+    return jnp.where(all_finite(jax.tree.leaves(params)), losses, jnp.nan)
 
 
 def reordered(phi, order):
@@ -97,10 +109,8 @@ class Risk:
     neutral: jax.Array | None
     scale: Any
 
-    @property
-    def order_axis(self):
-        """Member axis of `orders`, for `over_members`."""
-        return None if self.orders is None else 0
+    #: Member axis of `orders`, for `over_members`.
+    order_axis = property(lambda self: None if self.orders is None else 0)
 
     def of_member(self, params, order, rows=None, dropped=None):
         """The risk of one network, and the sum of its weighted losses.

@@ -14,7 +14,7 @@ from ..._arrays import evenly_spaced
 from ..._checks import check, check_instance, check_int, check_number
 from ..._registry import variant
 from .._gradient import Minibatches, Schedule, WarmupCosine, padded_rates
-from .._risk import nan_unless_finite
+from .._risk import nan_unless_finite, updated
 from .._trainer import Checkpoint, Step, Trainer
 
 # Images that normalisations take their moments from.
@@ -187,9 +187,7 @@ def _epoch(program, params, state, samples, batches, key):
         for augmentation, own in zip(program.augmentations, keys):
             images, targets = augmentation(own, images, targets)
         value, gradient = jax.value_and_grad(loss)(model, images, targets)
-        # optax mixes dtypes.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, state = program.optimizer.update(gradient, state, model)
+        updates, state = updated(program.optimizer, gradient, state, model)
         rate = rates[i]
         model = jax.tree.map(lambda p, u: (p + rate * u).astype(p.dtype), model, updates)
         if average:

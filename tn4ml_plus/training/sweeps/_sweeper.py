@@ -197,10 +197,14 @@ class Sweeper:
 
     def _rows(self, scheme):
         """(update, layout, place) of all updates of a sweep, None for one that finds states."""
-        if scheme is None:
-            nodes = range(len(self.stacks) - 1)
-            return [(bonds.extend_below, *self._place_alone(node)) for node in nodes]
         rows, owners = [], {}
+        if scheme is None:
+            # What is above the nodes is not read.
+            for node in range(len(self.stacks) - 1):
+                names, mine = zip(*self._states(node))
+                place = bonds.Place(node, self.places[node], 0, 0, 0, mine, (), 0, 0)
+                rows.append((bonds.extend_below, bonds.Layout(names, (), (), 0), place))
+            return rows
 
         def provide(node):
             """Have the environment of a node's bond in its slot."""
@@ -283,12 +287,6 @@ class Sweeper:
         upper_slot = 0 if self.stacks[parent] == bonds.ROOT else self._slot(parent)
         numbers = node, self.places[node], self.places[parent], self._slot(node), upper_slot
         return layout, bonds.Place(*numbers, mine, others, int(flip), int(outward))
-
-    def _place_alone(self, node):
-        """The `Layout` and `Place` of an update that reads nothing above the node."""
-        names, mine = zip(*self._states(node))
-        place = bonds.Place(node, self.places[node], 0, 0, 0, mine, (), 0, 0)
-        return bonds.Layout(names, (), (), 0), place
 
 
 @partial(jax.jit, static_argnames=("is_open", "sizes"))
