@@ -122,9 +122,12 @@ def share(name, value):
 
 
 def set_up(folder):
-    """Compile quickly unless the environment says how, and keep what is compiled."""
+    """Have JAX be strict, compile quickly unless told otherwise, and keep what is compiled."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         return  # Workers have inherited all of it.
+    # Nothing is broadcast or promoted that is not said to be.
+    share("jax_numpy_rank_promotion", "raise")
+    share("jax_numpy_dtype_promotion", "strict")
     if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
         share("jax_disable_most_optimizations", True)
         flags = [os.environ.get("XLA_FLAGS", ""), *(flag for flag in SPEED if known(flag, folder))]
