@@ -97,7 +97,7 @@ class BrickWallGenerator(Generator):
             radix, n = circuit.radix, circuit.n_modes
             place = index - start
             inside = (place >= 0) & (place < radix**n)
-            places = radix ** np.arange(n)[::-1]
+            places = np.expand_dims(radix ** np.arange(n)[::-1], (*range(place.ndim),))
             digits = jnp.where(inside, place, 0)[..., None] // places % radix
             found = jnp.where(inside, circuit.factors().entries(digits, radix), found)
             start += radix**n

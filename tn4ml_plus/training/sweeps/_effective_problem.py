@@ -318,7 +318,8 @@ def expand_bond(task, cores, fixed, settings):
     gradient = value.gradient(linear, B, F).reshape(p, k * m)
     U, _, _ = _leading(C.T, size, rank, -1.0)
     # What pads a bond has no gradient.
-    rows, columns = (jnp.sum(jnp.any(gradient != 0, axis=axis)) for axis in (1, 0))
+    shown = gradient != 0
+    rows, columns = (jnp.sum(shown.any(axis), dtype=jnp.int32) for axis in (1, 0))
     largest = jnp.minimum(settings.max_bond, jnp.minimum(rows, columns))
     added = jnp.clip(largest - rank, 0, settings.expansion)
     gradient = gradient - (gradient @ U) @ U.T
