@@ -1,6 +1,4 @@
-"""Generators made and read by one program each, which compiles sooner than every operation."""
-
-from functools import partial
+"""Work as one program each, which compiles sooner than every operation of it."""
 
 import equinox as eqx
 import jax
@@ -8,9 +6,15 @@ import jax
 KEY = jax.random.key(0)
 
 
+@eqx.filter_jit
+def call(function, *arguments, **options):
+    """What a function returns; the same function and static arguments are compiled once."""
+    return function(*arguments, **options)
+
+
 def make(generator, shape, key=KEY, **options):
     """Generator of a shape."""
-    return eqx.filter_jit(partial(generator, shape, **options))(key=key)
+    return call(generator, shape, key=key, **options)
 
 
 @eqx.filter_jit
