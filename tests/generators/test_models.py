@@ -250,7 +250,7 @@ def test_fits_find_the_size_and_the_sign(tree):
     assert_close(fitted.generator(), -7 * start(), 1e-4)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(i, marks=pytest.mark.long) for i in (1, 2))])
 def test_some_entries_teach_all(seed):
     places = np.arange(64)
     wave = jnp.asarray(np.outer(np.sin(places / 9), np.cos(places / 5)), jnp.float32)
@@ -424,7 +424,9 @@ def test_soft_targets_are_the_cross_entropy_of_soft_classes():
 def test_generators_have_a_rate_of_their_own():
     model = {"g": TTNGenerator((8, 8), key=KEY), "w": jnp.ones(3)}
     optimizer = default_optimizer(100, 0.5, 0.25)
-    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, model), optimizer.init(model), model)
+    ones = jax.tree.map(jnp.ones_like, model)
+    with jax.numpy_dtype_promotion("standard"):  # which optax counts under
+        updates, _ = optimizer.update(ones, optimizer.init(model), model)
     assert_close(updates["w"], -0.25 * np.ones(3))
     assert_close(updates["g"].latent, -0.5 * np.ones(updates["g"].latent.shape))
 
