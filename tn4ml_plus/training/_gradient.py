@@ -216,12 +216,13 @@ def _epoch(optimizer, clip_norm, risk, params, state, anchor, batches, decay):
         # Line searches need the function itself, other optimizers its value.
         extra = {"value": value, "grad": gradient, "value_fn": lambda p: value_fn(p)[0]}
         updates, state = updated(optimizer, clipped, state, params, **extra)
-        # Those of the default have no rate yet.
-        sign = -rate if optimizer is _ADAM else 1.0
-        params = jax.tree.map(
-            lambda p, u, a: (p + sign * u - rate * decay * (p - a)).astype(p.dtype),
-            params, updates, anchor,
-        )  # fmt: skip
+
+        def moved(p, u, a):
+            u, a, own = (x.astype(p.dtype) for x in (u, a, rate))
+            # Updates of the default have no rate yet.
+            return p + (-own if optimizer is _ADAM else 1.0) * u - own * decay * (p - a)
+
+        params = jax.tree.map(moved, params, updates, anchor)
         return params, state, total
 
     n_members = rows.shape[1]
