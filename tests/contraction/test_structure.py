@@ -126,7 +126,9 @@ def test_a_bias_is_added_where_the_outputs_are(name):
     packed, structure = packed_of(name)
     bias = jax.tree.map(np.ones_like, packed)
     found = structure.with_bias(packed, bias)
-    expected = jax.tree.map(lambda a, n: a + (n > 0), packed, structure.output_tensors)
+    expected = jax.tree.map(
+        lambda a, n: a + np.asarray(n > 0, a.dtype), packed, structure.output_tensors
+    )
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 

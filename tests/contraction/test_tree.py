@@ -80,7 +80,7 @@ def test_outputs_and_gradients_equal_a_dense_contraction(tree, dtype, rtol):
 
         def ours(packed, phi):
             outputs = contract(packed, structure, phi).dense()
-            return jnp.sum(weights * outputs), outputs
+            return jnp.sum(weights.astype(outputs.dtype) * outputs), outputs
 
         def theirs(arrays, phi):
             outputs = dense(arrays, ttn, phi)
@@ -184,12 +184,12 @@ def test_a_node_against_finite_differences():
 
         def total(cores, children):
             states, exponents = merge(cores, children)
-            return jnp.sum(weights * states * 2.0 ** exponents[:, None])
+            return jnp.sum(weights * jnp.ldexp(states, exponents[:, None]))
 
         # What merge leaves to its caller: the exponent is constant under differentiation.
         exponents = merge(cores, children)[1]
         gradient = jax.grad(
-            lambda c, v: jnp.sum(weights * merge(c, v)[0] * 2.0 ** exponents[:, None]), (0, 1)
+            lambda c, v: jnp.sum(weights * jnp.ldexp(merge(c, v)[0], exponents[:, None])), (0, 1)
         )(cores, children)
         flat, build = jax.flatten_util.ravel_pytree((cores, children))
         direction = rng.normal(size=flat.shape)

@@ -313,7 +313,7 @@ def gradient(embedding, X, weights):
 
     def total(X):
         phi = embedding.embed(X)
-        return (phi * weights).sum(), phi
+        return (phi * jnp.broadcast_to(weights, phi.shape)).sum(), phi
 
     slopes, phi = jax.grad(total, has_aux=True)(X)
     return phi, slopes

@@ -221,7 +221,8 @@ def test_models_are_made_and_trained_in_ones_own_loop(name):
     @jax.jit
     def step(model, state):
         (value, moments), gradient = jax.value_and_grad(loss, has_aux=True)(model)
-        updates, state = optimizer.update(gradient, state)
+        with jax.numpy_dtype_promotion("standard"):  # which optax counts under
+            updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(model, updates).with_moments(moments), state, value
 
     state, values = optimizer.init(model), []
