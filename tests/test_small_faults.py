@@ -172,4 +172,4 @@ def test_a_cut_loses_what_the_bond_has_no_room_for(max_bond, cutoff):
     expected = 1 if cutoff else max_bond
     assert rank == expected
     assert lost == pytest.approx([8 / 17, 4 / 17][expected - 1], rel=1e-5)
-    np.testing.assert_allclose(np.abs(kept), np.eye(6, 4) * (np.arange(4) < rank), atol=1e-6)
+    np.testing.assert_allclose(np.abs(kept), np.eye(6, 4) * (np.arange(4) < int(rank)), atol=1e-6)

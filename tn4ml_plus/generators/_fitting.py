@@ -129,7 +129,7 @@ def fit(
     >>> import jax, jax.numpy as jnp
     >>> from tn4ml_plus.generators import TTNGenerator
     >>> x = jnp.linspace(-1, 1, 32)
-    >>> smooth = jnp.exp(-20 * (x[:, None] - x) ** 2)
+    >>> smooth = jnp.exp(-20 * (x[:, None] - x[None]) ** 2)
     >>> fitted = fit(TTNGenerator((32, 32), key=jax.random.key(0), bond_dim=3), smooth)
     >>> fitted.error < 0.1
     True
