@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import quimb.tensor as qtn
 
+from tn4ml_plus import contraction
 from tn4ml_plus._registry import from_json, lookup, names, to_json
 from tn4ml_plus.contraction import (
     BornDensity,
     SquaredNorm,
     Structure,
-    contract,
-    log_norm_squared,
     pack,
     transform,
     unpack,
@@ -33,6 +32,9 @@ from tn4ml_plus.networks import (
     TTNSpec,
     as_network,
 )
+
+contract = jax.jit(contraction.contract, static_argnums=1)
+log_norm_squared = jax.jit(contraction.log_norm_squared, static_argnums=1)
 
 KEY = jax.random.key(0)
 OPTIONS = {"bond_dim": 2, "initializer": Identity(std=0.3), "key": KEY}
@@ -137,7 +139,7 @@ def test_squared_norms_follow_from_the_outputs(name):
     packed, structure = packed_of(name)
     phi = samples(structure)
     values = outputs(packed, structure, phi).reshape(4, -1)
-    found = SquaredNorm(structure).contract(packed, phi).dense()
+    found = contract(packed, SquaredNorm(structure), phi).dense()
     np.testing.assert_allclose(found, np.sum(values**2, axis=1), rtol=1e-4)
 
 

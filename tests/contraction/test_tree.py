@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import quimb.tensor as qtn
 
-from tn4ml_plus.contraction import calibrate, contract, log_norm_squared, pack, unpack
+from tn4ml_plus import contraction
+from tn4ml_plus.contraction import calibrate, pack, unpack
 from tn4ml_plus.contraction._tree import merge
 from tn4ml_plus.networks import TTN, Tree
+
+contract = jax.jit(contraction.contract, static_argnums=1)
+log_norm_squared = jax.jit(contraction.log_norm_squared, static_argnums=1)
 
 TREES = {
     "one": Tree.balanced(1),
@@ -90,9 +94,12 @@ def test_outputs_and_gradients_equal_a_dense_contraction(tree, dtype, rtol):
         single.apply_to_arrays(lambda a: a.astype(dtype))
         packed, structure = pack(single)
         assert all(leaf.dtype == dtype for leaf in packed)
-        grad = functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
-        (d_packed, d_phi), outputs = grad(ours)(packed, jnp.asarray(phi, dtype))
-        (d_arrays, d_phi_dense), expected = grad(theirs)(arrays, jnp.asarray(phi))
+
+        def gradient(function):
+            return jax.jit(jax.grad(function, argnums=(0, 1), has_aux=True))
+
+        (d_packed, d_phi), outputs = gradient(ours)(packed, jnp.asarray(phi, dtype))
+        (d_arrays, d_phi_dense), expected = gradient(theirs)(arrays, jnp.asarray(phi))
         assert_close(outputs, expected, rtol)
         expected_gradient, _ = pack(TTN(d_arrays, tree, output_inds=("out",)))
         for mine, dense_one in zip(d_packed, expected_gradient, strict=True):
@@ -154,12 +161,17 @@ def test_scale_of_any_size_in_single_precision(magnitude):
 
     expected = total(packed) + phi.shape[0] * 2 * 99 * np.log(magnitude)
     assert float(total(scaled)) == pytest.approx(float(expected), rel=1e-5)
-    plain, large = jax.grad(total)(packed), jax.grad(total)(scaled)
+    gradient = jax.jit(jax.grad(total))
+    plain, large = gradient(packed), gradient(scaled)
     for a, b in zip(plain, large, strict=True):
         np.testing.assert_allclose(b * magnitude, a, rtol=1e-3, atol=1e-3 * np.abs(a).max())
 
 
-@pytest.mark.parametrize("tree", [Tree.balanced(784), Tree.image(28, 28)], ids=["1d", "2d"])
+@pytest.mark.parametrize(
+    "tree",
+    [Tree.balanced(784), pytest.param(Tree.image(28, 28), marks=pytest.mark.long)],
+    ids=["1d", "2d"],
+)
 def test_large_trees_are_finite_and_calibrated(tree):
     ttn = TTN.random(784, tree=tree, bond_dim=8, n_outputs=3, key=jax.random.key(0))
     packed, structure = pack(ttn)
@@ -168,7 +180,7 @@ def test_large_trees_are_finite_and_calibrated(tree):
     packed = calibrate(packed, structure, phi, std=0.1)
     amplitude = contract(packed, structure, phi)
     assert np.sqrt(np.mean(np.square(amplitude.dense()))) == pytest.approx(0.1, rel=1e-3)
-    gradient = jax.grad(lambda p: contract(p, structure, phi).dense().sum())(packed)
+    gradient = jax.jit(jax.grad(lambda p: contract(p, structure, phi).dense().sum()))(packed)
     for leaf in jax.tree.leaves(gradient):
         assert np.isfinite(leaf).all()
         assert np.abs(leaf).max() > 0

@@ -8,6 +8,7 @@ import optax
 import pytest
 from covering import mostly_long, pairs
 from jax.test_util import check_grads
+from one_program import call
 
 from tn4ml_plus.contraction import contract, pack
 from tn4ml_plus.image import (
@@ -31,6 +32,12 @@ from tn4ml_plus.image import (
 
 INTERACTIONS = [AIM, SIMConv, SIMLinear, NoProduct]
 SMALL = Variant((2,), (2,), stem=())
+
+
+def with_moments(model, x):
+    """Outputs of a batch and the moments that it had on the way."""
+    outputs = model(x, moments := [])
+    return outputs, moments
 
 
 def images(shape=(4, 3, 2), n=5):
@@ -81,13 +88,20 @@ def test_an_aim_is_what_its_formula_says(x64):
     np.testing.assert_allclose(block(x, []), expected, atol=1e-10)
 
 
-@pytest.mark.parametrize("merge", [BatchNormProduct, BatchNormSum, LayerNormProduct])
-@pytest.mark.parametrize("block", [*INTERACTIONS, (AIM, TokenMixing)])
+@pytest.mark.parametrize(
+    ("block", "merge"),
+    mostly_long(
+        pairs(
+            [*INTERACTIONS, (AIM, TokenMixing)], [BatchNormProduct, BatchNormSum, LayerNormProduct]
+        )
+    ),
+)
 def test_moments_of_a_batch_put_in_place_give_its_outputs_again(block, merge, x64):
-    model = DTTN(SMALL, (4, 3, 2), 3, block=block, merge=merge, key=jax.random.key(0))
-    outputs = model(images(), moments := [])
+    options = {"block": block, "merge": merge, "key": jax.random.key(0)}
+    model = DTTN(SMALL, (4, 3, 2), 3, **options)
+    outputs, moments = call(with_moments, model, images())
     assert len(moments) == len(model.moments)
-    again = model.with_moments(moments)(images())
+    again = call(model.with_moments(moments), images())
     np.testing.assert_allclose(again, outputs, atol=1e-10)
     half = model.with_moments(moments, momentum=0.5)
     for (mean, variance), (old, new) in zip(moments, half.moments, strict=True):
@@ -95,18 +109,21 @@ def test_moments_of_a_batch_put_in_place_give_its_outputs_again(block, merge, x6
         np.testing.assert_allclose(new, (1 + variance) / 2)
 
 
-@pytest.mark.parametrize("merge", [BatchNormProduct, LayerNormProduct])
-@pytest.mark.parametrize("block", [*INTERACTIONS, TokenMixing])
+@pytest.mark.parametrize(
+    ("block", "merge"),
+    mostly_long(pairs([*INTERACTIONS, TokenMixing], [BatchNormProduct, LayerNormProduct])),
+)
 def test_folding_changes_no_output(block, merge, trained):
     model = trained(Variant((2, 4), (1, 2), stem=(2,)), (5, 6, 2), block=block, merge=merge)
     folded = model.fold_batchnorm()
     assert folded.moments == []
     x = images((5, 6, 2))
-    np.testing.assert_allclose(folded(x), model(x), atol=1e-13)
-    np.testing.assert_allclose(fold_batchnorm(folded)(x), model(x), atol=1e-13)
+    expected = call(model, x)
+    np.testing.assert_allclose(call(folded, x), expected, atol=1e-13)
+    np.testing.assert_allclose(call(fold_batchnorm(folded), x), expected, atol=1e-13)
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), model)
     small = x.astype(jnp.float32)
-    np.testing.assert_allclose(single.fold_batchnorm()(small), single(small), atol=1e-5)
+    np.testing.assert_allclose(call(single.fold_batchnorm(), small), call(single, small), atol=1e-5)
 
 
 VARIANTS_OF_TREES = [
@@ -124,14 +141,15 @@ def test_the_unfolded_tree_computes_the_same_function(variant, block, trained):
     x = images()
     leaves = np.append(x.reshape(len(x), -1), np.ones((len(x), 1)), axis=1)
     phi = np.repeat(leaves[:, None], tree.nsites, axis=1)
-    found = contract(*pack(tree), jnp.asarray(phi)).dense()
-    np.testing.assert_allclose(found, model(x), atol=1e-12)
+    expected = call(model, x)
+    found = call(contract, *pack(tree), jnp.asarray(phi)).dense()
+    np.testing.assert_allclose(found, expected, atol=1e-12)
     # By quimb itself, of one image.
     network = tree.copy()
     for i in range(tree.nsites):
         network.gate_inds_(leaves[:1], [f"k{i}"])
     dense = network.contract(output_inds=[f"k{i}" for i in range(tree.nsites)] + ["out"])
-    np.testing.assert_allclose(dense.data.ravel(), model(x[:1])[0], atol=1e-12)
+    np.testing.assert_allclose(dense.data.ravel(), expected[0], atol=1e-12)
 
 
 def test_a_tree_of_a_model_on_other_images_than_it_was_made_for(trained):
@@ -139,8 +157,8 @@ def test_a_tree_of_a_model_on_other_images_than_it_was_made_for(trained):
     x = images((4, 2, 2))
     tree = model.to_tree((4, 2))
     phi = np.append(x.reshape(len(x), -1), np.ones((len(x), 1)), axis=1)[:, None]
-    found = contract(*pack(tree), jnp.asarray(np.repeat(phi, 4, axis=1))).dense()
-    np.testing.assert_allclose(found, model(x), atol=1e-12)
+    found = call(contract, *pack(tree), jnp.asarray(np.repeat(phi, 4, axis=1))).dense()
+    np.testing.assert_allclose(found, call(model, x), atol=1e-12)
 
 
 def test_a_layer_core_is_the_block(trained):

@@ -354,7 +354,15 @@ def test_bad_specs(name):
 NETWORKS = ["mpo", "smpo", SMPOSpec(output_sites=(1,)), SMPOSpec(cyclic=True, spacing=1)]
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=str)
+# An MPO is an SMPO with outputs everywhere, and one output is less than two.
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(n, marks=[pytest.mark.long] if i % 2 == 0 else [])
+        for i, n in enumerate(NETWORKS)
+    ],
+    ids=str,
+)
 def test_classifiers_learn(network):
     X, y = load_wine(return_X_y=True)
     clf = TNClassifier(

@@ -167,7 +167,7 @@ def test_orders_of_members():
 SMALL = {"bond_dim": 2, "max_epochs": 4, "feature_dropout": 0.0, "random_state": 0}
 
 
-@pytest.mark.parametrize("n_members", [1, 2])
+@pytest.mark.parametrize("n_members", [2, pytest.param(1, marks=pytest.mark.long)])
 def test_estimators_arrange_features_by_their_data(grouped, n_members, tmp_path):
     X = grouped.copy()
     X[::7, 3] = np.nan

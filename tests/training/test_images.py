@@ -64,7 +64,9 @@ def equal(first, second):
         {"augmentations": (RandomCrop(1), Mixup(probability=0.2), CutMix(probability=0.2))},
         {"dtype": "bfloat16"},
         {"optimizer": optax.sgd(0.1, momentum=0.9)},
-        {"clip_norm": None, "weight_decay": 0.0, "label_smoothing": 0.0},
+        pytest.param(
+            {"clip_norm": None, "weight_decay": 0.0, "label_smoothing": 0.0}, marks=pytest.mark.long
+        ),
     ],
     ids=lambda options: " ".join(options) or "default",
 )

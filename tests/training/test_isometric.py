@@ -1,9 +1,12 @@
 """Isometric sweeps: isometries at every visit, no rise, the same function to begin with."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from covering import mostly_long
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -88,8 +91,10 @@ def test_a_network_keeps_its_function_when_made_isometric(kind, objective, quick
     assert max(isometry_errors(sweeper)) < 1e-5
 
 
-@every_network
-@every_objective
+# Geometry and objective meet in the environments only.
+@pytest.mark.parametrize(
+    ("kind", "objective"), mostly_long(list(itertools.product(NETWORKS, OBJECTIVES))), ids=str
+)
 def test_updates_keep_isometries_and_never_rise(kind, objective, quick):
     sweeper, *_ = made(kind, objective)
     errors, falls = [], []
@@ -163,6 +168,7 @@ def test_a_density_learns(digits):
     assert model.score(X_test) > start.score(X_test) + 3
 
 
+@pytest.mark.long
 def test_many_sites(quick):
     rng = np.random.RandomState(0)
     X, y = rng.uniform(size=(40, 784)), rng.randint(2, size=40)
