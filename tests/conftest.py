@@ -21,20 +21,21 @@ SPEED = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_spli
 CACHE_BYTES = 1 << 30
 # CPU seconds of the slowest files, which are started first so that no worker ends with one alone.
 SECONDS = {
-    "tests/estimators/test_check_estimator.py": 70,
-    "tests/estimators/test_image_classifier.py": 100,
-    "tests/estimators/test_anomaly.py": 60,
-    "tests/estimators/test_born.py": 60,
-    "tests/estimators/test_estimators.py": 60,
-    "tests/estimators/test_looking_inside.py": 60,
-    "tests/generators/test_generators.py": 130,
-    "tests/generators/test_models.py": 80,
-    "tests/generators/test_parts.py": 60,
-    "tests/test_axes.py": 45,
-    "tests/test_cartesian.py": 60,
-    "tests/test_main.py": 25,
-    "tests/training/test_gradient.py": 60,
-    "tests/training/test_sweep.py": 120,
+    "tests/contraction/test_operator.py": 50,
+    "tests/estimators/test_anomaly.py": 75,
+    "tests/estimators/test_check_estimator.py": 55,
+    "tests/estimators/test_estimators.py": 65,
+    "tests/estimators/test_image_classifier.py": 90,
+    "tests/estimators/test_looking_inside.py": 80,
+    "tests/generators/test_generators.py": 45,
+    "tests/generators/test_models.py": 75,
+    "tests/generators/test_parts.py": 30,
+    "tests/image/test_dttn.py": 50,
+    "tests/test_axes.py": 60,
+    "tests/test_cartesian.py": 80,
+    "tests/training/test_gradient.py": 40,
+    "tests/training/test_isometric.py": 40,
+    "tests/training/test_sweep.py": 150,
 }
 # Tests whose results the processor rounds, by how they begin: .ci/run all repeats them on others.
 NUMERICAL = (
