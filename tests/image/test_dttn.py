@@ -34,7 +34,7 @@ INTERACTIONS = [AIM, SIMConv, SIMLinear, NoProduct]
 SMALL = Variant((2,), (2,), stem=())
 
 
-def with_moments(model, x):
+def observed(model, x):
     """Outputs of a batch and the moments that it had on the way."""
     outputs = model(x, moments := [])
     return outputs, moments
@@ -99,7 +99,7 @@ def test_an_aim_is_what_its_formula_says(x64):
 def test_moments_of_a_batch_put_in_place_give_its_outputs_again(block, merge, x64):
     options = {"block": block, "merge": merge, "key": jax.random.key(0)}
     model = DTTN(SMALL, (4, 3, 2), 3, **options)
-    outputs, moments = call(with_moments, model, images())
+    outputs, moments = call(observed, model, images())
     assert len(moments) == len(model.moments)
     again = call(model.with_moments(moments), images())
     np.testing.assert_allclose(again, outputs, atol=1e-10)

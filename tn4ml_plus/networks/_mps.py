@@ -103,7 +103,7 @@ class ChainOfCores:
         return np.stack([columns, -1.5 * rows], axis=1)
 
     def permute_arrays(self, shape: str | None = None) -> None:
-        """Store the arrays in the order `shape`, by default l, r and `_letters`; others last."""
+        """Store the arrays in the order `shape`: lrp, of operators lrud, if None; others last."""
         own_inds, letters = self._own_inds(), self._letters
         shape = f"lr{letters}" if shape is None else shape
         for i in self.gen_sites_present():
