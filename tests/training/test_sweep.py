@@ -425,11 +425,9 @@ def teacher():
 @pytest.mark.parametrize(
     ("n_sites", "bond_dim", "noise"),
     [
+        (1, 2, 0),
         (2, 2, 0),
-        *(
-            pytest.param(*row, marks=pytest.mark.long)
-            for row in [(1, 2, 0), (2, 20, 0), (2, 20, 0.05)]
-        ),
+        *(pytest.param(2, 20, noise, marks=pytest.mark.long) for noise in (0, 0.05)),
     ],
 )
 def test_bonds_find_the_rank_of_the_data(teacher, n_sites, bond_dim, noise):
