@@ -1,5 +1,6 @@
 """Network outputs with an exact scale: a value and an integer power of two."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,8 @@ def power_of_two(exponent, dtype):
     return jax.lax.bitcast_convert_type(bits, jnp.dtype(dtype))
 
 
+# Exact arithmetic is one program where nothing else is being compiled.
+@partial(jax.jit, inline=True)
 def scale_by_power_of_two(value, exponent):
     """value * 2**exponent, exact until it leaves the range of value's dtype (then 0 or inf)."""
     limit = 1000 if value.dtype == jnp.float64 else 124
@@ -30,6 +33,7 @@ def times_power_of_two(value, exponent):
     return value * power_of_two(exponent, value.dtype)[(None,) * (value.ndim - 1)]
 
 
+@partial(jax.jit, inline=True)
 def exponent_of(v):
     """Base-2 exponents of the largest moduli over the first axis, (D, batch) -> (batch,) int32."""
     integer = {4: jnp.int32, 8: jnp.int64}[v.dtype.itemsize]

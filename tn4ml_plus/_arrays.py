@@ -1,5 +1,7 @@
 """Small choices about arrays that must be the same everywhere."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -20,3 +22,17 @@ def with_fixed_signs(columns):
     """
     largest = np.argmax(np.abs(columns), axis=0)
     return columns * np.sign(columns[largest, np.arange(columns.shape[1])])
+
+
+def on_device(x, dtype=None):
+    """An array of JAX, made without a program where `x` is none yet.
+
+    `jax.numpy.asarray` compiles one for every shape that it is given.
+
+    >>> on_device(np.arange(3), float).tolist()
+    [0.0, 1.0, 2.0]
+    """
+    if isinstance(x, jax.Array):
+        return jnp.asarray(x, dtype)
+    # A copy, as JAX may go on with the memory that it is given.
+    return jax.device_put(np.array(x, dtype))

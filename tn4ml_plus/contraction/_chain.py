@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from .._amplitude import Amplitude, exponent_of, scale_by_power_of_two, times_power_of_two
+from .._arrays import on_device
 from .._registry import variant
 from ..networks import MPS, as_network
 from ._pack import common_dtype, khatri_rao, pack, padded, stacked
@@ -142,7 +143,7 @@ class ChainStructure(LinearStructure):
         center = cores[-1].reshape(*cores[-1].shape[:3], *self.output_dims)
         packed = {
             "left": stacked(cores[:c], shape, center.dtype),
-            "center": jnp.asarray(np.moveaxis(center, 2, -1)),
+            "center": on_device(np.moveaxis(center, 2, -1)),
             "right": stacked(cores[c : n - 1][::-1], shape, center.dtype),
         }
         return packed, dataclasses.replace(self, bond_dims=(1, *arms(ranks, c), 1))
@@ -165,7 +166,7 @@ def _(mps: MPS):
     middle = padded(cores[center], (*shape[:2], *structure.output_dims, shape[-1]))
     packed = {
         "left": stacked(cores[:center], shape, dtype),
-        "center": jnp.asarray(middle, dtype),
+        "center": on_device(middle, dtype),
         "right": stacked(right, shape, dtype),
     }
     return packed, structure

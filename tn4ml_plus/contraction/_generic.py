@@ -13,6 +13,7 @@ import quimb.tensor as qtn
 from jax import lax
 
 from .._amplitude import Amplitude, exponent_of, power_of_two
+from .._arrays import on_device
 from .._registry import variant
 from ..errors import ContractionTooLargeError
 from ..networks import MERA, Network, as_network, from_quimb
@@ -149,7 +150,7 @@ def pack_as(cls, network, **fields):
     structure, arrays = cls(**fields_of(found), **fields), [t.data for t in found]
     dtype = common_dtype(arrays)
     arrays = map(padded, spread(arrays, found.exponent), structure.padded().shapes)
-    return tuple(jnp.asarray(array, dtype) for array in arrays), structure
+    return tuple(on_device(array, dtype) for array in arrays), structure
 
 
 def fields_of(network):

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from .._amplitude import Amplitude, exponent_of, times_power_of_two
+from .._arrays import on_device
 from .._registry import variant
 from ..errors import ContractionTooLargeError
 from ..networks import MPO, MPS, SMPO, LayeredMPS, as_network
@@ -180,7 +181,7 @@ class OperatorStructure(LinearStructure):
         plain = [core[:, :, 0] for i, core in enumerate(cores) if i not in self.output_sites]
         packed = {
             "plain": stacked(plain, (bond, self.phys_dim, bond), cores[0].dtype),
-            "output": jnp.asarray(np.stack([cores[i] for i in self.output_sites])),
+            "output": on_device(np.stack([cores[i] for i in self.output_sites])),
         }
         return packed, dataclasses.replace(self, bond_dims=(1, *arms(ranks, c), 1))
 

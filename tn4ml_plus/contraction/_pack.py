@@ -1,6 +1,6 @@
 """The seam between quimb and speed: a network as a few arrays and a hashable structure."""
 
-from functools import reduce, singledispatch
+from functools import partial, reduce, singledispatch
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._amplitude import Amplitude
+from .._arrays import on_device
 from ._structure import Phi, Structure
 
 
@@ -51,7 +52,7 @@ def unpack(packed: Any, structure: Structure):
 def contract(packed: Any, structure: Structure, phi: Phi) -> Amplitude:
     """Evaluate a network on a batch of embedded samples.
 
-    Pure and differentiable in `packed` and `phi`; call it under `jax.jit` with `structure` static.
+    Pure and differentiable in `packed` and `phi`, and compiled for each `structure` and batch size.
 
     Parameters
     ----------
@@ -74,15 +75,28 @@ def contract(packed: Any, structure: Structure, phi: Phi) -> Amplitude:
             f"{structure.phys_dim}), got {phi.shape}: is this the embedding, and are these the "
             "features, that the network was made for?"
         )
-    return structure.contract(packed, phi)
+    return _contract(structure, packed, phi)
 
 
 def log_norm_squared(packed: Any, structure: Structure) -> Float[Array, ""]:
     """Natural log of the network's squared Frobenius norm, see `contract` for the parameters."""
+    return _log_norm_squared(structure, packed)
+
+
+# One program where nothing else is being compiled, and no call within one that is.
+@partial(jax.jit, static_argnums=0, inline=True)
+def _contract(structure, packed, phi):
+    return structure.contract(packed, phi)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _log_norm_squared(structure, packed):
     return structure.log_norm_squared(packed)
 
 
-_contract = jax.jit(contract, static_argnums=1)
+@partial(jax.jit, static_argnums=0)
+def _log_abs(structure, packed, phi):
+    return structure.contract(packed, phi).log_abs()
 
 
 def calibrate(
@@ -119,7 +133,7 @@ def calibrate(
     '1.000'
     """
     weight = np.ones(len(phi)) if sample_weight is None else np.asarray(sample_weight)
-    log_abs = np.asarray(_contract(packed, structure, phi).log_abs(), float)
+    log_abs = np.asarray(_log_abs(structure, packed, phi), float)
     log_abs = log_abs.reshape(len(phi), -1)[weight > 0]
     largest = log_abs.max()
     if not np.isfinite(largest):
@@ -198,7 +212,7 @@ def stacked(arrays, shape, dtype):
     """Arrays zero-padded to a shape each, as one of a dtype."""
     arrays = [padded(array, shape) for array in arrays]
     xp = jnp if any(isinstance(array, jax.core.Tracer) for array in arrays) else np
-    return jnp.asarray(xp.stack(arrays) if arrays else np.zeros((0, *shape)), dtype)
+    return on_device(xp.stack(arrays) if arrays else np.zeros((0, *shape)), dtype)
 
 
 def khatri_rao(*factors):

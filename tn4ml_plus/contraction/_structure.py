@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._amplitude import Amplitude
+from .._arrays import on_device
 from .._registry import variant
 from .._types import AnyArray
 
@@ -174,7 +175,9 @@ class Structure(abc.ABC):
 
     def with_bias(self, packed, bias):
         """Sum with the tensors with outputs of `bias`, see `Structure` for the parameters."""
-        return jax.tree.map(lambda a, b, n: a + b if n else a, packed, bias, self.output_tensors)
+        packed, bias = jax.device_get((packed, bias))
+        total = jax.tree.map(lambda a, b, n: a + b if n else a, packed, bias, self.output_tensors)
+        return jax.tree.map(on_device, total)
 
     def rescale(self, packed, log_factor):
         """Multiply the outputs by exp(log_factor), see `Structure` for the parameters.
@@ -187,7 +190,9 @@ class Structure(abc.ABC):
         at_outputs = np.clip(log_factor, -limit, limit)
         each = np.exp((log_factor - at_outputs) / self.n_tensors)
         factors = {False: each, True: each * np.exp(at_outputs / max(n_outputs, 1))}
-        return jax.tree.map(lambda a, n: a * a.dtype.type(factors[n > 0]), packed, counts)
+        packed = jax.device_get(packed)
+        scaled = jax.tree.map(lambda a, n: a * a.dtype.type(factors[n > 0]), packed, counts)
+        return jax.tree.map(on_device, scaled)
 
     # What some can do -----------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import quimb.tensor as qtn
 
+from .._arrays import on_device
 from .._registry import variant
 from ..contraction import SquaredNorm, calibrate, pack, unpack
 from ..initializers import Noiseless
@@ -121,7 +122,7 @@ class Ensemble:
         packs = [pack(member) for member in self.networks]
         # In the precision of now, whichever the networks were trained in.
         params = jax.tree.map(
-            lambda leaf: leaf.astype(samples.phi.dtype), stacked(p for p, _ in packs)
+            partial(on_device, dtype=samples.phi.dtype), stacked(p for p, _ in packs)
         )
         anchor, state = self.anchor, self.trainer_state
         if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, anchor):
@@ -136,7 +137,7 @@ class Ensemble:
             anchor=anchor,
             samples=samples,
             n_samples=n_samples,
-            neutral=jnp.asarray(neutral),
+            neutral=on_device(neutral),
             orders=self._orders(),
             validation=validation,
             random_state=rng,
@@ -186,7 +187,7 @@ class Ensemble:
             groups = [(stacked(p for p, _ in packs), packs[0][1].padded(), self._orders())]
         else:
             groups = [
-                (stacked([packed]), structure.padded(), jnp.asarray(order[None], jnp.int32))
+                (stacked([packed]), structure.padded(), on_device(order[None], np.int32))
                 for (packed, structure), order in zip(packs, self.orders, strict=True)
             ]
         dtype = jax.tree.leaves(packs[0][0])[0].dtype
@@ -230,7 +231,7 @@ class Ensemble:
     def from_state(cls, state: dict) -> "Ensemble":
         """The ensemble that `to_state` described."""
         networks = list(map(unpack, state["networks"], state["structures"]))
-        anchor = jax.tree.map(jnp.asarray, state["anchor"])
+        anchor = jax.tree.map(on_device, state["anchor"])
         state = {name: value for name, value in state.items() if name != "structures"}
         return cls(**state | {"networks": networks, "anchor": anchor})
 
@@ -242,7 +243,7 @@ class Ensemble:
         """Site orders on the device, None where a single member has the given order."""
         if len(self.orders) == 1 and (np.diff(self.orders) == 1).all():
             return None
-        return jnp.asarray(self.orders, jnp.int32)
+        return on_device(self.orders, np.int32)
 
 
 def _started(recipe, spec, batch, order, shape, bias, rng):

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_array, column_or_1d, compute_sample_weight
@@ -12,6 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length
 
 from .._amplitude import Amplitude
+from .._arrays import on_device
 from .._checks import check
 from ..ensembles import Recipe
 from ..losses import CrossEntropy
@@ -222,5 +222,5 @@ def _probabilities(loss, outputs):
     """Probabilities of the classes of plain outputs (..., n_classes), float64."""
     flat = outputs.reshape(-1, outputs.shape[-1])
     with jax.enable_x64(True):
-        amplitude = Amplitude(jnp.asarray(flat), jnp.zeros(len(flat), jnp.int32))
+        amplitude = Amplitude(on_device(flat), on_device(np.zeros(len(flat), np.int32)))
         return np.asarray(loss.probabilities(amplitude)).reshape(outputs.shape)

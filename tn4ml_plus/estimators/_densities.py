@@ -4,11 +4,11 @@ from functools import lru_cache, partial
 from itertools import pairwise
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
 from .._amplitude import Amplitude
+from .._arrays import on_device
 from .._registry import variant
 from ..contraction import BornDensity, log_norm_squared, pack
 from ..embeddings import Orthonormal, PerFeature
@@ -17,7 +17,11 @@ _CELLS = 512
 # Rows that are drawn together, which bounds the memory of their distribution functions.
 _ROWS = 4096
 
-_log_norm = jax.jit(log_norm_squared, static_argnums=1)
+
+@partial(jax.jit, static_argnums=0)
+def _losses(loss, amplitude, target):
+    """Losses of each member, (n_members, n_samples)."""
+    return jax.vmap(loss, (0, None))(amplitude, target)
 
 
 @variant("state")
@@ -85,7 +89,7 @@ class NormScore:
     def surprises(self, reader, ensemble, table):
         """A density's feature is integrated out, others are averaged over values in fitting."""
         U, unseen = reader.encode(table)
-        phi, n_samples = reader.embed(U), len(U)
+        phi, n_samples = np.array(reader.embed(U)), len(U)
         of_logs = partial(self._of_logs, reader, ensemble, table=table)
 
         def log_weights(phi):
@@ -101,10 +105,11 @@ class NormScore:
             shares, axes = np.linalg.eigh(second)
             kept = shares > 1e-9 * shares[-1]
             axes = axes.T[kept].astype(phi.dtype)
-            logs = [
-                log_weights(phi.at[:, site].set(axis)) + np.log(share)
-                for share, axis in zip(shares[kept], axes, strict=True)
-            ]
+            own, logs = phi[:, site].copy(), []
+            for share, axis in zip(shares[kept], axes, strict=True):
+                phi[:, site] = axis
+                logs.append(log_weights(phi) + np.log(share))
+            phi[:, site] = own
             out[:, site] = of_logs(logsumexp(logs, axis=0)) - score
         out = np.where(np.isnan(U), 0, out)
         return out - derivatives - unseen * self.unseen_log_density
@@ -114,12 +119,12 @@ class NormScore:
         loss = ensemble.loss
         exponent = np.floor(log_weights / np.log(2))
         value = np.exp(log_weights - exponent * np.log(2))
-        amplitude = Amplitude(jnp.asarray(value), jnp.asarray(exponent, jnp.int32))
-        one = jnp.ones(log_weights.shape[1])
-        losses = np.stack([loss(each, one) for each in map(Amplitude, *amplitude)]).astype(float)
+        amplitude = Amplitude(on_device(value), on_device(exponent, np.int32))
+        one = on_device(np.ones(log_weights.shape[1]))
+        losses = np.asarray(_losses(loss, amplitude, one), float)
         if not loss.normalized:
             return -losses.mean(axis=0)
-        log_norms = np.array([_log_norm(*pack(network)) for network in ensemble.networks])
+        log_norms = np.array([log_norm_squared(*pack(network)) for network in ensemble.networks])
         losses = loss.with_log_norm(losses, log_norms[:, None])
         return reader.log_derivatives(table.floats).sum(axis=1) - losses.mean(axis=0)
 

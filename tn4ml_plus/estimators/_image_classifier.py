@@ -15,6 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from .. import training
+from .._arrays import on_device
 from .._checks import check, function_tuple, int_tuple, warn
 from .._registry import lookup, resolve
 from ._classifier import ProbabilisticClassifier, read_classes
@@ -178,7 +179,7 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
         super()._restore(state)
         model = self._model(self._resolve_model(), jax.random.key(0))
         model = model.fold_batchnorm() if self._is_folded else model
-        self.model_ = jax.tree.unflatten(jax.tree.structure(model), map(jnp.asarray, leaves))
+        self.model_ = jax.tree.unflatten(jax.tree.structure(model), map(on_device, leaves))
 
     def _resolve_model(self):
         check_switches(self)

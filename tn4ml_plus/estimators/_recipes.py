@@ -3,11 +3,10 @@
 import dataclasses
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import quimb.tensor as qtn
 
-from .._arrays import evenly_spaced
+from .._arrays import evenly_spaced, on_device
 from .._checks import check_int, function_tuple
 from .._registry import resolve
 from ..contraction import as_tree
@@ -146,8 +145,8 @@ def prepared(recipe, data, rng, before=None, outputs=(None, None)):
         padding = [(0, len(phi) - len(rows))]
         return Samples(
             phi,
-            jnp.asarray(np.pad(target, padding + [(0, 0)] * (target.ndim - 1))),
-            jnp.asarray(np.pad(data.weight[rows], padding), float),
+            on_device(np.pad(target, padding + [(0, 0)] * (target.ndim - 1))),
+            on_device(np.pad(data.weight[rows], padding), float),
         )
 
     held_out = None if validation is None else samples(validation)

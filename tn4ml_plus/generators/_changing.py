@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arrays import on_device
 from .._checks import check, check_int, check_number
 from ..io import read, write
 from ._base import Activation, Generator, built, is_generator, mapped, parameters
@@ -256,7 +257,7 @@ def load(path: str | Path, like):
                 f"{name} is stored as {array.dtype}{array.shape}, `like` has "
                 f"{leaf.dtype}{tuple(leaf.shape)}: make `like` as the saved tree was made."
             )
-        leaves[place] = jnp.asarray(array)
+        leaves[place] = on_device(array)
     if extra := sorted(arrays.keys() - wanted):
         raise ValueError(f"`like` has no place for what the file holds: {', '.join(extra)}.")
     return jax.tree.unflatten(structure, leaves)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arrays import on_device
 from .._checks import check, check_instance, check_int, check_number, int_tuple
 from .._registry import variant
 from .._types import ArrayLike
@@ -386,14 +387,14 @@ def _check_size(shape):
 
 
 def _double(model):
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), model)
+    return jax.tree.map(lambda leaf: on_device(leaf, float), model)
 
 
 def _matrix(function, shape):
     """(n_out, n_in + 1) of an affine function of maps of this shape: its matrix and constant."""
     n = int(np.prod(shape))
     points = np.eye(n, n + 1).reshape(*shape, n + 1)
-    values = np.array(eqx.filter_jit(function)(jnp.asarray(points))).reshape(-1, n + 1)
+    values = np.array(eqx.filter_jit(function)(on_device(points))).reshape(-1, n + 1)
     values[:, :-1] -= values[:, -1:]
     return values
 

@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arrays import on_device
+
 # Up to here a matrix of all pixels is faster than nine shifts, with its backward pass.
 _BANDED_PIXELS = 196
 
 
 def constant(value, n=None):
     """Parameters that start at one value."""
-    # From NumPy, as the compilation of many small fills would take longer than many trainings.
-    return jnp.asarray(np.full(() if n is None else n, value), float)
+    return on_device(np.full(() if n is None else n, value), float)
 
 
 def kaiming_normal(key, shape, fan_in):
@@ -32,7 +33,7 @@ def kaiming_normal(key, shape, fan_in):
     kind, data = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype), jax.random.key_data(key)
     if isinstance(data, jax.core.Tracer):
         return jax.pure_callback(draw, kind, data, vmap_method="sequential")
-    return jnp.asarray(draw(data))
+    return on_device(draw(data))
 
 
 def check_floating(x):

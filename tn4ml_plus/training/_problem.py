@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arrays import on_device
 from ..contraction import unpack
 from ._risk import Risk, all_finite, count, mean_loss, members, value
 
@@ -165,9 +166,7 @@ class Problem(Trainable):
 
     @cached_property
     def _total_weight(self):
-        # Perhaps asked for first by a function that is being traced.
-        with jax.ensure_compile_time_eval():
-            return float(self.samples.weight.sum())
+        return float(np.asarray(self.samples.weight).sum(dtype=float))
 
     @cached_property
     def risk(self) -> Risk:
@@ -187,11 +186,11 @@ class Problem(Trainable):
         rows : int array (n_rows,) or (n_members, n_rows), optional
             Samples that the mean is estimated from, -1 for none; None: all samples.
         """
-        return value(self.risk, params, None if rows is None else jnp.asarray(rows))
+        return value(self.risk, params, None if rows is None else on_device(rows))
 
     def value_and_grad(self, params, rows=None) -> tuple[jax.Array, Any]:
         """The objective and its gradient in `params`; see `Problem.value` for the parameters."""
-        rows = None if rows is None else jnp.asarray(rows)
+        rows = None if rows is None else on_device(rows)
         return value(self.risk, params, rows, jax.value_and_grad)
 
     def validation_loss(self, params) -> float:

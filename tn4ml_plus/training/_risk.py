@@ -11,17 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .._arrays import on_device
 from ..contraction import contract, log_norm_squared, pack, unpack
 
 
 def members(structures: tuple, params) -> list[tuple]:
-    """Pairs of a structure and the packed network that it describes.
+    """Pairs of a structure and the packed network (NumPy) that it describes.
 
     Parameters
     ----------
     structures : tuple, one per network
     params : pytree, the packed networks, with leaves (n_members, ...)
     """
+    params = jax.device_get(params)
     pairs = enumerate(structures)
     return [(structure, jax.tree.map(itemgetter(m), params)) for m, structure in pairs]
 
@@ -32,7 +34,7 @@ def stacked(trees: Iterable) -> Any:
     def stack(*leaves):
         shape = np.max([leaf.shape for leaf in leaves], axis=0)
         padding = [[(0, size) for size in shape - np.array(leaf.shape)] for leaf in leaves]
-        return jnp.asarray(np.stack([*map(np.pad, leaves, padding)]))
+        return on_device(np.stack([*map(np.pad, leaves, padding)]))
 
     return jax.tree.map(stack, *trees)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from .._arrays import on_device
 from .._checks import check, check_instance, check_int, check_number, function_tuple
 from .._registry import register, variant
 from ..errors import NotFiniteError
@@ -81,7 +81,7 @@ class Checkpoint:
                 f"{', '.join(other) or 'the model'}: remove the file to start again, or name "
                 "another one."
             )
-        return jax.tree.unflatten(treedef, map(jnp.asarray, saved)), metadata["history"]
+        return jax.tree.unflatten(treedef, map(on_device, saved)), metadata["history"]
 
 
 class Step(NamedTuple):
@@ -196,7 +196,7 @@ class Trainer(abc.ABC):
                 "The optimizer differs from the one that training started with: keep it, or call "
                 "fit to start again."
             )
-        return problem.params, jax.tree.unflatten(tree, map(jnp.asarray, leaves))
+        return problem.params, jax.tree.unflatten(tree, map(on_device, leaves))
 
     def outcome(self, problem, params) -> Result:
         """A `Result` with these parameters in the problem's form.
@@ -248,7 +248,7 @@ def run(trainer, problem, n_epochs):
             if stopping and epoch > best[1] + stopping.patience:
                 break
             step = trainer.step(problem, params, state, epoch)
-            loss = float(np.mean(step.loss))
+            loss = float(np.mean(np.asarray(step.loss, float)))
             if not np.isfinite(loss) or not problem.is_finite(step.params):
                 kept = " The weights of the epoch before were kept." if epoch else ""
                 raise NotFiniteError(

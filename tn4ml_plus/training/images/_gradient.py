@@ -101,7 +101,8 @@ class ImageGradient(Trainer):
         n, samples = problem.n_samples, problem.samples
         batch_size = min(self.batch_size, n)
         steps = n // batch_size
-        samples = samples._replace(weight=samples.weight * (n / samples.weight.sum()))
+        weight = np.asarray(samples.weight)
+        samples = samples._replace(weight=weight * weight.dtype.type(n / weight.sum(dtype=float)))
         rates = padded_rates(self, self.learning_rate, n, epoch, steps)
         rng = np.random.default_rng([problem.seed, epoch])
         rows = np.zeros((len(rates), batch_size), np.int32)

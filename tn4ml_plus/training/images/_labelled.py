@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._arrays import on_device
 from .._problem import Result, Trainable, bucket
 
 # Images evaluated at a time.
@@ -38,9 +39,9 @@ class LabelledImages(NamedTuple):
         # A multiple of the images evaluated at a time where it is larger.
         length = length if length <= _BLOCK else -(-length // _BLOCK) * _BLOCK
         padding = (0, length - len(images))
-        parts = (jnp.asarray(np.pad(part, padding)) for part in (target, weight))
+        parts = (on_device(np.pad(part, padding)) for part in (target, weight))
         images = np.pad(images, [padding, (0, 0), (0, 0), (0, 0)])
-        return cls(jnp.asarray(images), *parts, jnp.asarray(mean), jnp.asarray(scale))
+        return cls(on_device(images), *parts, on_device(mean), on_device(scale))
 
     def standardised(self, images):
         """Images as models see them, in the precision of `scale`."""

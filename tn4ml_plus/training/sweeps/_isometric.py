@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from ..._amplitude import power_of_two
+from ..._arrays import on_device
 from ..._checks import warn
 from ..._registry import variant
 from ._effective_problem import EffectiveObjective
@@ -87,8 +88,8 @@ class _Isometric(Sweeper):
             exponent += int(e)
         dtype = self.state.cores[ROOT].dtype
         self.cores = [self._padded(i, core.astype(dtype)) for i, core in enumerate(cores)]
-        self.state = self.state._replace(ranks=jnp.asarray(ranks, jnp.int32))
-        self.exponent = jnp.asarray(exponent, jnp.int32)
+        self.state = self.state._replace(ranks=on_device(ranks, np.int32))
+        self.exponent = on_device(exponent, np.int32)
 
     def packed(self):
         """The packed network, all of its scale at the root if its floats can hold it."""
@@ -108,16 +109,12 @@ class _Isometric(Sweeper):
         """Improve the root, every isometry, and the root again: the loss, the share changed."""
         self.improve_root(settings)
         plan = self.plan(Scheme(extend_above, isometric_update, single=True))
-        changed = self._run(plan, jnp.zeros(len(plan.places.node), bool), self.exponents)
+        changed = self._run(plan, on_device(np.zeros(len(plan.places.node), bool)), self.exponents)
         loss = self.improve_root(settings)
         # Isometries again, with the exponents that the states lack at the root.
-        exponents, cores = jnp.append(self.exponents, 0), {}
-        for name, stack in self.state.cores.items():
-            nodes = [i for i, other in enumerate(self.stacks) if other == name]
-            own = exponents[jnp.asarray(nodes)].reshape(-1, *[1] * (stack.ndim - 1))
-            cores[name] = jnp.ldexp(stack, own)
-        self.state = self.state._replace(cores=cores)
-        self.exponent = self.exponent - jnp.sum(self.exponents, dtype=jnp.int32)
+        exponents = np.asarray(self.exponents)
+        self.cores = list(map(np.ldexp, self.cores, [*exponents, 0]))
+        self.exponent = on_device(int(self.exponent) - exponents.sum(), np.int32)
         loss, changed = jax.device_get((loss, changed))
         return loss, np.mean(changed[plan.last]) if len(plan.last) else 1.0
 

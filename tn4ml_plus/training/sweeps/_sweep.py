@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._arrays import on_device
 from ..._checks import check, check_int, check_number
 from ..._registry import variant
 from .._problem import Result, bucket
@@ -63,7 +64,7 @@ class SweepTrainer(Trainer):
 
     def begin(self, problem):
         """A `Sweeper` for each network, and no state besides."""
-        networks = members(problem.structures, jax.device_get(problem.params))
+        networks = members(problem.structures, problem.params)
         # All of one size, that of the largest bond of any.
         size = max((rank for s, p in networks for rank in s.to_nodes(p)[1]), default=1)
         return [self._sweeper(network, problem.objective, size) for network in networks], ()
@@ -75,7 +76,8 @@ class SweepTrainer(Trainer):
         losses, numbers, new = [], [], []
         for m, before in enumerate(params):
             # A copy, since sweeps give the memory of what they start from to what they end with.
-            member, of_batches, weights = jax.tree.map(jnp.copy, before), [], []
+            leaves, tree = jax.tree.flatten(before)
+            member, of_batches, weights = jax.tree.unflatten(tree, _copied(leaves)), [], []
             if epoch == 1:
                 # What a start makes of the samples says little of the outputs' size.
                 member.choose_unit()
@@ -106,7 +108,7 @@ class SweepTrainer(Trainer):
 
     def _show(self, member, problem, m, rows):
         samples, rng = problem.samples, problem.random_state
-        order = None if problem.orders is None else problem.orders[m]
+        order = None if problem.orders is None else np.asarray(problem.orders)[m]
         phi, target, weight = _chosen(samples, rows, order)
         if self.feature_dropout:
             dropped = rng.random_sample((len(phi), len(rows))) < self.feature_dropout
@@ -115,8 +117,13 @@ class SweepTrainer(Trainer):
         signs = None
         if self.shrinkage < 1:
             signs = rng.choice([-1.0, 1.0], (min(len(rows), METRIC_ROWS), member.n_signs))
-            signs = jnp.asarray(signs, phi.dtype)
+            signs = on_device(signs, phi.dtype)
         member.see(phi, target, weight, signs)
+
+
+@jax.jit
+def _copied(arrays):
+    return [jnp.copy(array) for array in arrays]
 
 
 @jax.jit

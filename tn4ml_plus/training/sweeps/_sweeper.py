@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._arrays import on_device
 from ...contraction import END, OPEN, SHUT
 from . import _updates as bonds
 from ._effective_problem import Report, Task
@@ -62,9 +63,9 @@ class Sweeper:
         for node in reversed(range(len(ranks))):
             self.depths[node] = self.depths[form.parents[node][0]] + 1
         self._plans, self.spacing = {}, 1
-        self.batch, self.exponents, self.exponent = None, None, jnp.zeros((), jnp.int32)
-        square = jnp.zeros((), cores[-1].dtype)
-        self.state = bonds.SweepState({}, jnp.asarray(ranks, jnp.int32), square)
+        self.batch, self.exponents, self.exponent = None, None, on_device(0, np.int32)
+        square = on_device(0, cores[-1].dtype)
+        self.state = bonds.SweepState({}, on_device(ranks, np.int32), square)
         self.cores = [self._padded(i, np.asarray(core)) for i, core in enumerate(cores)]
 
     def tree_flatten(self):
@@ -100,7 +101,7 @@ class Sweeper:
         stacks = {name: [] for name in self.stacks}
         for name, core in zip(self.stacks, cores, strict=True):
             stacks[name].append(core)
-        stacks = {name: jnp.asarray(np.stack(stack)) for name, stack in stacks.items()}
+        stacks = {name: on_device(np.stack(stack)) for name, stack in stacks.items()}
         self.state = self.state._replace(cores=stacks)
 
     def choose_unit(self):
@@ -136,7 +137,7 @@ class Sweeper:
         made, self.batch = _begun(self.form.is_open, sizes, phi, target, weight, signs)
         self.state = self.state._replace(above=above, outputs=None, **made)
         plan = self.plan(None)
-        self.exponents = self._run(plan, jnp.asarray(np.zeros(last, np.int32)), None)
+        self.exponents = self._run(plan, on_device(np.zeros(last, np.int32)), None)
         names, numbers = zip(*self._states(last))
         given = self.task, names, self.state, self.batch, numbers, self.exponent
         self.state, self.batch = bonds.evaluate_root(*given, self.exponents)
@@ -153,7 +154,7 @@ class Sweeper:
         shape = max(1, deepest // self.spacing + self.spacing - 1), *shape
         above, self.state = self.state.above, self.state._replace(above=None)
         if above is None or above.shape != shape or above.dtype != dtype:
-            above = jnp.zeros(shape, dtype)
+            above = jax.device_put(np.zeros(shape, dtype))
         return above
 
     def forget(self):
@@ -191,9 +192,8 @@ class Sweeper:
         """A `Report` with a row for each of n updates."""
         numbers = np.zeros(n, self.batch.sites.dtype)
         others = {"accepted": np.zeros(n, bool), "rank": np.zeros(n, np.int32)}
-        # Made by NumPy, which compiles nothing.
         rows = Report(**dict.fromkeys(Report._fields, numbers) | others)
-        return jax.tree.map(jnp.asarray, rows)
+        return jax.tree.map(on_device, rows)
 
     def _rows(self, scheme):
         """(update, layout, place) of all updates of a sweep, None for one that finds states."""
@@ -237,7 +237,7 @@ class Sweeper:
                 values = [getattr(row, name) for row in places]
                 if name in ("mine", "siblings"):
                     values = [[*value, *[0] * (width - len(value))] for value in values]
-                return jnp.asarray(values, jnp.int32)
+                return on_device(values, np.int32)
 
             columns = bonds.Place(*map(column, bonds.Place._fields))
             mine = [i for i, update in enumerate(updates) if update is not bonds.extend_above]
