@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import math
+from functools import partial
 from typing import ClassVar
 
 import equinox as eqx
@@ -10,6 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_number
+
+#: Decorator of what is one program where nothing else is being compiled.
+one_program = partial(eqx.filter_jit, inline=True)
 
 
 class Generator(eqx.Module):
@@ -126,11 +130,18 @@ def in_place_of(weight, key, *, generator, rms=None):
     """A generator of the shape, the type and the root mean square (or `rms`) of a weight."""
     check_dtype(weight.dtype)
     made = cast(made_by(generator, weight.shape, key), weight.dtype)
-    wanted = jnp.sqrt(jnp.mean(weight**2)) if rms is None else rms
+    made, wanted = _sized(made, weight, rms)
     if not isinstance(wanted, jax.core.Tracer) and not math.isfinite(wanted):
         raise ValueError("A weight to replace is not finite: remove its NaN and infinities first.")
+    return made
+
+
+@one_program
+def _sized(made, weight, rms):
+    """A generator scaled to a root mean square, that of a weight if None, which comes with it."""
+    wanted = jnp.sqrt(jnp.mean(weight**2)) if rms is None else rms
     factor = wanted / jnp.sqrt(jnp.mean(made() ** 2))
-    return made.scaled(jnp.where(factor > 0, factor, 1))
+    return made.scaled(jnp.where(factor > 0, factor, 1)), wanted
 
 
 class Activation(eqx.Module):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_int, check_number
-from ._base import Generator, check_dtype
+from ._base import Generator, check_dtype, one_program
 from ._decoder import Factors, Layer, last
 from ._tensorisations import check_weight_shape, n_digits
 from ._trees import ATTNGenerator, near_identity, signed
@@ -82,14 +82,15 @@ class BrickWallGenerator(Generator):
         rms = math.sqrt(2 / self.shape[0]) if rms is None else rms
         circuits = []
         for power, each in zip(powers, jax.random.split(key, len(powers)), strict=True):
-            circuit = BrickWall(power, radix, gate_noise, each, dtype)
-            circuits.append(circuit.scaled(rms / circuit.factors().rms()))
+            circuits.append(_of_rms(BrickWall(power, radix, gate_noise, each, dtype), rms))
         self.circuits = tuple(circuits)
 
+    @one_program
     def __call__(self):
         parts = [circuit.factors().tensor() for circuit in self.circuits]
         return jnp.concatenate(parts).reshape(self.shape)
 
+    @one_program
     def entries(self, index):
         index = jnp.asarray(index)
         start, found = 0, 0
@@ -106,6 +107,11 @@ class BrickWallGenerator(Generator):
     def scaled(self, factor):
         circuits = tuple(circuit.scaled(factor) for circuit in self.circuits)
         return eqx.tree_at(lambda g: g.circuits, self, circuits)
+
+
+@one_program
+def _of_rms(circuit, rms):
+    return circuit.scaled(rms / circuit.factors().rms())
 
 
 class GroupedGenerator(Generator):
@@ -144,16 +150,19 @@ class GroupedGenerator(Generator):
         keys = jax.random.split(key, n_groups)
         self.groups = eqx.filter_vmap(lambda k: generator(block, key=k, rms=rms, **options))(keys)
 
+    @one_program
     def __call__(self):
         blocks = eqx.filter_vmap(lambda g: g())(self.groups)
         return blocks.reshape(-1, *self.shape[1:])[: self.shape[0]]
 
+    @one_program
     def product(self, x):
         rows = self.groups.shape[0]
         x = jnp.pad(x, [(0, 0), (0, self.n_groups * rows - x.shape[1])])
         x = jnp.moveaxis(x.reshape(len(x), self.n_groups, rows), 1, 0)
         return eqx.filter_vmap(lambda g, x: g.product(x))(self.groups, x).sum(0)
 
+    @one_program
     def entries(self, index):
         size, index = math.prod(self.groups.shape), jnp.asarray(index)
         found = eqx.filter_vmap(lambda g: g.entries(index % size))(self.groups)

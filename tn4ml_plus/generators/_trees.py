@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arrays import on_device
 from .._checks import check, check_int, check_number, int_tuple
-from ._base import ELU, Activation, Generator, Identity, cast, check_dtype
+from ._base import ELU, Activation, Generator, Identity, cast, check_dtype, one_program
 from ._decoder import Layer, hidden, last
 from ._tensorisations import Modes, Paired, Tensorisation, check_weight_shape
 
@@ -102,7 +103,7 @@ class TreeGenerator(Generator):
         n_layers = len(self.schedule) - 1
         self.activations = cast(tuple(activation() for _ in range(n_layers - 1)), dtype)
         rms = math.sqrt(2 / self.shape[0]) if rms is None else rms
-        sizes = [jnp.asarray(size, dtype) for size in (rms, latent_std, gate_noise)]
+        sizes = [on_device(size, dtype) for size in (rms, latent_std, gate_noise)]
         plan = self.modes, bond_dim, self.schedule, range(n_layers)[self._gated], dtype
         self.latent, self.layers = _start(key, sizes, self.activations, plan)
 
@@ -116,15 +117,18 @@ class TreeGenerator(Generator):
     def _factors(self, **sizes):
         return last(self._state(), self.layers[-1], self.bond_dim, self.modes.radix, **sizes)
 
+    @one_program
     def __call__(self):
         return self._factors().weight(self.modes).reshape(self.shape)
 
+    @one_program
     def product(self, x):
         if len(self.modes.sizes) != 2:
             return super().product(x)
         rows_first = self.modes.sides == tuple(sorted(self.modes.sides))
         return self._factors(left_rows=4 if rows_first else 8).product(x, self.modes)
 
+    @one_program
     def entries(self, index):
         return self._factors().entries(self.modes.digits(index), self.modes.radix)
 

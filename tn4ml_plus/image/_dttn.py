@@ -84,6 +84,20 @@ VARIANTS = {
 }
 
 
+# One program where nothing else is being compiled.
+@functools.partial(eqx.filter_jit, inline=True)
+def _outputs(model, images, with_moments):
+    """Outputs and, if they are asked for, the moments of the batch."""
+    moments = [] if with_moments else None
+    x = model.before(0, images.transpose(3, 1, 2, 0))
+    for i, stage in enumerate(model.stages):
+        x = model.before(i, x) if i else x
+        for block in stage:
+            x = block(x, moments)
+    pooled = x.mean((1, 2), keepdims=True)
+    return model.head(pooled)[:, 0, 0].T, moments
+
+
 class DTTN(eqx.Module):
     """Deep tree tensor network: images (batch, height, width[, channels]) to (batch, n_outputs).
 
@@ -166,18 +180,14 @@ class DTTN(eqx.Module):
         moments : list, optional
             Gets the moments of the batch, which normalisations use then, for `with_moments`.
         """
-        images = self.with_channels(images)
-        x = self.before(0, images.transpose(3, 1, 2, 0))
-        for i, stage in enumerate(self.stages):
-            x = self.before(i, x) if i else x
-            for block in stage:
-                x = block(x, moments)
-        pooled = x.mean((1, 2), keepdims=True)
-        return self.head(pooled)[:, 0, 0].T
+        outputs, found = _outputs(self, self.with_channels(images), moments is not None)
+        if moments is not None:
+            moments.extend(found)
+        return outputs
 
     def with_channels(self, images: ArrayLike) -> jax.Array:
         """Images as (batch, height, width, channels); ValueError for other shapes and dtypes."""
-        images = jnp.asarray(images)
+        images = on_device(images)
         channels = self.image_shape[2]
         if images.ndim == 3 and channels == 1:
             images = images[..., None]

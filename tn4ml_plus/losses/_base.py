@@ -3,6 +3,7 @@
 import abc
 import math
 import numbers
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from .._amplitude import Amplitude
+from .._arrays import on_device
 from .._registry import variant
 from .._types import ArrayLike
 
@@ -172,18 +174,17 @@ class Loss(_Minimised, abc.ABC):
             cannot be checked while tracing. Regression: targets of exactly the outputs' shape.
             Density: (batch,), 1 for inliers and -1 for outliers.
         """
-        target = jnp.asarray(target)
+        target = on_device(target)
         if self.task == "classification":
             _check_classes(amplitude.value, target)
-            inside = (target >= 0) & (target < amplitude.value.shape[1])
-            return jnp.where(inside, self.per_sample(amplitude, target), jnp.nan)
+            return _of_classes(self, amplitude, target)
         _check_values(amplitude.value, target)
         if self.task == "density" and amplitude.value.ndim != 1:
             raise ValueError(
                 "A density's loss reads one squared norm per sample, shape (batch,), got "
                 f"{amplitude.value.shape}: see tn4ml_plus.contraction.SquaredNorm."
             )
-        return self.per_sample(amplitude, target.astype(amplitude.value.dtype))
+        return _of_values(self, amplitude, target)
 
     @abc.abstractmethod
     def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
@@ -216,6 +217,18 @@ class Loss(_Minimised, abc.ABC):
     def probabilities(self, amplitude: Amplitude) -> ByClass:
         """Class probabilities, (batch, n_classes), rows summing to 1."""
         return jnp.exp(self.log_probabilities(amplitude))
+
+
+# One program where nothing else is being compiled.
+@partial(jax.jit, static_argnums=0, inline=True)
+def _of_classes(loss, amplitude, target):
+    inside = (target >= 0) & (target < amplitude.value.shape[1])
+    return jnp.where(inside, loss.per_sample(amplitude, target), jnp.nan)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _of_values(loss, amplitude, target):
+    return loss.per_sample(amplitude, target.astype(amplitude.value.dtype))
 
 
 @variant("loss")
