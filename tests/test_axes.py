@@ -14,9 +14,11 @@ import optax
 import pytest
 from covering import pairs
 from jax.test_util import check_grads
+from one_program import call
 
 import tn4ml_plus
 from tn4ml_plus import embeddings, estimators, image, initializers, losses, networks, training
+from tn4ml_plus._arrays import on_device
 from tn4ml_plus._registry import from_json, lookup, names, resolve, to_json
 from tn4ml_plus.contraction import Amplitude, contract, pack, unpack
 from tn4ml_plus.inspection import bond_entropies, compress
@@ -107,9 +109,9 @@ def outputs_and_target(task):
     exponent = jnp.zeros(5, jnp.int32)
     if task == "density":
         return Amplitude(jnp.asarray(rng.uniform(0.5, 2, 5)), exponent), jnp.array([1, 1, 1, -1, 1])
-    value = jnp.asarray(rng.normal(size=(5, 3)))
-    classes = jnp.asarray(rng.integers(3, size=5))
-    target = classes if task == "classification" else jnp.asarray(rng.normal(size=(5, 3)))
+    value = on_device(rng.normal(size=(5, 3)))
+    classes = on_device(rng.integers(3, size=5))
+    target = classes if task == "classification" else on_device(rng.normal(size=(5, 3)))
     return Amplitude(value, exponent), target
 
 
@@ -124,11 +126,13 @@ def test_a_loss_has_right_gradients_refuses_wrong_shapes_and_takes_a_penalty(nam
         assert np.isfinite(found).all()
         # Each sample's loss is its own.
         np.testing.assert_allclose(
-            found[:2], loss(jax.tree.map(lambda a: a[:2], amplitude), target[:2]), rtol=1e-12
+            np.asarray(found)[:2],
+            loss(*(jax.tree.map(lambda a: np.asarray(a)[:2], x) for x in (amplitude, target))),
+            rtol=1e-12,
         )
         check_grads(
-            lambda value: loss(amplitude._replace(value=value), target),
-            (amplitude.value,),
+            jax.jit(lambda value: loss(amplitude._replace(value=value), target)),
+            (np.asarray(amplitude.value),),
             order=1, modes=("rev",), eps=1e-6, rtol=1e-6,
         )  # fmt: skip
     amplitude, target = outputs_and_target(loss.task)
@@ -226,7 +230,7 @@ def test_an_augmentation_keeps_shapes_and_the_weight_of_targets(name):
 def test_an_image_model_of_any_parts_gives_finite_outputs_and_gradients(block, merge):
     parts = {"block": lookup("block", block), "merge": lookup("merge", merge)}
     variant = image.Variant((2,), (1,), stem=())
-    made = image.DTTN(variant, (4, 3, 2), 3, **parts, key=jax.random.key(0))
+    made = call(image.DTTN, variant, (4, 3, 2), 3, **parts, key=jax.random.key(0))
     images = np.random.default_rng(0).normal(size=(5, 4, 3, 2)).astype("f4")
     outputs, gradient = jax.jit(
         jax.value_and_grad(lambda model: jnp.sum(jnp.tanh(model(images))) ** 2)

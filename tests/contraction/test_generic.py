@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import quimb.tensor as qtn
 
+from tn4ml_plus._arrays import on_device
 from tn4ml_plus.contraction import _generic, calibrate, contract, log_norm_squared, pack, unpack
 from tn4ml_plus.errors import ContractionTooLargeError
 from tn4ml_plus.networks import Network, from_quimb
@@ -109,7 +110,7 @@ def embedded(structure, batch, seed=1):
     phi = np.random.default_rng(seed).normal(size=(batch, structure.nsites, structure.phys_dim))
     for i, dim in enumerate(structure.phys_dims):
         phi[:, i, dim:] = 0
-    return jnp.asarray(phi)
+    return on_device(phi)
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def x64():
 
 def assert_close(ours, theirs):
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12 * max(jnp.abs(b).max(), 1))
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12 * max(np.abs(b).max(), 1))
 
 
 @pytest.mark.usefixtures("x64")

@@ -1,7 +1,6 @@
 """Models whose every number is away from its start, in double precision."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from one_program import call
@@ -22,13 +21,13 @@ def trained(x64):
 
     def make(variant, image_shape=(4, 3, 2), n_outputs=3, **options):
         rng = np.random.default_rng(0)
-        model = DTTN(variant, image_shape, n_outputs, **options, key=jax.random.key(0))
+        model = call(DTTN, variant, image_shape, n_outputs, **options, key=jax.random.key(0))
         _, moments = call(
             lambda model, x: (model(x, found := []), found),
             model,
-            jnp.asarray(rng.normal(size=(64, *image_shape))),
+            rng.normal(size=(64, *image_shape)),
         )
-        leaves, tree = jax.tree.flatten(model.with_moments(moments))
+        leaves, tree = jax.tree.flatten(jax.device_get(model.with_moments(moments)))
         return jax.tree.unflatten(tree, [a + 0.1 * rng.uniform(size=a.shape) for a in leaves])
 
     return make

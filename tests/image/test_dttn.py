@@ -215,8 +215,8 @@ def test_degrees_of_functions():
 def test_gradients_agree_with_differences(trained):
     model = trained(Variant((2,), (2,), stem=(2,)), merge=LayerNormProduct)
     x = images()
-    leaves, tree = jax.tree.flatten(model)
-    loss = lambda *leaves: (jax.tree.unflatten(tree, leaves)(x, []) ** 2).sum()  # noqa: E731
+    leaves, tree = jax.tree.flatten(jax.device_get(model))
+    loss = jax.jit(lambda *leaves: (jax.tree.unflatten(tree, leaves)(x, []) ** 2).sum())
     check_grads(loss, leaves, order=1, modes=["rev"], atol=1e-5, rtol=1e-5)
 
 
@@ -250,8 +250,14 @@ def test_models_are_made_and_trained_in_ones_own_loop(name):
     assert values[-1] < 0.5 * values[0]
 
 
+def test_models_made_in_a_compiled_function_are_those_made_outside_in_double_precision(x64):
+    arguments = Variant((4,), (1,), stem=(2,)), (4, 4), 2
+    compiled = call(DTTN, *arguments, key=jax.random.key(0))
+    assert eqx.tree_equal(compiled, DTTN(*arguments, key=jax.random.key(0)))
+
+
 def test_large_images_stay_finite():
-    model = DTTN(VARIANTS["small"], (28, 28), 10, key=jax.random.key(0))
+    model = call(DTTN, VARIANTS["small"], (28, 28), 10, key=jax.random.key(0))
     outputs = model(1e3 * jax.random.normal(jax.random.key(1), (4, 28, 28)), [])
     assert jnp.isfinite(outputs).all()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tn4ml_plus._amplitude import Amplitude
+from tn4ml_plus._arrays import on_device
 from tn4ml_plus._registry import from_json, resolve, to_json
 from tn4ml_plus.losses import (
     LogQuadratic,
@@ -45,9 +46,8 @@ every_loss = pytest.mark.parametrize("loss", REFERENCES, ids=str)
 
 
 def amplitude(weights, exponent=3):
-    return Amplitude(
-        jnp.asarray(weights) / 2.0**exponent, jnp.full(len(weights), exponent, jnp.int32)
-    )
+    value = np.asarray(weights) / 2.0**exponent
+    return Amplitude(on_device(value), on_device(np.full(len(weights), exponent), np.int32))
 
 
 def total(loss, target):

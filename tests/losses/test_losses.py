@@ -11,6 +11,7 @@ from jax.test_util import check_grads
 from sklearn.metrics import log_loss
 
 from tn4ml_plus._amplitude import Amplitude
+from tn4ml_plus._arrays import on_device
 from tn4ml_plus._registry import from_json, resolve, to_json
 from tn4ml_plus.losses import (
     BornCrossEntropy,
@@ -58,17 +59,16 @@ def x64():
 def amplitude_and_target(loss, seed=0, exponent=3):
     rng = np.random.default_rng(seed)
     value = rng.normal(size=(BATCH, N_OUTPUTS)) / 2.0**exponent
-    amplitude = Amplitude(jnp.asarray(value), jnp.full(BATCH, exponent))
+    amplitude = Amplitude(on_device(value), on_device(np.full(BATCH, exponent), np.int32))
     if loss.task == "classification":
-        return amplitude, jnp.asarray(rng.integers(0, N_OUTPUTS, size=BATCH))
-    return amplitude, jnp.asarray(rng.normal(size=(BATCH, N_OUTPUTS)))
+        return amplitude, on_device(rng.integers(0, N_OUTPUTS, size=BATCH))
+    return amplitude, on_device(rng.normal(size=(BATCH, N_OUTPUTS)))
 
 
 def gradient(loss, amplitude, target):
     """Of the summed loss with respect to the outputs."""
-    return jax.grad(lambda value: loss(Amplitude(value, amplitude.exponent), target).sum())(
-        amplitude.value
-    )
+    total = lambda value: loss(Amplitude(value, amplitude.exponent), target).sum()  # noqa: E731
+    return jax.jit(jax.grad(total))(amplitude.value)
 
 
 def smooth(target, label_smoothing):
@@ -117,8 +117,8 @@ def test_equals_the_reference(loss, x64):
 def test_gradient_equals_finite_differences(loss, x64):
     amplitude, target = amplitude_and_target(loss, seed=1, exponent=0)
     check_grads(
-        lambda value: loss(amplitude._replace(value=value), target),
-        (amplitude.value,),
+        jax.jit(lambda value: loss(amplitude._replace(value=value), target)),
+        (np.asarray(amplitude.value),),
         order=1,
         eps=1e-6,
         modes=("rev",),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from covering import mostly_long
+from one_program import call
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -80,6 +81,16 @@ def isometry_errors(sweeper):
     return [isometry_error(*pair) for pair in zip(sweeper.cores, sweeper.state.ranks)]
 
 
+def kept_and_made(task, layout, batch, place, state):
+    """The core below a bond, the outputs as they are kept, from that core, the objective."""
+    bond = Bond(task, layout, batch, place)
+    fixed, core = bond.environment_of_lower(state), bond.lower(state)
+    linear = EffectiveMap(fixed, (core.size // core.shape[-1], 1, core.shape[-1]))
+    B, F = core.reshape(linear.shape), state.outputs
+    value, *_ = EffectiveObjective(task, fixed, 0.0)(F, linear.inner(B, B), 0.0)
+    return core, F, linear.outputs(B), value
+
+
 @every_network
 @pytest.mark.parametrize("objective", OBJECTIVES[::3], ids=str)
 def test_a_network_keeps_its_function_when_made_isometric(kind, objective, quick):
@@ -99,22 +110,21 @@ def test_updates_keep_isometries_and_never_rise(kind, objective, quick):
     sweeper, *_ = made(kind, objective)
     errors, falls = [], []
 
-    def at(bond):
-        """The objective, from the core and from the outputs as they are kept."""
-        fixed, core = bond.environment_of_lower(sweeper.state), bond.lower(sweeper.state)
-        linear = EffectiveMap(fixed, (core.size // core.shape[-1], 1, core.shape[-1]))
-        B, F = core.reshape(linear.shape), sweeper.state.outputs
-        np.testing.assert_allclose(linear.outputs(B), F, rtol=1e-3, atol=1e-4 * jnp.abs(F).max())
-        value = EffectiveObjective(sweeper.task, fixed, 0.0)
-        return float(value(F, linear.inner(B, B), 0.0)[0])
+    def at(layout, place):
+        """The core and the objective, from it and from the outputs as they are kept."""
+        core, *pair, value = call(
+            kept_and_made, sweeper.task, layout, sweeper.batch, place, sweeper.state
+        )
+        kept, made = map(np.asarray, pair)
+        np.testing.assert_allclose(made, kept, rtol=1e-3, atol=1e-4 * np.abs(kept).max())
+        return core, float(value)
 
     def checked(plan, reports, exponents):
         for update, layout, span in plan.runs:
             for i in range(*span):
                 place = Place(*(column[i] for column in plan.places))
-                bond = Bond(sweeper.task, layout, sweeper.batch, place)
                 is_update = update is not extend_above
-                before = at(bond) if is_update else None
+                before = at(layout, place)[1] if is_update else None
                 sweeper.state, found = run_updates(
                     Program(update, sweeper.task, layout), sweeper.state,
                     reports if is_update else None, sweeper.batch, plan.places, (i, i + 1),
@@ -122,9 +132,10 @@ def test_updates_keep_isometries_and_never_rise(kind, objective, quick):
                 )  # fmt: skip
                 if is_update:
                     reports = found
-                    core = jnp.ldexp(bond.lower(sweeper.state), exponents[place.node])
+                    core, after = at(layout, place)
+                    core = np.ldexp(core, exponents[place.node])
                     errors.append(isometry_error(core, sweeper.state.ranks[place.node]))
-                    falls.append(before - at(bond))
+                    falls.append(before - after)
         return reports
 
     for seed in range(2):

@@ -26,13 +26,20 @@ def constant(value, n=None):
 def kaiming_normal(key, shape, fan_in):
     """Weights of variance 2 / fan_in (He et al. 2015, eq. 10)."""
 
+    dtype = np.dtype(jnp.result_type(float))
+
     def draw(data):
         numbers = np.random.default_rng(np.asarray(data).tolist()).normal(size=shape)
-        return (numbers * np.sqrt(2 / fan_in)).astype(kind.dtype)
+        return (numbers * np.sqrt(2 / fan_in)).astype(dtype)
 
-    kind, data = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype), jax.random.key_data(key)
+    data = jax.random.key_data(key)
     if isinstance(data, jax.core.Tracer):
-        return jax.pure_callback(draw, kind, data, vmap_method="sequential")
+        # As integers, since the thread that calls back may not allow double precision.
+        words = (*shape, 2) if dtype.itemsize == 8 else shape
+        kind = jax.ShapeDtypeStruct(words, np.uint32)
+        draw_words = lambda data: draw(data).view(np.uint32).reshape(words)  # noqa: E731
+        bits = jax.pure_callback(draw_words, kind, data, vmap_method="sequential")
+        return jax.lax.bitcast_convert_type(bits, dtype)
     return on_device(draw(data))
 
 
