@@ -1,5 +1,8 @@
 """Properties that only a small fault breaks, found by planting such faults: planted_faults.py."""
 
+import copy
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +12,11 @@ import pytest
 from tn4ml_plus import DTTNClassifier, TNClassifier, TNRegressor, TNTransformer, load
 from tn4ml_plus.contraction import Amplitude, SquaredNorm, calibrate, contract, pack
 from tn4ml_plus.embeddings import Legendre, OneHot, PerFeature
-from tn4ml_plus.image import Variant
+from tn4ml_plus.image import DTTN, Variant
 from tn4ml_plus.initializers import LeastSquaresIdentity
 from tn4ml_plus.networks import MPS, SMPO, LayeredMPS, MutualInformation
-from tn4ml_plus.training import Constant, Gradient, ImageGradient, Sweep
+from tn4ml_plus.training import Constant, Gradient, ImageGradient, LabelledImages, Sweep
+from tn4ml_plus.training.images._gradient import _with_moments
 from tn4ml_plus.training.sweeps._effective_problem import _leading
 
 
@@ -173,3 +177,46 @@ def test_a_cut_loses_what_the_bond_has_no_room_for(max_bond, cutoff):
     assert rank == expected
     assert lost == pytest.approx([8 / 17, 4 / 17][expected - 1], rel=1e-5)
     np.testing.assert_allclose(np.abs(kept), np.eye(6, 4) * (np.arange(4) < int(rank)), atol=1e-6)
+
+
+def test_the_state_of_a_trainer_goes_into_the_next_part():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 4)), rng.integers(2, size=60)
+    model = TNClassifier(2, n_members=1, random_state=0).partial_fit(X, y, classes=[0, 1])
+    without = copy.deepcopy(model)
+    without._ensemble = dataclasses.replace(without._ensemble, trainer_state={})
+    first, second = (each.partial_fit(X, y).predict_proba(X) for each in (model, without))
+    assert np.abs(first - second).max() > 1e-6
+
+
+def test_the_prior_of_a_start_counts_weights():
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    y = np.arange(60) % 2
+    model = TNClassifier(2, n_members=1, learning_rate=1e-9, max_epochs=1, random_state=0)
+    odds = []
+    for weight in (np.ones(60), np.where(y == 0, 9.0, 1.0)):
+        p = model.fit(X, y, sample_weight=weight).predict_proba(X)
+        odds.append(np.mean(np.log(p[:, 0] / p[:, 1])))
+    assert odds[1] - odds[0] == pytest.approx(np.log(9), abs=0.3)
+
+
+def test_moments_of_blocks_count_what_differs_between_them():
+    model = DTTN(Variant((4,), (1,), stem=(2,)), (4, 4), 2, key=jax.random.key(0))
+    images = np.random.default_rng(0).normal(size=(8, 4, 4, 1)).astype("f4")
+    images[4:] += 5
+    samples = LabelledImages(images, None, None, np.zeros(1, "f4"), np.ones(1, "f4"))
+    apart, together = (
+        _with_moments(model, samples, np.arange(8).reshape(shape)).moments
+        for shape in ((2, 4), (1, 8))
+    )
+    # Of what no other normalisation comes before.
+    np.testing.assert_allclose(apart[0], together[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [MPS, SMPO])
+def test_ranks_of_both_arms_are_told_from_left_to_right(network):
+    options = {"n_outputs": 3} if network is MPS else {"spacing": 6}
+    packed, structure = pack(network.random(6, bond_dim=5, key=jax.random.key(0), **options))
+    structure = dataclasses.replace(structure, bond_dims=(1, 2, 4, 5, 4, 3, 1))
+    _, twin = structure.from_nodes(*structure.to_nodes(packed))
+    assert twin.bond_dims == structure.bond_dims

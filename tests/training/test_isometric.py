@@ -150,6 +150,19 @@ def test_updates_keep_isometries_and_never_rise(kind, objective, quick):
     assert max(falls) > 1e-3
 
 
+@every_network
+def test_a_sweep_tells_the_loss_of_the_network_that_it_leaves(kind, quick):
+    objective = OBJECTIVES[1]
+    sweeper, *_ = made(kind, objective)
+    phi, target, weight = data(objective)
+    # Scales that isometries cannot hold.
+    phi = 8 * phi
+    sweeper.see(phi, target, weight)
+    loss, _ = sweeper.sweep(SETTINGS)
+    losses = objective.loss(contract(*sweeper.packed(), phi.transpose(2, 0, 1)), target)
+    assert loss == pytest.approx(float(losses.mean()), rel=1e-4)
+
+
 @pytest.fixture(scope="module")
 def digits():
     X, y = load_digits(return_X_y=True)

@@ -365,6 +365,26 @@ def test_the_ridge_is_told_in_the_mean_square_of_the_outputs(x64):
     assert made.sweep(settings).before[0] == pytest.approx(last, rel=1e-6)
 
 
+def test_an_improved_root_balances_loss_and_ridge(x64):
+    made, (phi, target, weight) = sweeper("chain", SquaredError(), size=4), task(SquaredError())
+    root = made.cores[-1]
+
+    def loss_and_square():
+        amplitude = contract(*made.packed(), phi.transpose(2, 0, 1))
+        losses = SquaredError()(amplitude, target), (amplitude.dense() ** 2).sum(axis=1)
+        return np.array([np.average(each, weights=weight) for each in losses])
+
+    unit = loss_and_square()[1] / (root**2).sum()
+    made.improve_root(SETTINGS._replace(shrinkage=None, ridge=0.5, damping=0.0, steps=60))
+    best, shift = made.cores[-1], np.random.default_rng(0).normal(size=root.shape)
+    ridge, values = 0.5 * unit * np.vdot(best, shift), []
+    for sign in (1, -1):
+        made.cores = [*made.cores[:-1], best + 1e-4 * sign * shift]
+        values.append(loss_and_square()[0])
+    assert abs(ridge) > 1e-3
+    assert (values[0] - values[1]) / 2e-4 == pytest.approx(-ridge, rel=1e-4)
+
+
 def test_the_unit_of_the_ridge_is_chosen_once_more_after_the_first_sweep(digits, monkeypatch):
     X, _, y, _ = digits
     calls, original = [], Sweeper.choose_unit
