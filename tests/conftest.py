@@ -21,21 +21,20 @@ SPEED = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_spli
 CACHE_BYTES = 1 << 30
 # CPU seconds of the slowest files, which are started first so that no worker ends with one alone.
 SECONDS = {
-    "tests/contraction/test_operator.py": 50,
-    "tests/estimators/test_anomaly.py": 75,
-    "tests/estimators/test_check_estimator.py": 55,
-    "tests/estimators/test_estimators.py": 65,
-    "tests/estimators/test_image_classifier.py": 90,
-    "tests/estimators/test_looking_inside.py": 80,
+    "tests/contraction/test_operator.py": 45,
+    "tests/estimators/test_anomaly.py": 45,
+    "tests/estimators/test_check_estimator.py": 35,
+    "tests/estimators/test_estimators.py": 40,
+    "tests/estimators/test_image_classifier.py": 60,
+    "tests/estimators/test_looking_inside.py": 45,
     "tests/generators/test_generators.py": 45,
-    "tests/generators/test_models.py": 75,
-    "tests/generators/test_parts.py": 30,
-    "tests/image/test_dttn.py": 50,
-    "tests/test_axes.py": 60,
-    "tests/test_cartesian.py": 80,
-    "tests/training/test_gradient.py": 40,
-    "tests/training/test_isometric.py": 40,
-    "tests/training/test_sweep.py": 150,
+    "tests/generators/test_models.py": 55,
+    "tests/image/test_dttn.py": 40,
+    "tests/inspection/test_displays.py": 55,
+    "tests/test_axes.py": 35,
+    "tests/test_cartesian.py": 55,
+    "tests/training/test_gradient.py": 25,
+    "tests/training/test_sweep.py": 110,
 }
 # Tests whose results the processor rounds, by how they begin: .ci/run all repeats them on others.
 NUMERICAL = (

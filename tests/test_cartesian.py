@@ -334,8 +334,10 @@ def long(topology):
 
 @pytest.mark.parametrize(
     ("spec", "initializer", "name"),
+    # The seed that leaves the fewest MERAs, of seconds each, which are not long.
     mostly_long(
-        pairs(list(SPECS), INITIALIZERS, ["legendre", "trigonometric", "patches", "per_feature"])
+        pairs(list(SPECS), INITIALIZERS, ["legendre", "trigonometric", "patches", "per_feature"]),
+        seed=9,
     ),
 )
 def test_long_networks_are_finite_in_single_precision(spec, initializer, name):

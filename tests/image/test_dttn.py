@@ -220,7 +220,10 @@ def test_gradients_agree_with_differences(trained):
     check_grads(loss, leaves, order=1, modes=["rev"], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize(
+    "name",
+    [*list(BLOCKS)[:2], *(pytest.param(b, marks=pytest.mark.long) for b in list(BLOCKS)[2:])],
+)
 def test_models_are_made_and_trained_in_ones_own_loop(name):
     variant = Variant((4,), (2,), stem=(2,))
     make = eqx.filter_jit(DTTN)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import quimb.tensor as qtn
+from covering import mostly_long, pairs
 
 from tn4ml_plus import TNClassifier
 from tn4ml_plus._registry import from_json, names, resolve, to_json
@@ -100,9 +101,10 @@ def test_bonds_are_no_larger_than_what_they_carry():
     assert bonds[0] == bonds[1]
 
 
-@pytest.mark.parametrize("n_outputs", [None, 3])
-@pytest.mark.parametrize("phys_dim", [2, RAGGED])
-@pytest.mark.parametrize("cyclic", [False, True])
+# Ends, inputs and outputs are read in different places.
+@pytest.mark.parametrize(
+    ("cyclic", "phys_dim", "n_outputs"), mostly_long(pairs([False, True], [2, RAGGED], [None, 3]))
+)
 def test_outputs_gradients_and_norm_equal_a_dense_contraction(cyclic, phys_dim, n_outputs):
     nsites = 6 if phys_dim == 2 else 5
     with jax.enable_x64(True):
@@ -322,6 +324,7 @@ def test_the_number_of_sites_that_a_refusal_names_passes(monkeypatch):
         planned(random(nsites + 1, **options))
 
 
+@pytest.mark.long
 def test_the_largest_size_that_fits_is_finite_in_single_precision(monkeypatch):
     monkeypatch.setattr(_generic, "MAX_INTERMEDIATE", 2**12)
     with pytest.raises(ContractionTooLargeError) as error:

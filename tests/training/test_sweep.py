@@ -528,7 +528,8 @@ def test_a_density_learns_by_sweeps(digits):
     assert model.score(X) - jacobian == pytest.approx(-losses[-1], abs=0.1)
 
 
-@pytest.mark.parametrize("n_sites", [2, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("n_sites", [1, 2])
 def test_an_operator_learns_by_sweeps(digits, n_sites, quick):
     X, X_test, y, y_test = digits
     start, model = (
