@@ -68,8 +68,8 @@ DIFFERENT = {
         ("outlier", "partial_fit", "regressor", "supervised"),
     ),
 }
-# Each program holds up to some thirty of a process's memory maps, of which Linux allows 65,530.
-PROGRAMS = 1000
+# A program holds some three megabytes, and up to thirty of the memory maps that a process may have.
+PROGRAMS = 400
 
 
 def cache_folder():
@@ -197,7 +197,7 @@ jax.monitoring.register_event_duration_secs_listener(programs)
 
 @pytest.fixture(autouse=True)
 def forget_programs():
-    """Drop what tests compiled before it exhausts the maps."""
+    """Drop what tests compiled before it exhausts memory and maps."""
     yield
     if programs.count > PROGRAMS:
         programs.drop()

@@ -1,13 +1,24 @@
 """What has been compiled once is not compiled again: traces and compilations are counted."""
 
+import jax
 import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-from tn4ml_plus import TNClassifier, TNRegressor
+from tn4ml_plus import TNAnomalyDetector, TNClassifier, TNRegressor
 from tn4ml_plus.embeddings import PrincipalPatches
 
 SMALL = {"bond_dim": 2, "n_members": 2, "max_epochs": 2, "batch_size": 16, "random_state": 0}
+
+
+@pytest.mark.parametrize(
+    ("estimator", "most"),
+    [(TNClassifier(2, max_epochs=2), 12), (TNAnomalyDetector(2, max_epochs=2), 20)],
+)
+def test_a_first_fit_compiles_few_programs(data, compilations, estimator, most):
+    jax.clear_caches()
+    estimator.set_params(random_state=0).fit(*data)
+    assert 5 < sum("backend_compile" in event for event in compilations) <= most
 
 
 @pytest.mark.parametrize("estimator", [TNClassifier, TNRegressor])

@@ -101,11 +101,11 @@ def sweeper(kind, objective, size=3, seed=0, cache_bytes=2_000_000_000):
     is_density = objective.loss.task == "density"
     network = NETWORKS[kind](None if is_density else 3, jax.random.key(seed))
     packed, structure = pack(network)
-    packed = jax.tree.map(lambda a: a.astype(jnp.zeros(()).dtype), packed)
+    packed = jax.tree.map(lambda a: a.astype(jnp.result_type(float)), packed)
     structure = SquaredNorm(structure) if is_density else structure
     made = Sweeper(structure, packed, objective, size, cache_bytes)
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (BATCH, made.n_signs))
-    made.see(*task(objective, seed), jnp.asarray(signs, jnp.zeros(()).dtype))
+    made.see(*task(objective, seed), jnp.asarray(signs, jnp.result_type(float)))
     return made
 
 

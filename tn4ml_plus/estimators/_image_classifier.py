@@ -257,7 +257,7 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
     def _labelled(self, images, target, weight):
         """Images on the device, standardised unless they are bytes, of which that costs memory."""
         mean, scale = self.mean_, self.scale_
-        dtype = jnp.zeros(()).dtype
+        dtype = jnp.result_type(float)
         if images.dtype != np.uint8:
             images = ((images - mean) / scale).astype(dtype)
             mean, scale = np.zeros_like(mean), np.ones_like(scale)

@@ -123,4 +123,4 @@ def start(
 
 def as_floats(arrays):
     """Arrays of JAX's default float."""
-    return [np.ascontiguousarray(array, jnp.zeros(()).dtype) for array in arrays]
+    return [np.ascontiguousarray(array, jnp.result_type(float)) for array in arrays]

@@ -133,7 +133,7 @@ class TableReader(Columns):
         """
         # An unbounded domain has its middle at 0.
         middle = np.clip(self.embedding.domains(U.shape[1]), -1e6, 1e6).mean(axis=1)
-        dtype = jnp.zeros(()).dtype
+        dtype = jnp.result_type(float)
         length = padded_length(len(U)) if length is None else length
         padded = np.full((length, len(middle)), middle, dtype)
         padded[: len(U)] = U

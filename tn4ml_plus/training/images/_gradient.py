@@ -143,7 +143,7 @@ class ImageGradient(Trainer):
 
     def _dtype(self):
         on_gpu = jax.default_backend() == "gpu"
-        return self.dtype or ("bfloat16" if on_gpu else str(jnp.zeros(()).dtype))
+        return self.dtype or ("bfloat16" if on_gpu else str(jnp.result_type(float)))
 
 
 class Program(NamedTuple):
