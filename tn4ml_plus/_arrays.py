@@ -1,8 +1,13 @@
 """Small choices about arrays that must be the same everywhere."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+# Decorator: one program where nothing else is compiled, and no call within one where something is.
+one_program = partial(jax.jit, inline=True)
 
 
 def evenly_spaced(length, most):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._amplitude import Amplitude
-from .._arrays import on_device
+from .._arrays import on_device, one_program
 from ._structure import Phi, Structure
 
 
@@ -83,13 +83,12 @@ def log_norm_squared(packed: Any, structure: Structure) -> Float[Array, ""]:
     return _log_norm_squared(structure, packed)
 
 
-# One program where nothing else is being compiled, and no call within one that is.
-@partial(jax.jit, static_argnums=0, inline=True)
+@partial(one_program, static_argnums=0)
 def _contract(structure, packed, phi):
     return structure.contract(packed, phi)
 
 
-@partial(jax.jit, static_argnums=0, inline=True)
+@partial(one_program, static_argnums=0)
 def _log_norm_squared(structure, packed):
     return structure.log_norm_squared(packed)
 

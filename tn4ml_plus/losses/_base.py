@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from .._amplitude import Amplitude
-from .._arrays import on_device
+from .._arrays import on_device, one_program
 from .._registry import variant
 from .._types import ArrayLike
 
@@ -219,14 +219,13 @@ class Loss(_Minimised, abc.ABC):
         return jnp.exp(self.log_probabilities(amplitude))
 
 
-# One program where nothing else is being compiled.
-@partial(jax.jit, static_argnums=0, inline=True)
+@partial(one_program, static_argnums=0)
 def _of_classes(loss, amplitude, target):
     inside = (target >= 0) & (target < amplitude.value.shape[1])
     return jnp.where(inside, loss.per_sample(amplitude, target), jnp.nan)
 
 
-@partial(jax.jit, static_argnums=0, inline=True)
+@partial(one_program, static_argnums=0)
 def _of_values(loss, amplitude, target):
     return loss.per_sample(amplitude, target.astype(amplitude.value.dtype))
 

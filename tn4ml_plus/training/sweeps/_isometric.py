@@ -1,5 +1,6 @@
 """Sweeps that keep all cores except the root isometries, as in renormalisation."""
 
+from functools import partial
 from math import prod
 from typing import ClassVar
 
@@ -112,11 +113,21 @@ class _Isometric(Sweeper):
         changed = self._run(plan, on_device(np.zeros(len(plan.places.node), bool)), self.exponents)
         loss = self.improve_root(settings)
         # Isometries again, with the exponents that the states lack at the root.
-        exponents = np.asarray(self.exponents)
-        self.cores = list(map(np.ldexp, self.cores, [*exponents, 0]))
-        self.exponent = on_device(int(self.exponent) - exponents.sum(), np.int32)
+        given = self.state.cores, self.exponents, self.exponent
+        cores, self.exponent = _with_exponents(tuple(self.stacks), *given)
+        self.state = self.state._replace(cores=cores)
         loss, changed = jax.device_get((loss, changed))
         return loss, np.mean(changed[plan.last]) if len(plan.last) else 1.0
+
+
+@partial(jax.jit, static_argnums=0)
+def _with_exponents(stacks, cores, exponents, exponent):
+    """Cores times the powers of two of their nodes, but the root's, and the scale without them."""
+    own, found = jnp.append(exponents, 0), {}
+    for name, stack in cores.items():
+        nodes = np.array([i for i, other in enumerate(stacks) if other == name])
+        found[name] = jnp.ldexp(stack, own[nodes].reshape(-1, *[1] * (stack.ndim - 1)))
+    return found, exponent - jnp.sum(exponents, dtype=jnp.int32)
 
 
 def isometric_update(bond, state, exponents):

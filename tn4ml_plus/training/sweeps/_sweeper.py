@@ -154,7 +154,7 @@ class Sweeper:
         shape = max(1, deepest // self.spacing + self.spacing - 1), *shape
         above, self.state = self.state.above, self.state._replace(above=None)
         if above is None or above.shape != shape or above.dtype != dtype:
-            above = jax.device_put(np.zeros(shape, dtype))
+            above = jnp.zeros(shape, dtype)
         return above
 
     def forget(self):
