@@ -14,7 +14,6 @@ import optax
 import pytest
 from covering import pairs
 from jax.test_util import check_grads
-from one_program import call
 
 import tn4ml_plus
 from tn4ml_plus import embeddings, estimators, image, initializers, losses, networks, training
@@ -230,7 +229,7 @@ def test_an_augmentation_keeps_shapes_and_the_weight_of_targets(name):
 def test_an_image_model_of_any_parts_gives_finite_outputs_and_gradients(block, merge):
     parts = {"block": lookup("block", block), "merge": lookup("merge", merge)}
     variant = image.Variant((2,), (1,), stem=())
-    made = call(image.DTTN, variant, (4, 3, 2), 3, **parts, key=jax.random.key(0))
+    made = image.DTTN(variant, (4, 3, 2), 3, **parts, key=jax.random.key(0))
     images = np.random.default_rng(0).normal(size=(5, 4, 3, 2)).astype("f4")
     outputs, gradient = jax.jit(
         jax.value_and_grad(lambda model: jnp.sum(jnp.tanh(model(images))) ** 2)

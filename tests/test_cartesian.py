@@ -280,7 +280,9 @@ def whole(network):
 
 
 @pytest.mark.parametrize(
-    ("name", "topology", "initializer"), pairs(list(EMBEDDINGS), TOPOLOGIES, INITIALIZERS), ids=str
+    ("name", "topology", "initializer"),
+    pairs(names("embedding"), TOPOLOGIES, INITIALIZERS),
+    ids=str,
 )
 def test_other_topologies_equal_a_dense_contraction(name, topology, initializer):
     with jax.enable_x64(True):
@@ -329,7 +331,7 @@ def long(topology):
     784 for those with kernels of their own, whose programs hardly grow with the number of sites. On
     the generic route every tensor is an operation, and some networks cost more than their sites.
     """
-    return LONG if equations(topology, 16) < 1.5 * equations(topology, 8) else 16
+    return LONG if equations(topology, 16) < 1.5 * equations(topology, 8) else 8
 
 
 @pytest.mark.parametrize(

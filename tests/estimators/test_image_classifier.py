@@ -23,7 +23,7 @@ from tn4ml_plus.contraction import contract, pack
 from tn4ml_plus.image import AIM, VARIANTS, Variant
 from tn4ml_plus.training import Augmentation, EarlyStopping, ImageGradient, RandomCrop
 
-TINY = Variant((4,), (2,), stem=(2,))
+TINY = Variant((4,), (1,), stem=(2,))
 SMALL = {"variant": TINY, "max_epochs": 2, "random_state": 0}
 
 

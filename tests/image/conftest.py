@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from one_program import call
 
 from tn4ml_plus.image import DTTN
 
@@ -21,12 +20,8 @@ def trained(x64):
 
     def make(variant, image_shape=(4, 3, 2), n_outputs=3, **options):
         rng = np.random.default_rng(0)
-        model = call(DTTN, variant, image_shape, n_outputs, **options, key=jax.random.key(0))
-        _, moments = call(
-            lambda model, x: (model(x, found := []), found),
-            model,
-            rng.normal(size=(64, *image_shape)),
-        )
+        model = DTTN(variant, image_shape, n_outputs, **options, key=jax.random.key(0))
+        model(rng.normal(size=(64, *image_shape)), moments := [])
         leaves, tree = jax.tree.flatten(jax.device_get(model.with_moments(moments)))
         return jax.tree.unflatten(tree, [a + 0.1 * rng.uniform(size=a.shape) for a in leaves])
 

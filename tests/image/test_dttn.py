@@ -34,12 +34,6 @@ INTERACTIONS = [AIM, SIMConv, SIMLinear, NoProduct]
 SMALL = Variant((2,), (2,), stem=())
 
 
-def observed(model, x):
-    """Outputs of a batch and the moments that it had on the way."""
-    outputs = model(x, moments := [])
-    return outputs, moments
-
-
 def images(shape=(4, 3, 2), n=5):
     return jnp.asarray(np.random.default_rng(1).normal(size=(n, *shape)))
 
@@ -99,9 +93,9 @@ def test_an_aim_is_what_its_formula_says(x64):
 def test_moments_of_a_batch_put_in_place_give_its_outputs_again(block, merge, x64):
     options = {"block": block, "merge": merge, "key": jax.random.key(0)}
     model = DTTN(SMALL, (4, 3, 2), 3, **options)
-    outputs, moments = call(observed, model, images())
+    outputs = model(images(), moments := [])
     assert len(moments) == len(model.moments)
-    again = call(model.with_moments(moments), images())
+    again = model.with_moments(moments)(images())
     np.testing.assert_allclose(again, outputs, atol=1e-10)
     half = model.with_moments(moments, momentum=0.5)
     for (mean, variance), (old, new) in zip(moments, half.moments, strict=True):
@@ -118,12 +112,12 @@ def test_folding_changes_no_output(block, merge, trained):
     folded = model.fold_batchnorm()
     assert folded.moments == []
     x = images((5, 6, 2))
-    expected = call(model, x)
-    np.testing.assert_allclose(call(folded, x), expected, atol=1e-13)
-    np.testing.assert_allclose(call(fold_batchnorm(folded), x), expected, atol=1e-13)
+    expected = model(x)
+    np.testing.assert_allclose(folded(x), expected, atol=1e-13)
+    np.testing.assert_allclose(fold_batchnorm(folded)(x), expected, atol=1e-13)
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), model)
     small = x.astype(jnp.float32)
-    np.testing.assert_allclose(call(single.fold_batchnorm(), small), call(single, small), atol=1e-5)
+    np.testing.assert_allclose(single.fold_batchnorm()(small), single(small), atol=1e-5)
 
 
 VARIANTS_OF_TREES = [
@@ -141,8 +135,8 @@ def test_the_unfolded_tree_computes_the_same_function(variant, block, trained):
     x = images()
     leaves = np.append(x.reshape(len(x), -1), np.ones((len(x), 1)), axis=1)
     phi = np.repeat(leaves[:, None], tree.nsites, axis=1)
-    expected = call(model, x)
-    found = call(contract, *pack(tree), jnp.asarray(phi)).dense()
+    expected = model(x)
+    found = contract(*pack(tree), phi).dense()
     np.testing.assert_allclose(found, expected, atol=1e-12)
     # By quimb itself, of one image.
     network = tree.copy()
@@ -157,8 +151,8 @@ def test_a_tree_of_a_model_on_other_images_than_it_was_made_for(trained):
     x = images((4, 2, 2))
     tree = model.to_tree((4, 2))
     phi = np.append(x.reshape(len(x), -1), np.ones((len(x), 1)), axis=1)[:, None]
-    found = call(contract, *pack(tree), jnp.asarray(np.repeat(phi, 4, axis=1))).dense()
-    np.testing.assert_allclose(found, call(model, x), atol=1e-12)
+    found = contract(*pack(tree), np.repeat(phi, 4, axis=1)).dense()
+    np.testing.assert_allclose(found, model(x), atol=1e-12)
 
 
 def test_a_layer_core_is_the_block(trained):
@@ -193,15 +187,21 @@ def test_normalising_over_channels_makes_no_polynomial_and_no_tree(trained):
         model.to_tree()
 
 
+def repeated(model, n_layers):
+    """The same model with its only block so often."""
+    return eqx.tree_at(lambda model: model.stages[0], model, n_layers * model.stages[0])
+
+
 def test_what_cannot_be_unfolded_says_so(trained):
+    one_block = trained(Variant((2,), (1,), stem=()))
     with pytest.raises(ValueError, match="is too large: only models with few"):
-        trained(SMALL, (40, 40, 2)).to_tree()
+        one_block.to_tree((40, 40))
     with pytest.raises(ValueError, match="tree of 2\\^13 leaves"):
-        trained(Variant((2,), (13,), stem=())).to_tree()
+        repeated(one_block, 13).to_tree()
     with pytest.raises(ValueError, match="not a product of two maps"):
         trained(SMALL, block=TokenMixing).to_tree()
     with pytest.raises(ValueError, match=r"Degrees up to 2048 .* at most 1024"):
-        trained(Variant((2,), (11,), stem=())).polynomial_degree(images()[0])
+        repeated(one_block, 11).polynomial_degree(images()[0])
     with pytest.raises(ValueError, match="max_degree"):
         polynomial_degree(lambda t: t, -1)
 
@@ -260,7 +260,7 @@ def test_models_made_in_a_compiled_function_are_those_made_outside_in_double_pre
 
 
 def test_large_images_stay_finite():
-    model = call(DTTN, VARIANTS["small"], (28, 28), 10, key=jax.random.key(0))
+    model = DTTN(VARIANTS["small"], (28, 28), 10, key=jax.random.key(0))
     outputs = model(1e3 * jax.random.normal(jax.random.key(1), (4, 28, 28)), [])
     assert jnp.isfinite(outputs).all()
 

@@ -22,7 +22,7 @@ from tn4ml_plus.training import (
     image_outputs,
 )
 
-VARIANT = Variant((8,), (2,), stem=(2,))
+VARIANT = Variant((8,), (1,), stem=(2,))
 
 
 def labelled(n, seed, contrast=2):
@@ -244,7 +244,7 @@ def test_mixing_shares_images_and_targets_alike(kind):
     own = jnp.diagonal(shared)
     assert 0.4 < (own == 1).mean() < 0.65
     if kind is CutMix:
-        assert jnp.isin(mixed, images).all()
+        assert np.isin(mixed, np.arange(n)).all()
 
 
 @pytest.mark.parametrize(

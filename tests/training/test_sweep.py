@@ -294,10 +294,9 @@ def test_a_stale_environment_shows_in_the_gradients(stale, x64):
 @pytest.mark.parametrize(
     ("kind", "objective"),
     [
-        ("chain", OBJECTIVES[3]),
         ("chain", OBJECTIVES[6]),
         ("tree", OBJECTIVES[2]),
-        *(pytest.param("chain", OBJECTIVES[i], marks=pytest.mark.long) for i in (2, 4, 5)),
+        *(pytest.param("chain", OBJECTIVES[i], marks=pytest.mark.long) for i in (2, 3, 4, 5)),
     ],
     ids=str,
 )
@@ -330,7 +329,10 @@ def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, x64)
         assert list(map(int, made.state.ranks)) == ranks
 
 
-@pytest.mark.parametrize(("kind", "n_sites"), [("chain", 1), ("chain", 2), ("ternary", 2)])
+@pytest.mark.parametrize(
+    ("kind", "n_sites"),
+    [("chain", 1), ("ternary", 2), pytest.param("chain", 2, marks=pytest.mark.long)],
+)
 def test_without_a_metric_one_objective_falls_from_bond_to_bond(kind, n_sites, x64):
     made = sweeper(kind, OBJECTIVES[3], size=4)
     settings = SETTINGS._replace(shrinkage=None, ridge=0.1, cutoff=0.0, max_bond=4)
@@ -400,7 +402,7 @@ def test_the_unit_of_the_ridge_is_chosen_once_more_after_the_first_sweep(digits,
 
 @pytest.mark.parametrize(
     ("kind", "n_sites"),
-    [("end", 1), pytest.param("end", 2, marks=pytest.mark.long), ("ternary", 2)],
+    [("end", 2), ("ternary", 2), pytest.param("end", 1, marks=pytest.mark.long)],
 )
 def test_what_is_above_is_made_again_where_it_does_not_fit(kind, n_sites, x64):
     objective = OBJECTIVES[2]
@@ -518,8 +520,8 @@ def test_bonds_shrink_where_little_is_needed(digits):
 
 def test_a_density_learns_by_sweeps(digits):
     X, X_test, _, _ = digits
-    start = TNBornMachine(4, max_epochs=1, learning_rate=1e-9, random_state=0).fit(X)
-    model = TNBornMachine(4, trainer=Sweep(max_epochs=6), random_state=0).fit(X)
+    still, moved = Sweep(max_epochs=1, damping=1e9, ridge=0), Sweep(max_epochs=6)
+    start, model = (TNBornMachine(4, trainer=t, random_state=0).fit(X) for t in (still, moved))
     losses = model.history_["loss"]
     assert losses == sorted(losses, reverse=True)
     assert model.score(X_test) > start.score(X_test) + 5
@@ -602,7 +604,7 @@ def test_features_are_dropped(digits):
 
 def test_batches_are_swept_in_turn(digits):
     X, X_test, y, y_test = digits
-    model = TNClassifier(trainer=Sweep(batch_size=200, max_epochs=2), **SMALL).fit(X, y)
+    model = TNClassifier(trainer=Sweep(batch_size=120, max_epochs=2), **SMALL).fit(X, y)
     assert model.score(X_test, y_test) > 0.9
     assert model.n_iter_ == 2
     model.partial_fit(X, y)
@@ -626,11 +628,14 @@ def test_streams_are_swept_in_steps_that_become_shorter(digits):
 
 def test_few_samples_do_not_undo_a_fit(digits, tmp_path):
     X, X_test, y, y_test = digits
-    model = TNClassifier(trainer="sweep", **SMALL).fit(X[40:], y[40:])
+    model = TNClassifier(trainer="sweep", **SMALL).fit(X, y)
     model.save(tmp_path / "model")
+    # Never seen, neither the few that come later nor those that tell.
+    later = zip(X_test[:40].reshape(4, 10, -1), y_test[:40].reshape(4, 10), strict=True)
+    X_test, y_test = X_test[40:], y_test[40:]
     before, model = model.score(X_test, y_test), load(tmp_path / "model")
-    for start in range(0, 40, 10):
-        model.partial_fit(X[start : start + 10], y[start : start + 10])
+    for part in later:
+        model.partial_fit(*part)
     assert model.score(X_test, y_test) > before - 0.02
 
 
@@ -716,8 +721,7 @@ def test_bonds_are_no_larger_than_the_space_between_them(n_sites):
 def test_losses_of_batches_are_averaged(digits):
     X, _, y, _ = digits
     trainer = Sweep(batch_size=120, max_epochs=2, damping=1e6, ridge=0)
-    options = SMALL | {"loss": "cross_entropy"}
-    model = TNClassifier(**options, trainer=trainer).fit(X, y)
-    whole = TNClassifier(**options, trainer=dataclasses.replace(trainer, batch_size=9999)).fit(X, y)
+    model = TNClassifier(**SMALL, trainer=trainer).fit(X, y)
+    whole = TNClassifier(**SMALL, trainer=dataclasses.replace(trainer, batch_size=9999)).fit(X, y)
     # Steps of no length: every sweep sees the start.
     np.testing.assert_allclose(model.history_["loss"], whole.history_["loss"], rtol=1e-3)

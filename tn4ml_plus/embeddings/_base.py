@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from .._arrays import on_device
 from .._checks import check_int
 from .._types import AnyArray, ArrayLike
 
@@ -23,8 +24,9 @@ _call = jax.jit(lambda embedding, x: embedding(x), static_argnums=0)
 
 def as_float(x):
     """Floating JAX array of `x`; integers and booleans become the default float."""
-    x = jnp.asarray(x)
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
+    x = x if isinstance(x, jax.Array) else np.asarray(x)
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    return on_device(x, None if is_float else jnp.result_type(float))
 
 
 def along(values, x):
@@ -197,7 +199,7 @@ class Embedding(abc.ABC):
     def _evaluate(self, points):
         """Phi of concrete points in float64, inside a traced function too."""
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-            return np.asarray(_call(self, jnp.asarray(points, dtype=jnp.float64)))
+            return np.asarray(_call(self, np.asarray(points, float)))
 
     def _site_inputs(self, x):
         """Floats (..., site_features), also where that is 1; ValueError for another last axis."""

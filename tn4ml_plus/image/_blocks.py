@@ -229,6 +229,7 @@ def _folded(block, linear, norm):
     return eqx.tree_at(lambda block: (getattr(block, linear), getattr(block, norm)), block, new)
 
 
+@eqx.filter_jit
 def _scaled(linear, norm):
     """The linear map followed by the normalisation: W <- s W, b <- s (b - mean) + shift."""
     factor = norm.scale * jax.lax.rsqrt(norm.variance + BatchNorm.EPSILON)

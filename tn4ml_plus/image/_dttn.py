@@ -397,7 +397,7 @@ def _check_size(shape):
 
 
 def _double(model):
-    return jax.tree.map(lambda leaf: on_device(leaf, float), model)
+    return jax.tree.map(lambda leaf: on_device(np.asarray(leaf), float), model)
 
 
 def _matrix(function, shape):

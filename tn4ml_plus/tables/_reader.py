@@ -133,12 +133,16 @@ class TableReader(Columns):
         """
         # An unbounded domain has its middle at 0.
         middle = np.clip(self.embedding.domains(U.shape[1]), -1e6, 1e6).mean(axis=1)
-        dtype = jnp.result_type(float)
         length = padded_length(len(U)) if length is None else length
-        padded = np.full((length, len(middle)), middle, dtype)
-        padded[: len(U)] = U
+        padded = np.full((length, len(middle)), middle)
+        padded[: len(U)] = U if self.neutral is not None else np.where(np.isnan(U), middle, U)
+        # Stand-ins for what is not learned yet, so that one program serves before and after.
+        nothing = np.zeros((self.nsites, self.embedding.phys_dim))
+        divisors, least = (self.unit_weights, _LEAST_DIVISOR) if self.divides else (nothing, 1.0)
+        neutral = nothing if self.neutral is None else self.neutral
         embedding, learned = self.embedding.split()
-        arrays = learned, padded, middle, self.unit_weights if self.divides else None, self.neutral
+        arrays = learned, padded, middle, divisors, least, neutral
+        dtype = jnp.result_type(float)
         return _embed(embedding, *jax.tree.map(lambda array: np.asarray(array, dtype), arrays))
 
     def blocks(self, U) -> Iterator[tuple[jax.Array, int]]:
@@ -186,12 +190,11 @@ def padded_length(n_samples: int) -> int:
 
 
 @partial(jax.jit, static_argnums=0)
-def _embed(embedding, learned, U, middle, divisors, neutral):
+def _embed(embedding, learned, U, middle, divisors, least, neutral):
     missing = jnp.isnan(U)
     phi = embedding.join(learned).embed(jnp.where(missing, middle[None], U))
-    if divisors is not None:
-        # A positive scalar per sample and site; the floor keeps it so where w . phi would vanish.
-        phi = phi / jnp.maximum(jnp.einsum("bis,is->bi", phi, divisors), _LEAST_DIVISOR)[..., None]
-    if neutral is not None and embedding.site_features == 1:
+    # A positive scalar per sample and site; the floor keeps it so where w . phi would vanish.
+    phi = phi / jnp.maximum(jnp.einsum("bis,is->bi", phi, divisors), least)[..., None]
+    if embedding.site_features == 1:
         phi = jnp.where(missing[..., None], neutral[None], phi)
     return phi

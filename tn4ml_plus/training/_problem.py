@@ -12,7 +12,7 @@ import numpy as np
 
 from .._arrays import on_device
 from ..contraction import unpack
-from ._risk import Risk, all_finite, count, mean_loss, members, value
+from ._risk import Risk, count, mean_loss, members, value
 
 
 class Samples(NamedTuple):
@@ -93,7 +93,8 @@ class Trainable(abc.ABC):
     def is_finite(self, params) -> bool:
         """Whether all parameters are finite; those that are not are never kept."""
         arrays = (leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype"))
-        return bool(all_finite([a for a in arrays if jnp.issubdtype(a.dtype, jnp.inexact)]))
+        floats = (array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact))
+        return all(np.isfinite(array).all() for array in floats)
 
     @abc.abstractmethod
     def validation_loss(self, params) -> float:

@@ -75,15 +75,10 @@ def updated(optimizer, gradient, state, params, **extra):
         return optax.with_extra_args_support(optimizer).update(gradient, state, params, **extra)
 
 
-@jax.jit
-def all_finite(arrays):
-    """Whether all numbers in a list of arrays are finite."""
-    return jnp.array([jnp.isfinite(array).all() for array in arrays]).all()
-
-
 def nan_unless_finite(params, losses):
     """The losses; NaN where a parameter overflowed in the last step, which no loss shows."""
-    return jnp.where(all_finite(jax.tree.leaves(params)), losses, jnp.nan)
+    finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
+    return jnp.where(finite, losses, jnp.nan)
 
 
 def reordered(phi, order):
