@@ -2,6 +2,7 @@
 
 import sys
 import types
+from functools import partial
 from typing import Any, get_args
 
 import jaxtyping
@@ -22,6 +23,13 @@ def check_shapes():
     sys.modules[module.__name__] = module
     rooms = [f"tn4ml_plus.{room}" for room in ROOMS]
     jaxtyping.install_import_hook(rooms, f"{module.__name__}.checked")
+    # It wraps every function, which costs more than what there is to check.
+    jaxtyping.jaxtyped = partial(where_arrays_are, jaxtyping.jaxtyped)
+
+
+def where_arrays_are(jaxtyped, **options):
+    """Decorator of jaxtyping for what has arrays in its annotations; the rest stays as it is."""
+    return lambda each: jaxtyped(each, **options) if _has_arrays(each) else each
 
 
 def checked(function):
@@ -30,9 +38,14 @@ def checked(function):
     What it refuses it still refuses in its own words: jaxtyping's first look at the arguments, by a
     stand-in that returns Any, is left out.
     """
-    annotations = getattr(function, "__annotations__", {})
-    arrays = annotations.get("return") is not Any and any(map(_has_array, annotations.values()))
-    return _beartype(function) if arrays else function
+    return _beartype(function) if function.__annotations__.get("return") is not Any else function
+
+
+def _has_arrays(each):
+    if isinstance(each, type):
+        return True  # of which only dataclasses are wrapped
+    function = getattr(each, "fget", getattr(each, "__func__", each))
+    return any(map(_has_array, function.__annotations__.values()))
 
 
 def _has_array(annotation):

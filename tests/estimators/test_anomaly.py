@@ -320,10 +320,12 @@ def test_the_smpo_explains_what_it_detects(X):
 
 @pytest.mark.parametrize(
     "loss",
-    [SemiSupervisedLogistic() + 0.3 * ReluLogNorm(),
-     SemiSupervisedLogQuadratic() + 0.3 * ReluLogNorm()],
+    [
+        SemiSupervisedLogistic() + 0.3 * ReluLogNorm(),
+        pytest.param(SemiSupervisedLogQuadratic() + 0.3 * ReluLogNorm(), marks=pytest.mark.long),
+    ],
     ids=["logistic", "log_quadratic"],
-)  # fmt: skip
+)
 def test_a_few_labelled_anomalies_help(X, loss):
     # Anomalies inside the range of normal values, as frequent there as anything.
     rng = np.random.default_rng(5)

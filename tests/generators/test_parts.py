@@ -140,9 +140,16 @@ def grown(generator, bonds, **options):
     return steps, [each() for each in steps]
 
 
+# Of the trees, the one with every part of them; the others are long.
 @pytest.mark.parametrize(
     "generator",
-    [*TREES, pytest.param(partial(GroupedGenerator, n_groups=2), marks=pytest.mark.long)],
+    [
+        MERAGenerator,
+        *(
+            pytest.param(g, marks=pytest.mark.long)
+            for g in (TTNGenerator, ATTNGenerator, partial(GroupedGenerator, n_groups=2))
+        ),
+    ],
 )
 def test_growth_keeps_the_weight(generator, x64):
     for dtype, most in ((jnp.float32, 1e-6), (jnp.float64, 1e-12)):
@@ -160,7 +167,10 @@ def gradient_after_growth(generator):
     return jax.grad(lambda g: jnp.sum(g() ** 2))(large)
 
 
-@pytest.mark.parametrize("generator", TREES)
+@pytest.mark.parametrize(
+    "generator",
+    [MERAGenerator, *(pytest.param(g, marks=pytest.mark.long) for g in TREES[:2])],
+)
 def test_gradients_reach_the_new_numbers(generator):
     gradient = call(gradient_after_growth, generator)
     # What reads the new modes is zero and must move first.

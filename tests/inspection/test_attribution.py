@@ -22,7 +22,10 @@ def samples(n=5, nsites=NSITES):
     return rng.normal(size=(n, nsites, PHYS)) + 1, rng.normal(size=(nsites, PHYS))
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.long] if kind == "mera" else []) for kind in NETWORKS],
+)
 def test_differences_are_exact(kind):
     network = NETWORKS[kind](NSITES, jax.random.key(0))
     network.apply_to_arrays(lambda array: np.asarray(array, float))

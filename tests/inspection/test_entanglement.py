@@ -108,7 +108,7 @@ def test_entropies_are_in_the_base_that_is_asked_for(base):
         np.testing.assert_allclose(found, expected, atol=1e-14)  # zeros are of rounding
 
 
-@pytest.mark.parametrize("kind", ["chain", "tree"])
+@pytest.mark.parametrize("kind", ["chain", pytest.param("tree", marks=pytest.mark.long)])
 def test_bounds_at_many_sites(kind):
     network = made(kind, 784)
     bonds = bond_entropies(network)

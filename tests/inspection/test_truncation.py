@@ -130,7 +130,7 @@ def test_operators(kind, x64):
     assert 0 < np.linalg.norm(cut - before) < np.linalg.norm(before)
 
 
-@pytest.mark.parametrize("kind", [MPS, TTN])
+@pytest.mark.parametrize("kind", [MPS, pytest.param(TTN, marks=pytest.mark.long)])
 def test_many_sites_in_single_precision(kind):
     network = kind.random(
         784, bond_dim=6, n_outputs=3, weights=np.ones((784, 2)), key=jax.random.key(0)

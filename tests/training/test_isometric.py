@@ -170,7 +170,7 @@ def digits():
     return train_test_split(X, y[y < 4], random_state=0)
 
 
-@pytest.mark.parametrize("network", ["ttn", "mps"])
+@pytest.mark.parametrize("network", ["ttn", pytest.param("mps", marks=pytest.mark.long)])
 def test_a_classifier_learns(digits, network):
     X, X_test, y, y_test = digits
     model = TNClassifier(

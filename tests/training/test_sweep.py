@@ -485,7 +485,7 @@ def digits():
 SMALL = {"bond_dim": 4, "n_members": 1, "random_state": 0}
 
 
-@pytest.mark.parametrize("network", ["mps", "ttn"])
+@pytest.mark.parametrize("network", ["mps", pytest.param("ttn", marks=pytest.mark.long)])
 def test_a_classifier_learns_by_sweeps_alone(digits, network, tmp_path):
     X, X_test, y, y_test = digits
     model = TNClassifier(network=network, trainer="sweep", **SMALL).fit(X, y)
