@@ -62,7 +62,7 @@ LONG_EXAMPLES = {
 # Estimators that read, check and train much as TNClassifier does, and words of the checks in which
 # they differ from it.
 DIFFERENT = {
-    "DTTNClassifier": ("classifiers_train", "dtype", "idempotent", "in_after_fitting", "nan", "one_label"),
+    "DTTNClassifier": ("classifiers_train", "dtype", "idempotent", "in_after", "nan", "one_label"),
     **dict.fromkeys(
         ("TNAnomalyDetector", "TNBornMachine", "TNRegressor"),
         ("outlier", "partial_fit", "regressor", "supervised"),

@@ -38,12 +38,12 @@ def checked(function):
     What it refuses it still refuses in its own words: jaxtyping's first look at the arguments, by a
     stand-in that returns Any, is left out.
     """
-    return _beartype(function) if function.__annotations__.get("return") is not Any else function
+    is_whole = function.__annotations__.get("return") is not Any
+    return _beartype(function) if is_whole and _has_arrays(function) else function
 
 
 def _has_arrays(each):
-    if isinstance(each, type):
-        return True  # of which only dataclasses are wrapped
+    # Classes have those of their fields, which dataclasses take.
     function = getattr(each, "fget", getattr(each, "__func__", each))
     return any(map(_has_array, function.__annotations__.values()))
 
