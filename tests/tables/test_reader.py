@@ -8,8 +8,16 @@ import pandas as pd
 import pytest
 
 from tn4ml_plus import TNBornMachine, TNClassifier
-from tn4ml_plus.embeddings import Legendre, OneHot, PerFeature, Trigonometric
+from tn4ml_plus.embeddings import (
+    GaussianRBF,
+    Legendre,
+    OneHot,
+    PerFeature,
+    Trigonometric,
+    UnitNorm,
+)
 from tn4ml_plus.errors import DomainWarning
+from tn4ml_plus.initializers import least_squares_weights
 from tn4ml_plus.tables import (
     AVERAGED,
     TRACED,
@@ -87,6 +95,15 @@ def test_missing_features_have_the_mean_vector(table):
     assert reader.divides
     w_phi = np.einsum("bs,s->b", phi[~gone[:, 0], 0], reader.unit_weights[0])
     np.testing.assert_allclose(w_phi, 1, rtol=1e-5)
+
+
+def test_missing_entries_are_the_middle_of_the_domain_until_they_have_a_vector():
+    X = np.random.default_rng(0).uniform(size=(50, 2))
+    X[::3, 1] = np.nan
+    embedding = UnitNorm(GaussianRBF())
+    reader, U = read(Table(X, (None, None)), embedding, Passthrough())
+    weights = least_squares_weights(np.asarray(embedding.embed(np.nan_to_num(U, nan=0.5))))
+    np.testing.assert_allclose(reader.unit_weights, weights, rtol=1e-3, atol=1e-4)
 
 
 def test_densities_trace_missing_features_out(table):
