@@ -55,9 +55,11 @@ LONG_EXAMPLES = {
     "DTTNClassifier",
     "MultiheadAttention",
     "TNAnomalyDetector",
+    "TNRegressor",
     "TrainingDisplay",
     "compress",
     "grow",
+    "inspection",
 }
 # Estimators that read, check and train much as TNClassifier does, and words of the checks in which
 # they differ from it.

@@ -67,7 +67,7 @@ NETWORKS = {
     "tree": lambda n, key: TTN.random(NSITES, n_outputs=n, key=key, **SIZES),
     "end": lambda n, key: MPS.random(NSITES, n_outputs=n, output_site=0, key=key, **SIZES),
     "ternary": lambda n, key: TTN.random(NSITES, tree=TERNARY, n_outputs=n, key=key, **SIZES),
-    "smpo": lambda n, key: SMPO.random(NSITES, spacing=2, key=key, **SIZES),
+    "smpo": lambda n, key: SMPO.random(NSITES, spacing=4, key=key, **SIZES),
 }
 # Objectives of the same targets, the first of which moves the sweep and reads the norm.
 FAMILIES = {
