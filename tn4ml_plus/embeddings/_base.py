@@ -24,9 +24,8 @@ _call = jax.jit(lambda embedding, x: embedding(x), static_argnums=0)
 
 def as_float(x):
     """Floating JAX array of `x`; integers and booleans become the default float."""
-    x = x if isinstance(x, jax.Array) else np.asarray(x)
-    is_float = jnp.issubdtype(x.dtype, jnp.floating)
-    return on_device(x, None if is_float else jnp.result_type(float))
+    x = on_device(x)
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
 
 
 def along(values, x):
