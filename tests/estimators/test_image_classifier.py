@@ -349,11 +349,9 @@ def stored(digits, tmp_path_factory):
     models = {}
     for name, options in {
         "tiny": {},
-        "names": {
-            "variant": "tiny", "block": ("aim", "token_mixing"), "merge": "layer_norm_product"
-        },
-        "objects": {
-            "augmentations": ("horizontal_flip", RandomCrop(1)), "trainer": ImageGradient(ema=0.9)
+        "options": {
+            "variant": "tiny", "block": ("aim", "token_mixing"), "merge": "layer_norm_product",
+            "augmentations": ("horizontal_flip", RandomCrop(1)), "trainer": ImageGradient(ema=0.9),
         },
     }.items():  # fmt: skip
         model = DTTNClassifier(**SMALL | {"max_epochs": 1} | options).fit(images, names)
@@ -375,7 +373,7 @@ np.savez(folder + "/p.npz", **p)
     return {name: (model, load(folder / name), found[name]) for name, model in models.items()}
 
 
-@pytest.mark.parametrize("name", ["tiny", "names", "objects"])
+@pytest.mark.parametrize("name", ["tiny", "options"])
 @pytest.mark.parametrize("folded", ["", ", folded"])
 def test_another_process_predicts_bit_equally(name, folded, stored, digits):
     model, loaded, found = stored[name + folded]

@@ -213,7 +213,15 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+# Without a value, with one, with a search of its own; the rest are like one of these.
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("adamw", "value", "plateau", "line search", "chain with schedule")
+        else pytest.param(name, marks=pytest.mark.long)
+        for name in OPTIMIZERS
+    ],
+)  # fmt: skip
 def test_any_optax_transformation_is_really_used(name):
     problem = make_problem()
     optimizer = OPTIMIZERS[name]
