@@ -15,3 +15,7 @@ class MissingDataError(FileNotFoundError):
 
 class DomainWarning(UserWarning):
     """Features left the domain of their embedding and were clipped to it."""
+
+
+class InformationWarning(UserWarning):
+    """Something that columns hold is not used."""

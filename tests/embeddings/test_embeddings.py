@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.linalg
 import scipy.special
 from sklearn.decomposition import PCA
 
@@ -33,6 +34,7 @@ from tn4ml_plus.embeddings import (
     Patches,
     PatchFRQI,
     PerFeature,
+    Periodic,
     Polynomial,
     PrincipalPatches,
     QuantumBasis,
@@ -42,11 +44,17 @@ from tn4ml_plus.embeddings import (
     TrigonometricChain,
     UnitNorm,
     UnitSum,
+    WithMissing,
 )
 
 
 def trigonometric(x, k=1):
     return [f(math.pi * x / 2**i) / math.sqrt(k) for i in range(1, k + 1) for f in (np.cos, np.sin)]
+
+
+def waves(x, harmonics):
+    angles = 2 * math.pi * x * np.arange(1, harmonics + 1)
+    return [1, *(math.sqrt(2) * np.stack([np.cos(angles), np.sin(angles)], 1).ravel())]
 
 
 def fourier(x, p):
@@ -180,6 +188,10 @@ CASES = [
     ),
     Case(TrigonometricChain(group=1), trigonometric),
     Case(TrigonometricAverage(2, group=2), lambda x: trigonometric(np.mean(x), 2), 6),
+    Case(Periodic(), lambda x: waves(x, 1)),
+    Case(Periodic(3), lambda x: waves(x, 3)),
+    Case(WithMissing(Legendre()), lambda x: [*legendre(x, 2), 0]),
+    Case(WithMissing(OneHot(4)), lambda x: [*one_of(x, np.eye(4)), 0]),
     Case(Fourier(1), lambda x: fourier(x, 1)),
     Case(Fourier(), lambda x: fourier(x, 2)),
     Case(Fourier(4), lambda x: fourier(x, 4)),
@@ -338,6 +350,20 @@ def test_every_registered_embedding_has_a_case_and_is_public():
         assert lookup("embedding", name).__name__ in embeddings.__all__
 
 
+def test_what_is_missing_has_a_vector_of_its_own():
+    for inner in (Legendre(), OneHot(3), Hermite(2)):
+        embedding = WithMissing(inner)
+        phi = np.asarray(embedding([0.5, np.nan]))
+        np.testing.assert_array_equal(phi[1], np.eye(embedding.phys_dim)[-1])
+        np.testing.assert_allclose(phi[0, :-1], inner([0.5])[0], rtol=1e-6)
+        assert phi[0, -1] == 0
+    points, weights = WithMissing(Legendre()).quadrature()
+    expected = WithMissing(Legendre()).gram()
+    np.testing.assert_allclose((points.T * weights) @ points, expected, atol=1e-14)
+    with pytest.raises(ValueError, match="single features"):
+        WithMissing(TrigonometricChain())
+
+
 @every_case
 def test_value(case):
     X, phi, _, _ = results(case)
@@ -420,6 +446,10 @@ def test_norm_exactly_when_claimed(case):
 def quadrature(case):
     """Integral of phi phi^T over one site's features, from the formulas of this file."""
     embedding = case.embedding
+    if isinstance(embedding, WithMissing):
+        inner = Case(embedding.embedding, lambda x: case.site(x)[:-1])
+        # Being missing is one more point.
+        return scipy.linalg.block_diag(quadrature(inner), 1)
     if embedding.discrete:
         phi = np.array([case.site(x) for x in range(int(embedding.domain[1]) + 1)])
         return phi.T @ phi
@@ -483,7 +513,10 @@ def test_gram_of_per_feature_embeddings():
 SINGLE = [
     c
     for c in WITH_GRAM
-    if c.embedding.site_features == 1 and c.embedding != LinearComplement(3) and c.split is None
+    if c.embedding.site_features == 1
+    and c.embedding != LinearComplement(3)
+    and c.split is None
+    and not isinstance(c.embedding, WithMissing)
 ]
 
 

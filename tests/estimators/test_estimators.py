@@ -21,7 +21,15 @@ from sklearn.utils import compute_sample_weight
 from tn4ml_plus import TNClassifier, TNRegressor
 from tn4ml_plus._registry import _CLASSES, register
 from tn4ml_plus.contraction import pack
-from tn4ml_plus.embeddings import Embedded, Legendre, LinearComplement, OneHot, Patches, PerFeature
+from tn4ml_plus.embeddings import (
+    Embedded,
+    Legendre,
+    LinearComplement,
+    OneHot,
+    Patches,
+    PerFeature,
+    WithMissing,
+)
 from tn4ml_plus.errors import DomainWarning, NotFiniteError
 from tn4ml_plus.networks import MPS, TTN, MPSSpec, Tree, TTNSpec
 from tn4ml_plus.training import EarlyStopping, Gradient, Step, Trainer
@@ -200,7 +208,7 @@ def test_pandas_and_polars_give_the_same_model(data):
         assert models[library].score(frame, y) > 0.7
         assert list(models[library].feature_names_in_) == list(frame.columns)
         assert models[library].n_features_in_ == 5
-        assert isinstance(models[library].embedding_.embeddings[2], OneHot)
+        assert models[library].embedding_.embeddings[2] == WithMissing(OneHot(3))
         assert models[library].embedding_.embeddings[4] == OneHot(2)
     assert_same_weights(models[pd], models[pl])
 
@@ -548,10 +556,10 @@ def test_bad_rows(data):
     assert untrained(model, [[1, 2], [3]], [0, 1]).match("inhomogeneous|sequence")
     objects = X.astype(object)
     objects[0, 0] = {"a": 1}
-    with pytest.raises(TypeError, match=r"float\(\) argument must be"):
+    with pytest.raises(TypeError, match="Column 0 holds a dict"):
         model.fit(objects, y)
     objects[0, 0] = "text"
-    assert untrained(model, objects, y).match("could not convert string to float")
+    assert untrained(model, objects, y).match("holds 59 different numbers, and text such as 'text'")
     labels = y.astype(float)
     labels[0] = np.nan
     assert untrained(model, X, labels).match("contains NaN")
@@ -592,15 +600,15 @@ def test_missing_values_where_a_site_sees_several_features(data):
 def test_frames_of_strange_columns(data):
     X, y = data
     frame = pd.DataFrame({"a": X[:, 0], "b": [[1, 2]] * 60})
-    assert untrained(TNClassifier(**SINGLE), frame, y).match("'b' holds a list")
-    frame["b"] = pd.date_range("2020", periods=60)
-    assert untrained(TNClassifier(**SINGLE), frame, y).match("'b' has dtype datetime.*convert")
+    with pytest.raises(TypeError, match="'b' holds a list"):
+        TNClassifier(**SINGLE).fit(frame, y)
     frame["b"] = np.where(X[:, 1] > 0, np.inf, 1.0)
     assert untrained(TNClassifier(**SINGLE), frame, y).match("infinity")
     frame["c"] = "x"
     assert untrained(TNClassifier(**SINGLE), frame, y).match(r"infinity in column\(s\) b")
-    polars = pl.DataFrame({"a": X[:, 0], "when": pl.Series([0] * 60).cast(pl.Datetime)})
-    assert untrained(TNClassifier(**SINGLE), polars, y).match("'when' has dtype Datetime")
+    polars = pl.DataFrame({"a": X[:, 0], "both": [{"b": 1}] * 60})
+    with pytest.raises(TypeError, match="'both' has dtype Struct"):
+        TNClassifier(**SINGLE).fit(polars, y)
     empty = pl.DataFrame({"c": pl.Series([], dtype=pl.String)})
     assert untrained(TNClassifier(**SINGLE), empty, y[:0]).match("0 sample")
 
@@ -779,9 +787,6 @@ def test_frames_that_cannot_be_read(data):
     assert TNClassifier(**SINGLE).fit(pd.DataFrame(X, columns=["collect", "a", "b", "c"]), y)
     lazy = pl.DataFrame(X).lazy()
     assert untrained(TNClassifier(**SINGLE), lazy, y).match(r"X\.collect\(\)")
-    objects = X.astype(object)
-    objects[0, 0] = "red"
-    assert untrained(TNClassifier(**SINGLE), objects, y).match("pandas or polars frame")
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,8 @@ class Embedding(abc.ABC):
     columnwise: bool = True
     #: Whether the domain is its integers only, so that integrals over it are sums.
     discrete: bool = False
+    #: Whether columns are taken as they are, not scaled.
+    as_given = property(lambda self: self.discrete)
     #: Number of consecutive features that one site sees.
     site_features: int = 1
     # Fields that are integers, each with its smallest value; components whose sum is 1 for every x,

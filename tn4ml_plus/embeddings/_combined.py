@@ -10,7 +10,7 @@ import numpy as np
 
 from .._checks import float_tuple
 from .._registry import variant
-from .._types import ArrayLike
+from .._types import AnyArray, ArrayLike
 from ._base import Embedding, Gram, SiteGrams, SiteWeights, Vectors, Weights, along, as_float
 from ._polynomial import LinearComplement
 from ._waves import Trigonometric
@@ -144,6 +144,7 @@ class _Wrapper(Embedding):
 
     phys_dim, domain = _inner("phys_dim"), _inner("domain")
     columnwise, discrete = _inner("columnwise"), _inner("discrete")
+    as_given = _inner("as_given")
     site_features, _breakpoints = _inner("site_features"), _inner("_breakpoints")
     nsites = _inner("nsites")
 
@@ -271,3 +272,62 @@ class Orthonormal(_Wrapper):
 
     def gram(self) -> Gram:
         return np.eye(self.phys_dim)
+
+
+@variant("embedding")
+class WithMissing(_Wrapper):
+    """Another embedding of single features with one more basis vector, that of a missing feature.
+
+    So that a network can learn from what is missing. Unit weights are those of the other embedding
+    and 1; in integrals, missing is one more point of weight 1.
+
+    >>> from tn4ml_plus.embeddings import LinearComplement
+    >>> WithMissing(LinearComplement())([0.25, float("nan")]).tolist()
+    [[0.25, 0.75, 0.0], [0.0, 0.0, 1.0]]
+    """
+
+    embedding: Embedding = dataclasses.field(default=LinearComplement())
+    phys_dim = property(lambda self: self.embedding.phys_dim + 1)
+    norm = property(lambda self: 1.0 if self.embedding.norm == 1 else None)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.embedding.site_features > 1:
+            raise ValueError(
+                f"{self.embedding!r} sees several features, of which some may be missing and some "
+                "not: take an embedding of single features."
+            )
+
+    @property
+    def unit_weights(self) -> Weights | None:
+        weights = self.embedding.unit_weights
+        return None if weights is None else np.append(weights, 1)
+
+    def for_data(self, X: AnyArray, weight: AnyArray) -> Embedding:
+        inner = self.embedding.for_data(X, weight)
+        return dataclasses.replace(self, embedding=inner)
+
+    def __call__(self, x: ArrayLike) -> Vectors:
+        x = as_float(x)
+        missing = jnp.isnan(x)
+        middle = np.clip(self.domain, -1e6, 1e6).mean()
+        phi = self.embedding(jnp.where(missing, x.dtype.type(middle), x))
+        own = missing[..., None]
+        return jnp.concatenate([jnp.where(own, 0, phi), own.astype(phi.dtype)], axis=-1)
+
+    def embed(self, X: ArrayLike) -> Vectors:
+        return self(X)
+
+    def _change(self, phi):
+        raise NotImplementedError  # What is missing shows before it is embedded only.
+
+    def gram(self) -> Gram:
+        gram = np.pad(self.embedding.gram(), (0, 1))
+        gram[-1, -1] = 1
+        return gram
+
+    def quadrature(self) -> tuple[np.ndarray, np.ndarray]:
+        phi, weights = self.embedding.quadrature()
+        phi = np.pad(phi, (0, 1))
+        phi[-1, -1] = 1
+        return phi, np.append(weights, 1)

@@ -181,3 +181,32 @@ class SpinCoherent(Embedding):
         top = self.phys_dim - 1
         parts = [math.sqrt(math.comb(top, s)) * cos ** (top - s) * sin**s for s in range(top + 1)]
         return jnp.stack(parts, axis=-1)
+
+
+@variant("embedding")
+class Periodic(Embedding):
+    """phi(x) = [1, sqrt(2) cos(2 pi k x), sqrt(2) sin(2 pi k x)] for k = 1..harmonics, of period 1.
+
+    An orthonormal basis for phases, such as the time of day in days; columns are not scaled.
+    ValueError unless harmonics >= 1.
+
+    >>> Periodic()([0.0, 0.25, 1.25]).round(3).tolist()
+    [[1.0, 1.414, 0.0], [1.0, -0.0, 1.414], [1.0, ...0.0, 1.414]]
+    """
+
+    harmonics: int = 1
+    as_given = True
+    phys_dim = property(lambda self: 2 * self.harmonics + 1)
+    norm = property(lambda self: math.sqrt(self.phys_dim))
+    _least = (("harmonics", 1),)
+    _unity = 0
+
+    def __call__(self, x: ArrayLike) -> Vectors:
+        x = as_float(x)[..., None]
+        angles = 2 * np.pi * x * along(np.arange(1, self.harmonics + 1), x)
+        waves = math.sqrt(2) * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        waves = waves.reshape(*x.shape[:-1], 2 * self.harmonics)
+        return jnp.concatenate([jnp.ones_like(x), waves], axis=-1)
+
+    def gram(self) -> Gram:
+        return np.eye(self.phys_dim)

@@ -23,6 +23,8 @@ class Recipe:
     objective : Objective
     trainer : Trainer
     columns : (Embedding, Scaler)
+    reading : Reading
+        Treatment of what is missing, of dates and of rare categories.
     output_std : float
         Standard deviation of the outputs before training.
     network : NetworkSpec or quimb TensorNetwork
@@ -39,6 +41,7 @@ class Recipe:
     objective: Objective
     trainer: Any
     columns: tuple
+    reading: Any
     output_std: float = 0.1
     network: Any = None
     bond_dim: int | None = None

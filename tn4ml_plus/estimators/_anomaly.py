@@ -50,7 +50,7 @@ class View(HoldsNetworks):
     @property
     def n_features_in_(self) -> int:
         """Number of columns."""
-        return self._reader.n_features
+        return self._reader.n_columns
 
     @property
     def feature_names_in_(self) -> np.ndarray:
@@ -210,7 +210,7 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
                 f"{type(self._loss).__name__} learns from labels: give y, 1 for inliers and -1 for "
                 "outliers, or choose another loss."
             )
-        y = column_or_1d(y)
+        y = column_or_1d(tables.unmasked(y, "y"))
         check_consistent_length(table.floats, y)
         if not np.isin(y, (-1, 1)).all():
             raise ValueError("y must be 1 for inliers and -1 for outliers.")

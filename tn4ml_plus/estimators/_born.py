@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.base import DensityMixin
+from sklearn.base import DensityMixin, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import check_random_state
 
 from .._checks import check, check_int
-from ..tables import Bijection, Table, is_missing, read_table, read_weight
+from ..tables import Bijection, Table, is_missing, read_columns, read_table, read_weight
 from ._base import TensorNetworkEstimator
 from ._densities import BornScore, SiteDensity, born_members, log_densities
 from ._estimator import as_estimator, fits, reads
@@ -16,11 +16,11 @@ from ._recipes import DENSITY, Data, of_density
 
 
 @as_estimator
-class TNBornMachine(DensityMixin, TensorNetworkEstimator):
+class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, TensorNetworkEstimator):
     """Density whose square root is a tensor network, with exact marginals, conditionals, samples.
 
     p(x) = psi(x)^2 / Z on the embedding's domain, carried over to raw columns by the scaler's
-    derivative: it integrates to 1 over them. Categorical columns of a frame become one-hot sites.
+    derivative: it integrates to 1 over them. Categories become one-hot sites, moments seconds.
     Missing values are traced out exactly, except in fitting, which raises a lower bound of the
     likelihood of incomplete rows.
     Han et al. 2018, Phys. Rev. X 8, 031012; Cheng et al. 2019, Phys. Rev. B 99, 155131 for trees.
@@ -43,17 +43,22 @@ class TNBornMachine(DensityMixin, TensorNetworkEstimator):
     loss : NegativeLogLikelihood, also with penalties added, or None for it
     scaler : str or Scaler
         A bijection of the raw columns; None takes ``GaussianCDF()``, which has no edges.
+    imputation : str
+        What `transform` puts in place of what is missing: ``"mean"``, conditional means and modes,
+        or ``"draw"``, samples given the rest of the row, with `random_state`.
 
     Attributes
     ----------
     history_
         As in `TNClassifier`; the loss is the mean of -log p in nats, on the embedding's domain.
     unseen_log_density_ : log-probability that stands for a category never seen in fitting
+        And for those beyond `max_categories`.
     """
 
     bond_dim: int = 12
     _: dataclasses.KW_ONLY
     n_members: int = 1
+    imputation: str = "mean"
 
     _defaults = DENSITY
 
@@ -94,13 +99,15 @@ class TNBornMachine(DensityMixin, TensorNetworkEstimator):
 
     @reads
     def sample(self, n_samples=1, *, given=None, random_state=None):
-        """Exact samples, (n_samples, n_features) floats, or objects where there are categories.
+        """Exact samples, a table of the kind that `fit` was given: a frame, or an array.
+
+        Columns of integers have integers; an array is of objects where there are categories.
 
         Parameters
         ----------
         n_samples : int
             How many to draw, for each row of `given`.
-        given : array or frame of shape (n_rows, n_features) or (n_features,), or None
+        given : array or frame of shape (n_rows, n_features), one row of it, or None
             What it holds is kept; the rest, NaN (None for categories), is drawn given that.
         random_state : int, RandomState or None
         """
@@ -108,9 +115,12 @@ class TNBornMachine(DensityMixin, TensorNetworkEstimator):
         if given is None:
             table = self._nothing(n_samples)
         else:
-            table = self._read(given if np.ndim(given) == 2 else np.atleast_2d(given))
+            table = self._read(_as_rows(given))
             table = table.rows(np.repeat(np.arange(len(table)), n_samples))
-        rng = check_random_state(random_state)
+        return self._reader.build(self._drawn(table, check_random_state(random_state)))
+
+    def _drawn(self, table, rng):
+        """Columns of a table whose gaps are drawn, (n_samples, n_features) floats or objects."""
         U = self._reader.encode(table)[0]
         members = born_members(self._reader, self._ensemble, U)
         log = log_densities(members)
@@ -130,13 +140,31 @@ class TNBornMachine(DensityMixin, TensorNetworkEstimator):
         return self._keep_given(self._reader.inverse(out), table)
 
     @reads
-    def impute(self, X) -> np.ndarray:
+    def impute(self, X):
         """X with missing numbers replaced by their conditional means, categories by their modes.
 
-        Everything that a row holds is conditioned on. Returns (n_samples, n_features) floats, or
-        objects where there are categories.
+        Everything that a row holds is conditioned on. Returns a table of the kind that `fit` was
+        given, as `sample` does; a frame keeps the index of X.
         """
+        return self._reader.build(self._imputed(self._read(X)), like=X)
+
+    @reads
+    def transform(self, X):
+        """X with what is missing replaced: by `impute`, or as `sample` draws it.
+
+        Parameters
+        ----------
+        X : array or frame of shape (n_samples, n_features)
+        """
+        valid = self.imputation in ("mean", "draw")
+        check("imputation", self.imputation, valid, '"mean" or "draw"')
         table = self._read(X)
+        if self.imputation == "mean":
+            return self._reader.build(self._imputed(table), like=X)
+        return self._reader.build(self._drawn(table, check_random_state(self.random_state)), like=X)
+
+    def _imputed(self, table):
+        """Columns of a table without gaps, (n_samples, n_features) floats or objects."""
         U = self._reader.encode(table)[0]
         missing, out = np.isnan(U), self._reader.inverse(U)
         chosen = np.flatnonzero(missing.any(axis=1))
@@ -197,13 +225,20 @@ class TNBornMachine(DensityMixin, TensorNetworkEstimator):
     def _keep_given(self, out, table):
         """`out` with what the table holds put back as it was."""
         for j, values in enumerate(table.raw):
-            if values is None:
+            if values is None or values.dtype != object:
                 known = ~np.isnan(table.floats[:, j])
                 out[known, j] = table.floats[known, j]
             else:
                 known = np.array([not is_missing(value) for value in values], bool)
                 out[known, j] = values[known]
         return out
+
+
+def _as_rows(given):
+    """A table of one row where a row is given, as an array or as a series with the names."""
+    if np.ndim(given) == 2 or hasattr(given, "columns"):
+        return given
+    return given.to_frame().T if hasattr(given, "to_frame") else np.array(given, object)[None]
 
 
 class Marginal:
@@ -221,22 +256,25 @@ class Marginal:
 
     def score_samples(self, X):
         """Log-densities in nats of the rows of X (n_samples, len(features)), (n_samples,)."""
-        X = np.asarray(X, object)
-        if X.ndim != 2 or X.shape[1] != len(self.features):
+        part = read_columns(X, self.machine)
+        if part.shape[1] != len(self.features):
             raise ValueError(
-                f"X must have the shape (n_samples, {len(self.features)}), got {X.shape}."
+                f"X must have the shape (n_samples, {len(self.features)}), got {part.shape}."
             )
-        table = self.machine._nothing(len(X))
-        for j, column in zip(self.features, X.T, strict=True):
-            if table.raw[j] is None:
-                table.floats[:, j] = column.astype(float)
-            else:
-                table.raw[j][:] = column
+        table = self.machine._nothing(len(part))
+        raw = list(table.raw)
+        for j, floats, values in zip(self.features, part.floats.T, part.raw, strict=True):
+            table.floats[:, j] = floats
+            raw[j] = values
+        table = dataclasses.replace(table, raw=tuple(raw))
         return self.machine._score.of_rows(self.machine._reader, self.machine._ensemble, table)
 
     def sample(self, n_samples=1, *, random_state=None):
-        """Exact samples, (n_samples, len(features)).
+        """Exact samples, a table of these features.
 
-        See `TNBornMachine.sample` for the parameters.
+        See `TNBornMachine.sample` for the parameters and what comes back.
         """
-        return self.machine.sample(n_samples, random_state=random_state)[:, list(self.features)]
+        check_int("n_samples", n_samples, at_least=1)
+        machine = self.machine
+        drawn = machine._drawn(machine._nothing(n_samples), check_random_state(random_state))
+        return machine._reader.build(drawn[:, list(self.features)], self.features)

@@ -15,10 +15,10 @@ from .._arrays import on_device
 from .._checks import check
 from ..ensembles import Recipe
 from ..losses import CrossEntropy
-from ..tables import read_table, read_weight
+from ..tables import AVERAGED, is_missing, read_table, read_weight, unmasked
 from ..training import Gradient
 from ._base import TensorNetworkEstimator
-from ._estimator import as_estimator, fits, reads
+from ._estimator import OutputOptions, as_estimator, fits, reads
 from ._recipes import Data, legendre
 
 
@@ -50,7 +50,9 @@ def read_classes(estimator, X, y, sample_weight, classes=None, going_on=False):
         raise ValueError(
             f"{type(estimator).__name__} requires y to be passed, but the target y is None."
         )
-    y = column_or_1d(y, warn=True)
+    y = column_or_1d(unmasked(y, "y"), warn=True)
+    if y.dtype == object:
+        y = _of_one_type(y)
     if y.dtype.kind in "fc":
         check_array(y, ensure_2d=False, input_name="y")
     check_classification_targets(y)
@@ -75,6 +77,22 @@ def read_classes(estimator, X, y, sample_weight, classes=None, going_on=False):
     return codes.astype(np.int32)[kept], weight[kept], kept
 
 
+def _of_one_type(y):
+    """Labels that can be sorted; ValueError for gaps and for labels of several types."""
+    missing = sum(map(is_missing, y))
+    if missing:
+        raise ValueError(f"Input y contains NaN or None in {missing} places: leave these rows out.")
+    kinds = sorted({type(label).__name__ for label in y})
+    try:
+        np.unique(y)
+    except TypeError:
+        raise ValueError(
+            f"y holds labels of several types, {' and '.join(kinds)}: make them all strings, or "
+            "all numbers."
+        ) from None
+    return y
+
+
 def _codes(labels, classes):
     """Numbers of labels in the sorted classes; ValueError for those that are not among them."""
     unknown = np.setdiff1d(labels, classes)
@@ -84,12 +102,12 @@ def _codes(labels, classes):
 
 
 @as_estimator
-class TNClassifier(ProbabilisticClassifier, TensorNetworkEstimator):
+class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimator):
     """Classifier whose class scores are the outputs of tensor networks on embedded features.
 
-    Raw tables work: columns are scaled to the embedding's domain, categorical columns of a frame
-    become one-hot sites (their 16 most frequent levels; others count as unknown), and missing
-    values are replaced by their site's mean vector.
+    Raw tables work, arrays and frames of any library: numbers are scaled to the embedding's domain,
+    text and other labels become one-hot sites, dates become the time and cyclic sites of the year,
+    the week and the day, and that a value is missing can be learned from.
 
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
@@ -115,6 +133,15 @@ class TNClassifier(ProbabilisticClassifier, TensorNetworkEstimator):
         None takes cross-entropy with label smoothing 0.05. Names of optax's losses are valid too.
     scaler : str or Scaler
         Maps raw columns to the embedding's domain; None takes the one that suits the embedding.
+    max_categories : int or None
+        Most categories that a column has, at least 2; None takes one for every 50 rows, from 16 to
+        128. Rarer ones count as one category, and a warning names the column.
+    missing : str
+        ``"learned"``: a column with gaps in fitting has a vector for them. ``"averaged"``: gaps
+        have the mean of their site's vectors, as gaps of other columns always have.
+    dates : str
+        ``"cyclic"``: moments are read as the time and as phases of the year, the week and the day,
+        as far as these differ between rows. ``"linear"``: as the time only.
     learning_rate, max_epochs, batch_size, feature_dropout, decay : number or None
         Override the trainer's own values where not None. An explicit max_epochs is taken exactly.
     early_stopping : bool, whether to keep the weights that did best on a tenth that is set aside
@@ -153,6 +180,7 @@ class TNClassifier(ProbabilisticClassifier, TensorNetworkEstimator):
         CrossEntropy(label_smoothing=0.05),
         Gradient(feature_dropout=0.2, decay=1.5),
         (legendre, "quantile_sigmoid"),
+        AVERAGED,
     )
 
     @fits

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
+from .._checks import check
 from .._registry import snake_case, to_json, variant
 from ..io import to_tree, write
 from ..training import extend_history
@@ -222,8 +223,29 @@ class NetworkOptions(TrainingOptions):
     loss: Any = None
     trainer: Any = "gradient"
     scaler: Any = None
+    max_categories: int | None = None
     feature_dropout: float | None = None
     decay: float | None = None
+
+    def _reading(self):
+        """Fields of the `Reading` of tables that the parameters change."""
+        return {"max_categories": self.max_categories}
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class OutputOptions(NetworkOptions):
+    """Parameters of estimators that train the outputs of networks."""
+
+    _: dataclasses.KW_ONLY
+    missing: str = "learned"
+    dates: str = "cyclic"
+
+    def _reading(self):
+        learns, spreads = self.missing == "learned", self.dates == "cyclic"
+        known = learns or self.missing == "averaged"
+        check("missing", self.missing, known, '"learned" or "averaged"')
+        check("dates", self.dates, spreads or self.dates == "linear", '"cyclic" or "linear"')
+        return super()._reading() | {"learns_missing": learns, "spreads": spreads}
 
 
 def check_switches(estimator):

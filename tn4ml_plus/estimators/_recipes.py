@@ -13,7 +13,7 @@ from ..contraction import as_tree
 from ..embeddings import Legendre
 from ..ensembles import Batch, Ensemble, Recipe, resolve_objective, resolve_trainer
 from ..losses import NegativeLogLikelihood
-from ..tables import AVERAGED, TRACED, Table, TableReader, resolve_columns
+from ..tables import TRACED, Table, TableReader, resolve_columns
 from ..training import Gradient, Samples
 from ._densities import orthonormal
 from ._estimator import check_switches, split
@@ -39,6 +39,8 @@ def filled(defaults: Recipe, options, shape, owner: str) -> Recipe:
     for name in ("bond_dim", "n_members"):
         check_int(name, getattr(options, name), at_least=1)
     check_switches(options)
+    check_int("max_categories", options.max_categories, at_least=2, optional=True)
+    reading = dataclasses.replace(defaults.reading, **options._reading())
     callbacks = getattr(options, "callbacks", None)
     callbacks = function_tuple("callbacks", () if callbacks is None else callbacks)
     embedding, scaler = defaults.columns
@@ -51,6 +53,7 @@ def filled(defaults: Recipe, options, shape, owner: str) -> Recipe:
     return dataclasses.replace(
         defaults,
         columns=resolve_columns(embedding, options.scaler, scaler),
+        reading=reading,
         network=network,
         bond_dim=options.bond_dim,
         n_members=options.n_members,
@@ -74,6 +77,7 @@ DENSITY = Recipe(
     NegativeLogLikelihood(),
     Gradient(learning_rate=1e-2, decay=1.0, clip_norm=10.0, max_steps=1000),
     (fine_legendre, "gaussian_cdf"),
+    TRACED,
     output_std=1.0,
 )
 
@@ -129,9 +133,8 @@ def prepared(recipe, data, rng, before=None, outputs=(None, None)):
     fitting, validation = split(recipe.trainer, data.target, recipe.task == "classification", rng)
     if before is None:
         rows = fitting[evenly_spaced(len(fitting), _START_ROWS)]
-        reading = TRACED if recipe.task == "density" else AVERAGED
         reader, U = TableReader.fit_transform(
-            data.table, data.weight, recipe.columns, reading=reading, rows=rows
+            data.table, data.weight, recipe.columns, reading=recipe.reading, rows=rows
         )
         batch = Batch(U[rows], reader.vectors(U[rows]), data.weight[rows], reader.unit_weights)
         phys_dims = reader.embedding.phys_dims(reader.width)

@@ -9,10 +9,10 @@ from .._amplitude import Amplitude
 from .._registry import variant
 from ..ensembles import Recipe
 from ..losses import SquaredError
-from ..tables import read_table, read_weight
+from ..tables import AVERAGED, read_table, read_weight, unmasked
 from ..training import Gradient
 from ._base import TensorNetworkEstimator
-from ._estimator import as_estimator, fits, reads
+from ._estimator import OutputOptions, as_estimator, fits, reads
 from ._recipes import Data, legendre
 
 
@@ -52,7 +52,7 @@ class TargetScaling:
 
 
 @as_estimator
-class TNRegressor(RegressorMixin, TensorNetworkEstimator):
+class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
     """Regressor whose predictions are the outputs of tensor networks on embedded features.
 
     Targets are standardised inside. See `TNClassifier` for the parameters, attributes and errors
@@ -76,6 +76,7 @@ class TNRegressor(RegressorMixin, TensorNetworkEstimator):
         SquaredError(),
         Gradient(feature_dropout=0.05, decay=1.0, min_steps=1000),
         (legendre, "quantile_sigmoid"),
+        AVERAGED,
     )
 
     def __sklearn_tags__(self):
@@ -106,7 +107,7 @@ class TNRegressor(RegressorMixin, TensorNetworkEstimator):
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
-        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        y = check_array(unmasked(y, "y"), ensure_2d=False, dtype=np.float64, input_name="y")
         check_consistent_length(table.floats, y)
         one_column = y.ndim == 1 or y.shape[1] == 1
         if one_column and y.ndim == 2:

@@ -1,6 +1,8 @@
 """Readers from tables as users have them to embedded samples."""
 
 from ._columns import resolve_columns
+from ._frames import Make
+from ._kinds import is_missing
 from ._reader import AVERAGED, TRACED, Reading, TableReader, padded_length
 from ._scalers import (
     Bijection,
@@ -16,11 +18,11 @@ from ._scalers import (
     Rotated,
     Scaler,
 )
-from ._table import Table, is_missing, read_table, read_weight
+from ._table import Table, read_columns, read_table, read_weight, unmasked
 
 __all__ = [
     "AVERAGED", "TRACED", "Bijection", "CommonMinMax", "Differentiable", "GaussianCDF",
-    "LogisticCDF", "MinMax", "Passthrough", "PrincipalComponents", "ProbabilisticPCA",
+    "LogisticCDF", "Make", "MinMax", "Passthrough", "PrincipalComponents", "ProbabilisticPCA",
     "QuantileSigmoid", "Reading", "Rotated", "Scaler", "Table", "TableReader", "is_missing",
-    "padded_length", "read_table", "read_weight", "resolve_columns",
+    "padded_length", "read_columns", "read_table", "read_weight", "resolve_columns", "unmasked",
 ]  # fmt: skip

@@ -6,14 +6,20 @@ import numpy as np
 
 from .._checks import warn
 from .._registry import resolve
-from ..embeddings import Embedding, OneHot, PerFeature
-from ..errors import DomainWarning
+from ..embeddings import Embedding, OneHot, PerFeature, Periodic, WithMissing
+from ..errors import DomainWarning, InformationWarning
+from ._frames import Make
+from ._kinds import TIME, is_missing, phase
 from ._scalers import Passthrough, Scaler
-from ._table import Table, is_missing
+from ._table import Table
 
 #: Rows that networks are evaluated on at a time.
 BLOCK = 1024
-MAX_LEVELS = 16
+# Bounds of the number of categories of a column, and rows for each between the two.
+_FEW_LEVELS, _MANY_LEVELS, _ROWS_PER_LEVEL = 16, 128, 50
+# Harmonics of each period of moments: seven points tell all days of a week.
+_HARMONICS = {"time of year": 2, "day of week": 3, "time of day": 2}
+_NUMERIC, _CATEGORICAL = "numbers", "categories"
 # Numbers that a block of rows may take, in columns or in embedded vectors.
 _NUMBERS = 1 << 26
 
@@ -52,30 +58,38 @@ class Columns:
     levels: tuple
     names: tuple | None = None
     unseen_is_missing: bool = False
+    kinds: tuple[str, ...] | None = None
+    moments: tuple | None = None
+    pooled: tuple[bool, ...] | None = None
+    make: Make | None = None
 
     @classmethod
-    def fit(cls, table: Table, weight, embedding, scaler, **others):
+    def fit(cls, table: Table, weight, embedding, scaler, reading):
         """Fitted to a table; ValueError for columns that do not suit the embedding or scaler."""
-        n_features = table.shape[1]
-        if isinstance(embedding, PerFeature) and scaler.n_outputs(n_features) < n_features:
+        n_columns = table.shape[1]
+        if isinstance(embedding, PerFeature) and scaler.n_outputs(n_columns) < n_columns:
             raise ValueError(
                 f"{type(scaler).__name__} mixes columns, so that none has an embedding of its own: "
                 "take one embedding for all instead of PerFeature."
             )
-        embedding.nsites(n_features)
-        levels = tuple(None if values is None else _levels(values, weight) for values in table.raw)
-        self = cls(embedding, scaler, {}, levels, table.names, **others)
-        numeric, scaled = self.numeric, self.scaled
-        if not embedding.columnwise and not numeric.all():
-            raise ValueError(
-                f"{type(embedding).__name__} takes numeric columns only: encode the categorical "
-                "columns first, or use an embedding of single features."
-            )
-        if isinstance(embedding, PerFeature) and not numeric.all():
-            raise ValueError(
-                "PerFeature cannot be combined with categorical columns of a frame: give their "
-                "codes as numbers, with OneHot for them in PerFeature."
-            )
+        embedding.nsites(n_columns)
+        kinds, moments = tuple(map(_kind, table.raw)), tuple(map(reading.moments, table.raw))
+        self = cls(embedding, scaler, {}, (), table.names, kinds=kinds, moments=moments)
+        features = self._spread(table)
+        levels, pooled = self._levels(features, weight, reading)
+        missing = [
+            reading.learns_missing
+            and bool(np.isnan(u).any() if r is None else any(map(is_missing, r)))
+            for u, r in zip(features.floats.T, features.raw, strict=True)
+        ]
+        parts = self._parts(levels, pooled, missing)
+        if parts is not None:
+            embedding = parts[0] if len(set(parts)) == 1 else PerFeature(parts)
+        self = dataclasses.replace(
+            self, embedding=embedding, levels=levels, pooled=pooled, make=table.make,
+            unseen_is_missing=reading.unseen_is_missing,
+        )  # fmt: skip
+        scaled, n_features = self.scaled, self.n_features
         if self.width < n_features:
             if not scaled.all():
                 raise ValueError(
@@ -83,8 +97,9 @@ class Columns:
                     "categorical columns first, or use another scaler."
                 )
             embedding.nsites(self.width)
-        codes = table.floats[:, numeric & ~scaled]
-        low, high = self._limits(n_features)[:, numeric & ~scaled]
+        coded = self.numeric & self._discrete
+        codes = features.floats[:, coded]
+        low, high = self._limits(n_features)[:, coded] if coded.any() else np.zeros((2, 0))
         if count := ((codes < low) | (codes > high) | (codes % 1 > 0)).sum():
             warn(
                 f"{count} values are none of the integer codes that {type(embedding).__name__} "
@@ -92,12 +107,98 @@ class Columns:
                 "number, or use an embedding of continuous features.",
                 DomainWarning,
             )
-        state = scaler.fit(table.floats[:, self._chosen], weight) if scaled.any() else {}
-        if not numeric.all():
-            embedding = PerFeature(
-                tuple(embedding if lv is None else OneHot(max(2, len(lv))) for lv in levels)
+        state = scaler.fit(features.floats[:, self._chosen], weight) if scaled.any() else {}
+        return dataclasses.replace(self, scaler_state=state)
+
+    def _levels(self, table, weight, reading):
+        """Categories of each feature, None for numbers, and whether others are pooled as one."""
+        most = reading.max_categories
+        if most is None:
+            most = int(np.clip(len(table) // _ROWS_PER_LEVEL, _FEW_LEVELS, _MANY_LEVELS))
+        levels, pooled, dropped = [], [], []
+        for name, values in zip(self._feature_names(table.names), table.raw, strict=True):
+            found, counts = (None, None) if values is None else _by_frequency(values, weight)
+            pooled.append(found is not None and len(found) > most)
+            if pooled[-1]:
+                # One place is for the others, where they are pooled.
+                kept = most if reading.unseen_is_missing else most - 1
+                share = sum(counts[kept:]) / sum(counts)
+                dropped.append(f"{name!r} keeps {kept} of {len(found)} ({share:.1%} of the rows")
+                found = found[:kept]
+            levels.append(None if found is None else tuple(found))
+        if dropped:
+            others = "unknown" if reading.unseen_is_missing else "one category"
+            warn(
+                f"Rare categories count as {others}: column "
+                + "; ".join(f"{text} have others)" for text in dropped)
+                + ". Raise max_categories, or encode the column in another way first, such as with "
+                "scikit-learn's TargetEncoder.",
+                InformationWarning,
             )
-        return dataclasses.replace(self, embedding=embedding, scaler_state=state)
+        return tuple(levels), tuple(p and not reading.unseen_is_missing for p in pooled)
+
+    def _parts(self, levels, pooled, missing):
+        """Embedding of each feature; None where one is for all. ValueError where one is needed."""
+        embedding, cyclic = self.embedding, self._cyclic
+        special = [lv is not None or period for lv, period in zip(levels, cyclic, strict=True)]
+        if any(special) and (isinstance(embedding, PerFeature) or not embedding.columnwise):
+            kind = "categorical columns" if any(lv is not None for lv in levels) else "dates"
+            if isinstance(embedding, PerFeature):
+                raise ValueError(
+                    f"PerFeature cannot be combined with {kind} of a frame: give their codes as "
+                    "numbers, with OneHot for them in PerFeature."
+                )
+            raise ValueError(
+                f"{type(embedding).__name__} takes numeric columns only: encode the {kind} first, "
+                "or use an embedding of single features."
+            )
+        mixes = self.scaler.mixes_columns
+        learns = [m and (not mixes or s) for m, s in zip(missing, special, strict=True)]
+        single = embedding.columnwise and embedding.site_features == 1
+        if not any(special) and not (single and any(learns)):
+            return None
+        given = getattr(embedding, "embeddings", (embedding,) * len(levels))
+        parts = []
+        for part, level, period, pool, gap in zip(given, levels, cyclic, pooled, learns):
+            if level is not None:
+                part = OneHot(max(2, len(level) + pool))
+            part = Periodic(_HARMONICS[period]) if period else part
+            parts.append(WithMissing(part) if gap else part)
+        return tuple(parts)
+
+    def _spread(self, table):
+        """The table of features: a column of moments gives several."""
+        if not any(self.moments or ()):
+            return table
+        floats, raw = [], []
+        for column, values, parts in zip(table.floats.T, table.raw, self.moments, strict=True):
+            if parts is None:
+                floats.append(column)
+                raw.append(values)
+            elif values is None or values.dtype == object:
+                # Without entries, as those of another kind are refused.
+                floats += [np.full(len(table), np.nan)] * len(parts)
+                raw += [None] * len(parts)
+            else:
+                floats += [column if part == TIME else phase(values, part) for part in parts]
+                raw += [None] * len(parts)
+        return dataclasses.replace(table, floats=np.stack(floats, axis=1), raw=tuple(raw))
+
+    @property
+    def _cyclic(self):
+        """Per feature the name of a period, None for those that are none."""
+        moments = self.moments or (None,) * len(self.levels)
+        return [None if part == TIME else part for parts in moments for part in parts or (None,)]
+
+    def _feature_names(self, names):
+        """Names of the features, of columns x0, x1, ... where these have none."""
+        moments = self.moments or (None,) * len(self.levels)
+        names = names or [f"x{i}" for i in range(len(moments))]
+        return [
+            name if part in (None, TIME) else f"{name}: {part}"
+            for name, parts in zip(names, moments, strict=True)
+            for part in parts or (None,)
+        ]
 
     @property
     def numeric(self) -> np.ndarray:
@@ -105,10 +206,16 @@ class Columns:
         return np.array([level is None for level in self.levels])
 
     @property
+    def _discrete(self):
+        """Whether features are codes, (n_features,) bools."""
+        parts = getattr(self.embedding, "embeddings", (self.embedding,) * self.n_features)
+        return np.array([part.discrete for part in parts])
+
+    @property
     def scaled(self) -> np.ndarray:
-        """Whether the scaler scales columns, (n_features,) bools."""
-        parts = getattr(self.embedding, "embeddings", None) or (self.embedding,) * self.n_features
-        return self.numeric & ~np.array([part.discrete for part in parts])
+        """Whether the scaler scales features, bools."""
+        parts = getattr(self.embedding, "embeddings", (self.embedding,) * self.n_features)
+        return self.numeric & ~np.array([part.as_given for part in parts])
 
     @property
     def _chosen(self):
@@ -117,8 +224,13 @@ class Columns:
         return slice(None) if self.scaled.all() else self.scaled
 
     @property
+    def n_columns(self) -> int:
+        """Number of columns of tables."""
+        return len(self.moments or self.levels)
+
+    @property
     def n_features(self) -> int:
-        """Number of columns."""
+        """Number of features, of which moments have several."""
         return len(self.levels)
 
     @property
@@ -134,7 +246,7 @@ class Columns:
     @property
     def explains_columns(self) -> bool:
         """Whether each site reads one column."""
-        one = self.embedding.columnwise and self.nsites == self.n_features
+        one = self.embedding.columnwise and self.nsites == self.n_columns == self.n_features
         return one and not self.scaler.mixes_columns
 
     def site_embeddings(self) -> tuple:
@@ -143,8 +255,8 @@ class Columns:
 
     def site_names(self) -> list[str]:
         """Name of the column that each site reads, or "site 0", "component 0", ..."""
-        if self.explains_columns:
-            return list(self.names or (f"x{i}" for i in range(self.n_features)))
+        if self.nsites == self.n_features and not self.scaler.mixes_columns:
+            return self._feature_names(self.names)
         kind = "component" if self.scaler.mixes_columns else "site"
         return [f"{kind} {i}" for i in range(self.nsites)]
 
@@ -165,17 +277,21 @@ class Columns:
         return np.where(unseen, np.nan, U), unseen
 
     def _codes(self, table):
-        for j, (values, level) in enumerate(zip(table.raw, self.levels, strict=True)):
-            if (values is None) == (level is None):
-                continue
-            # A column without entries is of either kind.
-            if not all(map(is_missing, table.floats[:, j] if values is None else values)):
-                kinds = "numbers", "categories"
-                expected, found = kinds if level is None else kinds[::-1]
+        kinds = self.kinds or tuple(_NUMERIC if lv is None else _CATEGORICAL for lv in self.levels)
+        for j, (expected, values) in enumerate(zip(kinds, table.raw, strict=True)):
+            found = _kind(values)
+            # Categories may be numbers, and a column without entries is of any kind.
+            entries = table.floats[:, j] if values is None else values
+            if (
+                expected != found
+                and not (expected == _CATEGORICAL and found == _NUMERIC and self._counts(j))
+                and not all(map(is_missing, entries))
+            ):
                 name = j if self.names is None else repr(self.names[j])
                 raise ValueError(
                     f"Column {name} held {expected} when fitting and holds {found} now: convert it."
                 )
+        table = self._spread(table)
         out, n_outside = np.empty((len(table), self.width)), 0
         for rows in blocks(len(table), table.shape[1]):
             n_outside += self._fill(out[rows], table.rows(rows))
@@ -209,9 +325,16 @@ class Columns:
             out[:, chosen] = u
         for j in np.flatnonzero(~self.numeric):
             codes = {level: code for code, level in enumerate(self.levels[j])}
+            other = len(codes) if self.pooled and self.pooled[j] else -1
             values = table.floats[:, j] if table.raw[j] is None else table.raw[j]
-            out[:, j] = [np.nan if is_missing(v) else codes.get(_key(v), -1) for v in values]
+            out[:, j] = [np.nan if is_missing(v) else codes.get(v, other) for v in values.tolist()]
         return n_outside
+
+    def _counts(self, column):
+        """Whether some of the categories of a column are numbers."""
+        feature = sum(len(parts or (None,)) for parts in (self.moments or ())[:column])
+        levels = self.levels[feature if self.moments else column]
+        return any(not isinstance(level, str) for level in levels)
 
     def inverse(self, U) -> np.ndarray:
         """Raw columns of numbers in the embedding's domains: floats, or objects with categories."""
@@ -227,6 +350,21 @@ class Columns:
             known = dict(enumerate(self.levels[j]))
             out[:, j] = [None if u != u else known.get(int(u)) for u in U[:, j].astype(float)]
         return out
+
+    def build(self, columns, chosen=None, like=None):
+        """Raw columns as a table of the kind that was fitted; see `Make.build`.
+
+        Parameters
+        ----------
+        columns : ndarray, floats, or objects where there are categories, as of `inverse`
+        chosen : sequence of int or None, numbers of the columns where they are not all
+        like : frame or None, whose index a frame gets
+        """
+        if self.make is None:
+            return columns
+        chosen = range(self.n_columns) if chosen is None else chosen
+        names = self.names or [f"x{j}" for j in range(self.n_columns)]
+        return self.make.chosen(chosen).build(columns, [names[j] for j in chosen], like)
 
     def log_derivatives(self, floats) -> np.ndarray:
         """Logs of the factors of the derivative of `transform`, of floats' shape; 0 where missing.
@@ -261,15 +399,17 @@ def blocks(n_rows, width):
     return [slice(start, start + size) for start in range(0, max(n_rows, 1), size)]
 
 
-def _key(value):
-    """Plain Python form of a category, so that codes survive storage."""
-    return value.item() if hasattr(value, "item") else value
+def _kind(values):
+    """Kind of a column of a table, in words, from its entries that are no numbers."""
+    kinds = {"M": "moments", "m": "times of day", "O": _CATEGORICAL}
+    return _NUMERIC if values is None else kinds[values.dtype.kind]
 
 
-def _levels(values, weight):
-    """The most frequent categories first, at most MAX_LEVELS; ties in order of their text."""
+def _by_frequency(values, weight):
+    """Categories, the most frequent first, ties in order of their text, and their weights."""
     counts = {}
-    for value, w in zip(values, weight, strict=True):
+    for value, w in zip(values.tolist(), weight.tolist(), strict=True):
         if not is_missing(value):
-            counts[_key(value)] = counts.get(_key(value), 0) + w
-    return sorted(counts, key=lambda v: (-counts[v], str(v)))[:MAX_LEVELS]
+            counts[value] = counts.get(value, 0) + w
+    ordered = sorted(counts, key=lambda v: (-counts[v], str(v)))
+    return ordered, [counts[value] for value in ordered]

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._registry import variant
-from ..embeddings import Embedding
+from ..embeddings import Embedding, WithMissing
 from ..initializers import least_squares_weights
 from ..training import bucket
 from ._columns import BLOCK, Columns, blocks
+from ._kinds import TIME, parts_of
 from ._scalers import Scaler
 from ._table import Table
 
@@ -26,14 +27,27 @@ class Reading:
 
     Parameters
     ----------
-    neutral : callable, `_mean_vector` or `_leading_axis`: the vector of a missing feature
+    neutral : callable, `_mean_vector` or `_leading_axis`: the vector of a dropped feature
     divides : bool, whether to divide vectors by w . phi where the embedding has no unit weights w
     unseen_is_missing : bool, whether categories never seen in fitting count as missing
+    learns_missing : bool
+        Whether columns with missing entries in fitting have a vector for these.
+    spreads : bool, whether moments are read as phases of the year, the week and the day, too
+    max_categories : int or None, of a column; None for a number that grows with the rows
     """
 
     neutral: Callable
     divides: bool = False
     unseen_is_missing: bool = False
+    learns_missing: bool = False
+    spreads: bool = False
+    max_categories: int | None = None
+
+    def moments(self, values) -> tuple[str, ...] | None:
+        """Names of what a column of moments or times of day is read as, None for others."""
+        if values is None or values.dtype == object:
+            return None
+        return parts_of(values) if self.spreads else (TIME,)
 
 
 def _mean_vector(phi, present):
@@ -53,7 +67,7 @@ def _leading_axis(phi, present):
 
 
 #: Features that are missing are averaged out.
-AVERAGED = Reading(_mean_vector, divides=True)
+AVERAGED = Reading(_mean_vector, divides=True, spreads=True)
 #: They are traced out of squared amplitudes. Divided vectors would be no orthonormal basis.
 TRACED = Reading(_leading_axis, unseen_is_missing=True)
 
@@ -69,11 +83,16 @@ class TableReader(Columns):
     ----------
     embedding : Embedding, fitted; a `PerFeature` where there are categories
     scaler, scaler_state : Scaler, dict of arrays
-    levels : tuple, per column its categories by frequency, None for numbers
+    levels : tuple, per feature its categories by frequency, None for numbers
     names : tuple of str or None, names of the columns
     unseen_is_missing : bool, as in `Reading`
+    kinds : tuple of str, what columns hold, in words
+    moments : tuple, per column what moments are read as, None for others
+    pooled : tuple of bool, per feature whether categories beyond `levels` are one more
+    make : Make or None, what the table of fitting came in
     unit_weights : ndarray of shape (nsites, phys_dim) or None, w with w . phi near 1
-    neutral : ndarray of shape (nsites, phys_dim), vector of a missing feature
+    neutral : ndarray of shape (nsites, phys_dim), vector of a dropped feature
+        And of a missing one, where the embedding has none of its own for that.
     divides : bool, as in `Reading`
     second_moments : ndarray of shape (nsites, phys_dim, phys_dim) or None, of each site's vectors
     """
@@ -105,7 +124,7 @@ class TableReader(Columns):
         reading : Reading
         rows : index of the rows that neutral vectors and weights are learned from
         """
-        reader = cls.fit(table, weight, *columns, unseen_is_missing=reading.unseen_is_missing)
+        reader = cls.fit(table, weight, *columns, reading)
         U = reader.transform(table)
         # Everything that learns from rows sees those before it at work.
         reader = dataclasses.replace(reader, embedding=reader.embedding.for_data(U, weight))
@@ -115,7 +134,9 @@ class TableReader(Columns):
             unit = least_squares_weights(reader.vectors(few), sample_weight=weight)
             reader = dataclasses.replace(reader, unit_weights=unit, divides=reading.divides)
         phi, missing = reader.vectors(few), np.isnan(few)
-        if missing.shape[1] != phi.shape[1]:
+        if missing.shape[1] == phi.shape[1]:
+            missing &= ~reader._own_gaps.any(axis=1)
+        else:
             missing = np.zeros(phi.shape[:2], bool)
         present = weight[:, None] * ~missing
         present = np.where(present.sum(axis=0) > 0, present, weight[:, None])
@@ -135,15 +156,30 @@ class TableReader(Columns):
         middle = np.clip(self.embedding.domains(U.shape[1]), -1e6, 1e6).mean(axis=1)
         length = padded_length(len(U)) if length is None else length
         padded = np.full((length, len(middle)), middle)
-        padded[: len(U)] = U if self.neutral is not None else np.where(np.isnan(U), middle, U)
+        gaps, own = self._own_gaps, self._own_gaps.any(axis=1)
+        padded[: len(U)] = U
         # Stand-ins for what is not learned yet, so that one program serves before and after.
-        nothing = np.zeros((self.nsites, self.embedding.phys_dim))
+        nothing = np.zeros_like(gaps)
+        if self.neutral is not None:
+            gaps = np.where(own[:, None], gaps, self.neutral)
+        elif np.isnan(U).any():
+            unknown = np.isnan(U) & ~own
+            padded[: len(U)] = np.where(unknown, middle, U)
         divisors, least = (self.unit_weights, _LEAST_DIVISOR) if self.divides else (nothing, 1.0)
-        neutral = nothing if self.neutral is None else self.neutral
         embedding, learned = self.embedding.split()
-        arrays = learned, padded, middle, divisors, least, neutral
+        arrays = learned, padded, middle, divisors, least, gaps
         dtype = jnp.result_type(float)
         return _embed(embedding, *jax.tree.map(lambda array: np.asarray(array, dtype), arrays))
+
+    @property
+    def _own_gaps(self):
+        """Vectors of missing features where the embedding has them, zeros elsewhere."""
+        gaps = np.zeros((self.nsites, self.embedding.phys_dim))
+        if self.embedding.site_features == 1 and self.nsites == self.width:
+            for site, embedding in enumerate(self.site_embeddings()):
+                if isinstance(embedding, WithMissing):
+                    gaps[site, embedding.phys_dim - 1] = 1
+        return gaps
 
     def blocks(self, U) -> Iterator[tuple[jax.Array, int]]:
         """`embed` of blocks of rows of bounded memory, each with how many of its rows are real."""
@@ -190,11 +226,11 @@ def padded_length(n_samples: int) -> int:
 
 
 @partial(jax.jit, static_argnums=0)
-def _embed(embedding, learned, U, middle, divisors, least, neutral):
+def _embed(embedding, learned, U, middle, divisors, least, gaps):
     missing = jnp.isnan(U)
     phi = embedding.join(learned).embed(jnp.where(missing, middle[None], U))
     # A positive scalar per sample and site; the floor keeps it so where w . phi would vanish.
     phi = phi / jnp.maximum(jnp.einsum("bis,is->bi", phi, divisors), least)[..., None]
     if embedding.site_features == 1:
-        phi = jnp.where(missing[..., None], neutral[None], phi)
+        phi = jnp.where(missing[..., None], gaps[None], phi)
     return phi

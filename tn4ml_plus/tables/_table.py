@@ -4,9 +4,14 @@ import dataclasses
 import numbers
 from collections import Counter
 
+import narwhals.stable.v2 as nw
 import numpy as np
+from scipy import sparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
+
+from ._frames import Make
+from ._kinds import BOOLEAN, INTEGER, NUMBER, read_values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -16,13 +21,18 @@ class Table:
     Parameters
     ----------
     floats : ndarray of shape (n_samples, n_features), NaN where missing and for categories
-    raw : tuple, per column None for numbers, else an object array (n_samples,) of categories
+        Seconds for moments, times of day and spans of time.
+    raw : tuple
+        Per column None for numbers, else an array (n_samples,): objects for categories, datetime64
+        for moments in the time of their place, timedelta64 for times of day.
     names : tuple of str or None, names of the columns
+    make : Make or None, what the rows came in
     """
 
     floats: np.ndarray
     raw: tuple
     names: tuple | None = None
+    make: Make | None = None
 
     def __len__(self) -> int:
         return len(self.floats)
@@ -41,9 +51,9 @@ class Table:
 
 
 def read_table(estimator, X, reset: bool) -> Table:
-    """Validated columns of X: numbers, and in pandas' and polars' frames also categories.
+    """Validated columns of X: numbers, categories and moments.
 
-    ValueError as in scikit-learn's `validate_data`, and for columns of another kind.
+    ValueError as in scikit-learn's `validate_data`, and TypeError for columns of no known kind.
 
     Parameters
     ----------
@@ -51,44 +61,94 @@ def read_table(estimator, X, reset: bool) -> Table:
     X : array or frame of shape (n_samples, n_features)
     reset : bool, whether these attributes are set, otherwise X is compared with them
     """
-    if hasattr(type(X), "collect"):
-        raise ValueError(f"X is a {type(X).__name__}: pass X.collect().")
-    names = getattr(X, "columns", None)
-    raw = [None]
-    if names is not None and hasattr(X, "dtypes"):
-        twice = [str(name) for name, count in Counter(names).items() if count > 1]
-        if twice:
-            raise ValueError(f"Columns appear twice: {', '.join(sorted(twice))}. Rename them.")
-        columns = [_read_column(name, X[name]) for name in names]
-        raw = [values for _, values in columns]
-    if all(values is None for values in raw):
-        try:
-            floats = validate_data(
-                estimator, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan"
-            )
-        except ValueError as error:
-            if "could not convert string" in str(error):
-                raise ValueError(
-                    f"{error}. Give categories as columns of a pandas or polars frame."
-                ) from error
-            raise
-        raw = (None,) * floats.shape[1]
-    else:
-        validate_data(estimator, X, reset=reset, skip_check_array=True)
-        floats = np.stack([column for column, _ in columns], axis=1)
-        if len(floats) == 0:
-            raise ValueError(
-                f"Found array with 0 sample(s) (shape={floats.shape}) while a minimum of 1 is "
-                f"required by {type(estimator).__name__}."
-            )
-        if np.isinf(floats).any():
-            bad = [str(n) for n, column in zip(names, floats.T) if np.isinf(column).any()]
-            raise ValueError(
-                f"Input X contains infinity in column(s) {', '.join(bad)}: replace it by a finite "
-                "number, or by NaN if the value is missing."
-            )
+    table = read_columns(X, estimator)
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
     names = getattr(estimator, "feature_names_in_", None)
-    return Table(floats, tuple(raw), None if names is None else tuple(names))
+    return dataclasses.replace(table, names=None if names is None else tuple(names))
+
+
+def read_columns(X, estimator=None) -> Table:
+    """Table of a frame or an array, whose columns have no names yet.
+
+    ValueError for infinities, duplicate names, no rows or no columns, and for lazy frames;
+    TypeError for columns of no known kind.
+
+    Parameters
+    ----------
+    X : array or frame of shape (n_samples, n_features)
+    estimator : object or None, named in messages
+    """
+    if isinstance(X, dict) and not sparse.issparse(X):
+        raise ValueError("X is a dict: make a frame of it, such as pandas.DataFrame(X).")
+    if hasattr(type(X), "collect"):
+        raise ValueError(f"X is a {type(X).__name__}, which holds no rows yet: pass X.collect().")
+    names = X.columns if hasattr(X, "dtypes") and hasattr(X, "columns") else ()
+    twice = [str(name) for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"Columns appear twice: {', '.join(sorted(twice))}. Rename them.")
+    if np.ma.isMaskedArray(X):
+        # What a mask hides is no data.
+        X = X.filled(None) if X.dtype == object else X.astype(float).filled(np.nan)
+    options = {"ensure_all_finite": "allow-nan", "estimator": estimator, "input_name": "X"}
+    frame, library = nw.from_native(X, pass_through=True), None
+    if isinstance(frame, nw.DataFrame):
+        library = frame.implementation.value
+        columns = [(c.name, *_of_series(c)) for c in frame.iter_columns()]
+    elif sparse.issparse(X) or np.asarray(X).dtype.kind not in "OUSMm":
+        floats = check_array(X, dtype=np.float64, **options)
+        kind = {"b": BOOLEAN, "i": INTEGER, "u": INTEGER}.get(np.asarray(X).dtype.kind, NUMBER)
+        n_features = floats.shape[1]
+        make = Make(None, (kind,) * n_features, ("",) * n_features)
+        return Table(floats, (None,) * n_features, make=make)
+    else:
+        # A list of numbers and text would be all text as an array.
+        array = X if hasattr(X, "__array__") else np.array(X, object)
+        array = check_array(array, dtype=None, **options | {"ensure_all_finite": False})
+        columns = [(j, *read_values(j, column), "") for j, column in enumerate(array.T)]
+    if not columns:
+        check_array(np.zeros(frame.shape), **options)
+    names, floats, raw, kinds, dtypes = zip(*columns, strict=True)
+    floats = np.stack(floats, axis=1)
+    if np.isinf(floats).any():
+        bad = [str(n) for n, column in zip(names, floats.T) if np.isinf(column).any()]
+        raise ValueError(
+            f"Input X contains infinity in column(s) {', '.join(bad)}: replace it by a finite "
+            "number, or by NaN if the value is missing."
+        )
+    return Table(check_array(floats, **options), raw, make=Make(library, kinds, dtypes))
+
+
+def _of_series(series):
+    """Floats, entries, kind, and dtype as text, of one column of a frame."""
+    name, dtype = series.name, series.dtype
+    if dtype.is_nested():
+        raise TypeError(
+            f"Column {name!r} has dtype {dtype}: an argument must be a table of strings, numbers, "
+            "dates or other labels, one in each entry. Take its parts as columns."
+        )
+    wall = series.dt.replace_time_zone(None).to_numpy() if dtype == nw.Datetime else None
+    categorical = dtype in (nw.Categorical, nw.Enum)
+    # Of numbers with gaps NumPy would make floats.
+    values = np.array(series.to_list(), object) if categorical else series.to_numpy()
+    *parts, kind = read_values(name, values, categorical, wall)
+    if kind == NUMBER and (dtype.is_integer() or dtype == nw.Boolean):
+        kind = INTEGER if dtype.is_integer() else BOOLEAN
+    native = series.to_native().dtype if series.implementation.is_pandas() else dtype
+    return *parts, kind, str(native)
+
+
+def unmasked(values, name):
+    """Values of an array; ValueError for a masked array that hides some of them.
+
+    Parameters
+    ----------
+    values : array
+    name : str, of the argument
+    """
+    if np.ma.is_masked(values):
+        hidden = int(np.ma.getmaskarray(values).sum())
+        raise ValueError(f"{name} is masked in {hidden} places: leave out these samples.")
+    return values
 
 
 def read_weight(sample_weight, n_samples: int) -> np.ndarray:
@@ -101,6 +161,7 @@ def read_weight(sample_weight, n_samples: int) -> np.ndarray:
     """
     if sample_weight is None or isinstance(sample_weight, numbers.Number):
         sample_weight = np.full(n_samples, 1.0 if sample_weight is None else sample_weight)
+    unmasked(sample_weight, "sample_weight")
     weight = check_array(
         sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
     )
@@ -114,40 +175,3 @@ def read_weight(sample_weight, n_samples: int) -> np.ndarray:
     if not (weight > 0).any():
         raise ValueError("All sample weights are zero: at least one must be positive.")
     return weight
-
-
-def is_missing(value) -> bool:
-    """Whether an entry of a categorical column is None, NaN or pandas' NA."""
-    # pandas' NA first: comparing it with itself gives no boolean.
-    return value is None or str(value) == "<NA>" or value != value
-
-
-def _read_column(name, column):
-    """Floats of one column of a frame, and its categories or None."""
-    dtype = column.dtype
-    if hasattr(dtype, "is_numeric"):  # polars
-        if dtype.is_numeric() or str(dtype) in ("Boolean", "Null"):
-            return column.cast(type(column)([0.0]).dtype).to_numpy(), None
-        categorical = str(dtype).startswith(("String", "Categorical", "Enum"))
-        values = np.array(column.to_list(), dtype=object) if categorical else None
-    else:  # pandas
-        kind = getattr(dtype, "kind", "O")
-        if kind in "biuf":
-            return column.to_numpy(dtype=float, na_value=np.nan), None
-        categorical = kind in "OU"
-        values = column.to_numpy(dtype=object) if categorical else None
-    if not categorical:
-        raise ValueError(
-            f"Column {name!r} has dtype {dtype}, which is neither numeric nor categorical: convert "
-            "it to numbers, or to strings or categories."
-        )
-    present = [v for v in values if not is_missing(v)]
-    if str(dtype) == "object" and present and all(isinstance(v, numbers.Real) for v in present):
-        return np.array([np.nan if is_missing(v) else v for v in values], float), None
-    strange = [v for v in present if not isinstance(v, str | numbers.Real)]
-    if strange:
-        raise ValueError(
-            f"Column {name!r} holds a {type(strange[0]).__name__}: categories must be strings, "
-            "numbers or booleans."
-        )
-    return np.full(len(values), np.nan), values

@@ -1,0 +1,440 @@
+"""Kinds of columns, whatever holds them: what is read, what is learned, and what comes back."""
+
+import datetime
+import decimal
+import uuid
+import warnings
+
+import jax
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from tn4ml_plus import (
+    TNAnomalyDetector,
+    TNBornMachine,
+    TNClassifier,
+    TNRegressor,
+    TNTransformer,
+    load,
+)
+from tn4ml_plus.embeddings import OneHot, Periodic, WithMissing
+from tn4ml_plus.errors import InformationWarning
+from tn4ml_plus.networks import MPS
+from tn4ml_plus.tables import Make, read_columns
+
+SMALL = {"bond_dim": 2, "max_epochs": 2, "random_state": 0}
+QUICK = SMALL | {"n_members": 1}
+RNG = np.random.default_rng(0)
+ROWS = 60
+Y = RNG.integers(0, 2, ROWS)
+NUMBERS = RNG.integers(0, 99, ROWS) / 4
+DAYS = [datetime.date(2023, 12, 1) + datetime.timedelta(days=7 * i) for i in range(ROWS)]
+HOURS = [datetime.datetime(2024, 1, 1) + datetime.timedelta(hours=7 * i) for i in range(ROWS)]
+
+
+def column(values):
+    """Kind of a column of a frame, its floats, and its entries."""
+    table = read_columns(pd.DataFrame({"c": values}))
+    return table.make.kinds[0], table.floats[:, 0], table.raw[0]
+
+
+def decimals(values):
+    return [decimal.Decimal(str(v)) for v in values]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Series(NUMBERS, dtype="float32"),
+        pd.Series(NUMBERS, dtype="Float64"),
+        pd.Series(NUMBERS, dtype="double[pyarrow]"),
+        pd.Series(NUMBERS, dtype=object),
+        pd.Series(decimals(NUMBERS), dtype=object),
+        pd.Series(decimals(NUMBERS), dtype=pd.ArrowDtype(pa.decimal128(9, 2))),
+        pd.Series(pd.arrays.SparseArray(NUMBERS)),
+        pl.Series(decimals(NUMBERS)),
+        pl.Series(NUMBERS, dtype=pl.Float32),
+        pa.array(decimals(NUMBERS)),
+        pa.array(NUMBERS),
+    ],
+    ids=lambda values: f"{type(values).__module__}-{getattr(values, 'dtype', 'arrow')}",
+)
+def test_numbers_are_numbers(values):
+    frame = pa.table if isinstance(values, pa.Array) else type(values.to_frame())
+    table = read_columns(frame({"c": values}))
+    np.testing.assert_allclose(table.floats[:, 0], NUMBERS, rtol=1e-7)
+    assert table.raw == (None,)
+    assert table.make.kinds == ("number",)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["a", None, "b"], ["a", None, "b"]),
+        ([b"a", float("nan"), b"b"], ["a", None, "b"]),
+        ([uuid.UUID(int=1), pd.NA], [f"{uuid.UUID(int=1)}", None]),
+        (pd.Categorical([3, None, 5]), [3, None, 5]),
+        (pd.cut([1.0, np.nan, 9.0], [0, 5, 10]), ["(0.0, 5.0]", None, "(5.0, 10.0]"]),
+        (pd.arrays.IntervalArray.from_tuples([(0, 1), None]), ["(0.0, 1.0]", None]),
+        (["a", 1, True], ["a", 1, True]),
+        ([np.str_("a"), np.int64(1), None], ["a", 1, None]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_labels_are_categories_of_plain_values(values, expected):
+    kind, floats, entries = column(values)
+    assert kind == "category"
+    assert entries.tolist() == expected
+    assert {type(v) for v in entries} <= {str, int, bool, type(None)}
+    assert np.isnan(floats).all()
+
+
+def test_moments_of_every_kind_are_seconds_and_the_time_of_their_place():
+    noon = [datetime.datetime(2024, 2, 29, 12), None]
+    for values in (
+        pd.to_datetime(noon),
+        pd.Series(noon, dtype=object),
+        pd.to_datetime(noon).astype("datetime64[ns]"),
+        pd.Series(noon, dtype=pd.ArrowDtype(pa.timestamp("ms"))),
+        np.array(noon, "datetime64[s]"),
+    ):
+        kind, floats, entries = column(values)
+        assert kind == "moment"
+        assert floats[0] == 1709208000
+        assert np.isnan(floats[1])
+        assert entries[0] == np.datetime64("2024-02-29T12:00")
+        assert np.isnat(entries[1])
+    berlin = pd.to_datetime(noon).tz_localize("Europe/Berlin")
+    for values in (berlin, pd.Series(list(berlin), dtype=object)):
+        _, floats, entries = column(values)
+        assert floats[0] == 1709208000 - 3600
+        assert entries[0] == np.datetime64("2024-02-29T12:00")
+    for values in (
+        [datetime.date(2024, 2, 29), None],
+        pd.PeriodIndex(["2024-02-29", None], freq="D"),
+        pd.Series([datetime.date(2024, 2, 29), None], dtype=pd.ArrowDtype(pa.date32())),
+    ):
+        assert column(values)[1][0] == 1709208000 - 12 * 3600
+    polars = read_columns(pl.DataFrame({"c": [datetime.date(2024, 2, 29), None]}))
+    assert polars.floats[0, 0] == 1709208000 - 12 * 3600
+    for values in (pd.to_timedelta([90, None], unit="s"), [datetime.timedelta(seconds=90), None]):
+        kind, floats, entries = column(values)
+        assert (kind, floats[0], entries) == ("span", 90, None)
+    kind, floats, entries = column([datetime.time(6, 30), None])
+    assert (kind, floats[0]) == ("time of day", 6.5 * 3600)
+    assert entries[0] == np.timedelta64(23400, "s")
+
+
+def test_arrays_of_objects_and_lists_are_read_as_frames_are():
+    frame = pd.DataFrame({"x": NUMBERS, "s": np.where(Y, "u", "v"), "d": HOURS})
+    rows = frame.astype(object).to_numpy()
+    model = TNClassifier(**QUICK).fit(frame, Y)
+    expected = model.predict_proba(frame)
+    for X in (rows, rows.tolist()):
+        found = TNClassifier(**QUICK).fit(X, Y).predict_proba(X)
+        np.testing.assert_array_equal(found, expected)
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        np.testing.assert_array_equal(model.predict_proba(rows), expected)
+    text = np.c_[NUMBERS, np.where(Y, "u", "v")]
+    assert text.dtype.kind == "U"
+    table = read_columns(text)
+    np.testing.assert_array_equal(table.floats[:, 0], NUMBERS)
+    assert table.make.kinds == ("number", "category")
+
+
+def test_masked_entries_are_missing():
+    X = np.c_[NUMBERS, RNG.normal(size=ROWS)]
+    hidden = RNG.random(X.shape) < 0.3
+    masked, gaps = np.ma.masked_array(X + 1e4 * hidden, hidden), np.where(hidden, np.nan, X)
+    for model, ask in (
+        (TNClassifier(**QUICK), "predict_proba"),
+        (TNAnomalyDetector(**QUICK), "score_samples"),
+        (TNTransformer(2), "transform"),
+    ):
+        expected = getattr(model.fit(gaps, Y), ask)(gaps)
+        np.testing.assert_array_equal(getattr(model.fit(masked, Y), ask)(masked), expected)
+    y = np.ma.masked_array(X[:, 0], hidden[:, 0])
+    count = hidden[:, 0].sum()
+    for name, fit in {
+        "y": lambda: TNRegressor(**QUICK).fit(X, y),
+        "sample_weight": lambda: TNRegressor(**QUICK).fit(X, X[:, 0], sample_weight=y),
+    }.items():
+        with pytest.raises(ValueError, match=f"{name} is masked in {count} places"):
+            fit()
+    labels = np.ma.masked_array(Y, hidden[:, 0])
+    with pytest.raises(ValueError, match="y is masked"):
+        TNClassifier(**QUICK).fit(X, labels)
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        ({"a": [1, 2]}, ValueError, r"X is a dict: make a frame of it"),
+        (pd.DataFrame({"a": [[1], [2]]}), TypeError, "Column 'a' holds a list"),
+        (pl.DataFrame({"a": [[1], [2]]}), TypeError, "Column 'a' has dtype List"),
+        (pd.DataFrame({"a": [1j, 2]}), TypeError, "Column 'a' holds a complex"),
+        (pd.DataFrame({"a": [object(), 2]}), TypeError, "object, which has no text of its own"),
+        (pd.DataFrame({"a": [*range(17), "?"]}), ValueError, r"17 different numbers.*such as '\?'"),
+        (pd.DataFrame({"a": decimals(["1e999", 2])}), ValueError, r"infinity in column\(s\) a"),
+        (pd.DataFrame(index=range(3)), ValueError, r"0 feature\(s\)"),
+        (pl.DataFrame({"a": [1]}).lazy(), ValueError, r"pass X.collect\(\)"),
+    ],
+    ids=str,
+)
+def test_columns_of_no_known_kind(X, error, message):
+    with pytest.raises(error, match=message):
+        read_columns(X)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (["a", None, "b"], "NaN or None in 20 places"),
+        (np.array(["a", np.nan, "b"], object), "NaN or None in 20 places"),
+        (["a", pd.NA, "b"], "NaN or None in 20 places"),
+        (np.array(["a", 1, 2], object), "labels of several types, int and str"),
+    ],
+    ids=str,
+)
+def test_labels_that_cannot_be_sorted(y, message):
+    with pytest.raises(ValueError, match=message):
+        TNClassifier(**QUICK).fit(np.ones((ROWS, 2)), np.tile(np.array(y, object), 20))
+
+
+# What is missing --------------------------------------------------------------------------------
+
+
+def test_what_is_missing_can_be_all_there_is_to_learn():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 300)
+    gone = (y == 1) & (rng.random(300) < 0.9)
+    X = rng.normal(size=(300, 2))
+    kinds = pd.DataFrame({"a": np.where(gone, None, rng.choice(["u", "v"], 300)), "b": X[:, 1]})
+    X[gone, 0] = np.nan
+    for table in (X, kinds):
+        options = QUICK | {"max_epochs": 30, "learning_rate": 0.03, "decay": 0.0}
+        model = TNClassifier(**options).fit(table[:200], y[:200])
+        assert model.score(table[200:], y[200:]) > 0.9
+        assert isinstance(model.embedding_.embeddings[0], WithMissing)
+        assert not isinstance(model.embedding_.embeddings[1], WithMissing)
+        averaged = TNClassifier(**options, missing="averaged").fit(table[:200], y[:200])
+        assert averaged.score(table[200:], y[200:]) < 0.75
+
+
+def test_the_vector_of_what_is_missing():
+    X = np.c_[NUMBERS, NUMBERS[::-1]]
+    X[::3, 0] = np.nan
+    model = TNClassifier(**QUICK).fit(X, Y)
+    phi, d = model.embed(X), model.embedding_.phys_dim
+    np.testing.assert_array_equal(phi[::3, 0], np.tile(np.eye(d)[-1], (20, 1)))
+    assert (phi[1::3, 0, -1] == 0).all()
+    # Of a column that had no gaps, one is averaged out.
+    np.testing.assert_allclose(
+        model.embed([[1.0, np.nan]])[0, 1], phi[:, 1].mean(axis=0), rtol=1e-5, atol=1e-6
+    )
+    # A dropped feature is the mean of all that the column holds, gaps among it.
+    np.testing.assert_allclose(
+        model._reader.neutral[0], phi[:, 0].mean(axis=0), rtol=1e-5, atol=1e-6
+    )
+    # Gaps are a point of weight 1 in the domain, so that compression keeps what they tell.
+    assert model.grams()[0, -1, -1] == 1
+
+
+def test_gaps_are_averaged_for_a_network_that_is_given_where_that_is_asked_for():
+    X = np.c_[NUMBERS, NUMBERS[::-1]]
+    X[::3, 0] = np.nan
+    network = MPS.random(2, bond_dim=2, phys_dim=3, n_outputs=2, key=jax.random.key(0))
+    model = TNClassifier(network=network, max_epochs=1, missing="averaged", n_members=1)
+    assert np.isfinite(model.fit(X, Y).predict_proba(X)).all()
+    with pytest.raises(ValueError, match=r"sites of phys_dim \(4, 3\)"):
+        model.set_params(missing="learned").fit(X, Y)
+    for name in ("missing", "dates"):
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            TNClassifier(**QUICK, **{name: "dropped"}).fit(X, Y)
+
+
+# Many categories --------------------------------------------------------------------------------
+
+
+def many(n_levels, n_rows, seed=0):
+    rng = np.random.default_rng(seed)
+    level = rng.permutation(np.arange(n_rows) % n_levels)
+    side = rng.integers(0, 2, n_levels)
+    return pd.DataFrame({"shop": [f"s{i}" for i in level], "q": rng.normal(size=n_rows)}), side[
+        level
+    ]
+
+
+def test_as_many_categories_as_the_rows_bear():
+    X, y = many(24, 1300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        options = QUICK | {"max_epochs": 6, "learning_rate": 0.05, "decay": 0.0}
+        model = TNClassifier(**options).fit(X[:1200], y[:1200])
+    assert model.embedding_.embeddings[0] == OneHot(24)
+    assert model.score(X[1200:], y[1200:]) > 0.95
+
+
+@pytest.mark.parametrize("most", [None, 5])
+def test_rare_categories_are_pooled_and_named(most):
+    X, y = many(20, 200)
+    with pytest.warns(InformationWarning, match="column 'shop' keeps") as seen:
+        model = TNClassifier(**QUICK, max_categories=most).fit(X, y)
+    assert len(seen) == 1
+    kept = (most or 16) - 1
+    text = str(seen[0].message)
+    assert f"keeps {kept} of 20 ({(20 - kept) / 20:.1%} of the rows" in text
+    assert "max_categories" in text
+    assert model.embedding_.embeddings[0] == OneHot(kept + 1)
+    codes = model._reader.transform(read_columns(X))[:, 0]
+    np.testing.assert_array_equal(np.bincount(codes.astype(int))[-1], 200 - 10 * kept)
+    # What was never seen is as rare as these.
+    strange = X.assign(shop="new")
+    assert (model._reader.transform(read_columns(strange))[:, 0] == kept).all()
+    with pytest.raises(ValueError, match="max_categories must be"):
+        TNClassifier(**QUICK, max_categories=1).fit(X, y)
+
+
+def test_densities_warn_of_rare_categories_too():
+    X, _ = many(20, 100)
+    with pytest.warns(InformationWarning, match="count as unknown: column 'shop' keeps 16 of 20"):
+        machine = TNBornMachine(**QUICK).fit(X)
+    assert set(machine.sample(50, random_state=0)["shop"]) <= set(machine._reader.levels[0])
+
+
+# Dates ------------------------------------------------------------------------------------------
+
+
+def test_dates_are_the_time_and_phases():
+    frame = pd.DataFrame({"x": NUMBERS, "when": HOURS, "day": DAYS})
+    model = TNClassifier(**QUICK).fit(frame, Y)
+    assert model.site_names() == [
+        "x", "when", "when: time of year", "when: day of week", "when: time of day",
+        "day", "day: time of year",
+    ]  # fmt: skip
+    assert model.embedding_.embeddings[2:5] == (Periodic(2), Periodic(3), Periodic(2))
+    U = model._reader.transform(read_columns(frame))
+    assert ((U[:, 2:5] >= 0) & (U[:, 2:5] < 1)).all()
+    np.testing.assert_allclose(U[:, 4] * 24, [h.hour for h in HOURS])
+    np.testing.assert_allclose(U[:, 3] * 7, [h.weekday() for h in HOURS])
+    assert model.explain(frame).shape == (ROWS, 7)
+    linear = TNClassifier(**QUICK, dates="linear").fit(frame, Y)
+    assert linear.site_names() == ["x", "when", "day"]
+    for other in (pl.from_pandas(frame), pa.Table.from_pandas(frame)):
+        again = TNClassifier(**QUICK).fit(other, Y)
+        np.testing.assert_array_equal(again.predict_proba(other), model.predict_proba(frame))
+    with pytest.raises(ValueError, match="'when' held moments when fitting and holds numbers"):
+        model.predict(frame.assign(when=1.0))
+    gone = frame.assign(when=pd.NaT)
+    assert np.isfinite(model.predict_proba(gone)).all()
+
+
+def test_a_weekday_is_learned():
+    rng = np.random.default_rng(0)
+    days = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 365, 500), unit="D")
+    frame, y = pd.DataFrame({"day": days}), days.day_of_week.isin([1, 4, 5]).astype(int)
+    model = TNClassifier(4, n_members=1, random_state=0).fit(frame[:400], y[:400])
+    assert model.score(frame[400:], y[400:]) > 0.95
+
+
+# Frames come back -------------------------------------------------------------------------------
+
+COLUMNS = {
+    "count": RNG.integers(0, 9, ROWS),
+    "mass": NUMBERS,
+    "flag": Y == 1,
+    "side": RNG.choice(["left", "right"], ROWS),
+    "when": HOURS,
+    "span": [datetime.timedelta(minutes=int(m)) for m in RNG.integers(0, 99, ROWS)],
+}
+
+
+@pytest.mark.parametrize("library", [pd.DataFrame, pl.DataFrame, pa.table], ids=["pd", "pl", "pa"])
+def test_samples_are_frames_with_the_dtypes_of_fitting(library, tmp_path):
+    frame = library(COLUMNS)
+    machine = TNBornMachine(**QUICK).fit(frame)
+    drawn = machine.sample(7, random_state=0)
+    assert type(drawn) is type(frame)
+    assert len(drawn) == 7
+    schema = {pd.DataFrame: "dtypes"}.get(library, "schema")
+    assert str(getattr(drawn, schema)) == str(getattr(frame, schema))
+    assert np.isfinite(machine.score_samples(drawn)).all()
+    machine.save(tmp_path / "machine")
+    again = load(tmp_path / "machine").sample(7, random_state=0)
+    assert again.equals(drawn)
+    part = machine.marginal(["side", "count"])
+    assert np.isfinite(part.score_samples(part.sample(3, random_state=0))).all()
+    names = getattr(part.sample(1), "column_names", None) or list(part.sample(1).columns)
+    assert names == ["side", "count"]
+
+
+def test_pandas_own_dtypes_come_back():
+    frame = pd.DataFrame(
+        {
+            "count": pd.Series(COLUMNS["count"], dtype="Int64"),
+            "arrow": pd.Series(COLUMNS["count"], dtype="int64[pyarrow]"),
+            "flag": pd.Series(Y == 1, dtype="boolean"),
+            "kind": pd.Series(COLUMNS["side"], dtype="category"),
+            "month": pd.period_range("2020", periods=ROWS, freq="M"),
+            "place": pd.to_datetime(HOURS).tz_localize("Europe/Berlin"),
+            "few": pd.arrays.SparseArray(NUMBERS),
+        }
+    )
+    drawn = TNBornMachine(**QUICK).fit(frame).sample(5, random_state=0)
+    assert drawn.dtypes.equals(frame.dtypes)
+
+
+def test_arrays_of_integers_have_integer_samples():
+    machine = TNBornMachine(**QUICK).fit(np.c_[COLUMNS["count"], COLUMNS["count"][::-1]])
+    assert machine.sample(5, random_state=0).dtype.kind == "i"
+    mixed = np.array([COLUMNS["count"], COLUMNS["side"]], object).T
+    drawn = TNBornMachine(**QUICK).fit(mixed).sample(5, random_state=0)
+    assert [type(v) for v in drawn[0]] == [int, str]
+
+
+def test_rows_given_as_series_or_as_drawn():
+    frame = pd.DataFrame({"shop": COLUMNS["side"], "sales": NUMBERS})
+    machine = TNBornMachine(**QUICK).fit(frame)
+    drawn = machine.sample(4, random_state=0)
+    for given in (drawn.iloc[0], frame.iloc[0], drawn, frame.head(2)):
+        n_rows = 1 if given.ndim == 1 else len(given)
+        again = machine.sample(2, given=given, random_state=0)
+        assert len(again) == 2 * n_rows
+        assert again["shop"][0] == np.asarray(given).ravel()[0]
+    gone = pd.DataFrame({"shop": [None, "left"], "sales": [1.0, np.nan]}, index=[5, 9])
+    found = machine.impute(gone)
+    assert found.index.tolist() == [5, 9]
+    assert found.notna().all(axis=None)
+
+
+def test_a_density_imputes_in_a_pipeline():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    X = np.c_[NUMBERS, Y + RNG.normal(size=ROWS) / 9]
+    X[::5, 0] = np.nan
+    machine = TNBornMachine(**QUICK)
+    pipeline = make_pipeline(machine, LogisticRegression()).fit(X, Y)
+    assert pipeline.score(X, Y) > 0.9
+    np.testing.assert_array_equal(pipeline[0].transform(X), pipeline[0].impute(X))
+    drawn = TNBornMachine(**QUICK, imputation="draw").fit(X)
+    one, two = drawn.transform(X), drawn.transform(X)
+    np.testing.assert_array_equal(one, two)
+    assert (one[::5, 0] != pipeline[0].transform(X)[::5, 0]).all()
+    np.testing.assert_array_equal(one[1::5], X[1::5])
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    machine.set_output(transform="pandas").fit(frame)
+    assert machine.transform(frame).columns.tolist() == ["a", "b"]
+    assert machine.get_feature_names_out().tolist() == ["a", "b"]
+    with pytest.raises(ValueError, match="imputation must be"):
+        TNBornMachine(**QUICK, imputation="median").fit(X).transform(X)
+
+
+def test_what_a_file_says_of_dtypes_is_not_believed():
+    for text in ("from_dict", "object)", "Enum([", "__class__"):
+        make = Make("polars", ("number",), (text,))
+        frame = make.build(np.ones((2, 1)), ["a"])
+        assert frame["a"].to_list() == [1.0, 1.0]
