@@ -85,7 +85,7 @@ def test_what_it_says_of_itself_is_all(model, data):
     found = from_tree(to_tree(model._ensemble, "ensemble", arrays), arrays)
     assert isinstance(found, Ensemble)
     assert found.n_seen == model._ensemble.n_seen
-    assert found.loss == CrossEntropy(label_smoothing=0.05)
+    assert found.loss == CrossEntropy()
     (name,) = model._ensemble.trainer_state
     for ours, theirs in zip(
         found.trainer_state[name], model._ensemble.trainer_state[name], strict=True

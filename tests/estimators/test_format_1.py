@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tn4ml_plus import load
+from tn4ml_plus.losses import unsmoothed
 
 FOLDER = Path(__file__).parent / "format_1"
 METHODS = {
@@ -27,7 +28,11 @@ def test_files_of_format_1_predict_the_same(name, tmp_path):
         X = pd.DataFrame(X[:, :2], columns=["a", "b"]).assign(c=np.where(X[:, 2] > 0, "u", "v"))
     model = load(FOLDER / f"{name}.safetensors")
     found = getattr(model, METHODS[name])(X)
-    np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-5)
+    wanted = expected[name]
+    if name == "tn_classifier":
+        # Label smoothing showed in what was predicted then.
+        wanted = unsmoothed(wanted, model._ensemble.loss.label_smoothing)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     model.save(tmp_path / "again")
     again = load(tmp_path / "again")
     np.testing.assert_array_equal(getattr(again, METHODS[name])(X), found)

@@ -21,6 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from tn4ml_plus import DTTNClassifier, load
 from tn4ml_plus.contraction import contract, pack
 from tn4ml_plus.image import AIM, VARIANTS, Variant
+from tn4ml_plus.losses import unsmoothed
 from tn4ml_plus.training import Augmentation, EarlyStopping, ImageGradient, RandomCrop
 
 TINY = Variant((4,), (1,), stem=(2,))
@@ -335,9 +336,24 @@ def test_the_tree_of_a_trained_classifier(digits):
         leaves = np.repeat(np.c_[seen, np.ones(300)][:, None], structure.nsites, axis=1)
         outputs = np.asarray(contract(arrays, structure, leaves).dense())
     p = np.exp(outputs - outputs.max(1, keepdims=True))
-    np.testing.assert_allclose(
-        p / p.sum(1, keepdims=True), model.predict_proba(pooled), rtol=1e-4, atol=1e-5
-    )
+    p = unsmoothed(p / p.sum(1, keepdims=True), model.label_smoothing_)
+    np.testing.assert_allclose(p, model.predict_proba(pooled), rtol=1e-4, atol=1e-5)
+
+
+def test_label_smoothing_is_not_reported(digits):
+    images, y = digits
+    model = DTTNClassifier(**SMALL | {"max_epochs": 3}).fit(images, y)
+    assert model.label_smoothing_ == 0.1
+    found, model.label_smoothing_ = model.predict_proba(images), 0.0
+    as_trained = model.predict_proba(images)
+    expected = np.maximum(as_trained - 0.1 / 4, 0.1 / 400)
+    np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True))
+
+
+def test_masked_pixels_are_refused(digits):
+    images, y = digits
+    with pytest.raises(ValueError, match="X is masked in 1 places"):
+        DTTNClassifier(**SMALL).fit(np.ma.masked_array(images, np.arange(images.size) == 7), y)
 
 
 @pytest.fixture(scope="module")

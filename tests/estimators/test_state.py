@@ -85,7 +85,7 @@ def test_compressed_networks_and_generic_networks_are_stored(table, tmp_path):
     ring = qtn.TN_from_edges_rand([(0, 1), (1, 2), (2, 3), (3, 0)], D=2, phys_dim=3, seed=0)
     ring = ring.reindex({ring.site_ind(i): f"k{i}" for i in range(4)})
     ring[ring.site_tag(0)].new_ind("out", size=3)
-    model = TNRegressor(network=ring, **(SMALL | {"n_members": 1}))
+    model = TNRegressor(network=ring, missing="averaged", **(SMALL | {"n_members": 1}))
     model.fit(X, np.random.RandomState(0).rand(len(X), 3))
     with pytest.raises(ValueError, match=r"parameter network .*set_params\(network="):
         model.save(tmp_path / "ring")

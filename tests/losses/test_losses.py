@@ -20,6 +20,7 @@ from tn4ml_plus.losses import (
     Huber,
     OptaxLoss,
     SquaredError,
+    unsmoothed,
 )
 
 BATCH, N_OUTPUTS = 7, 4
@@ -157,6 +158,24 @@ def test_probabilities_sum_to_one(loss):
     assert probabilities.shape == (BATCH, N_OUTPUTS)
     assert (probabilities >= 0).all()
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cls", [CrossEntropy, BornCrossEntropy])
+def test_probabilities_are_those_without_label_smoothing(cls):
+    loss, p = cls(label_smoothing=0.2), np.array([[0.7, 0.2, 0.06, 0.04]])
+    # Outputs at the minimum of the smoothed loss, which the probabilities of the data give.
+    q = 0.8 * p + 0.2 / 4
+    outputs = np.log(q) if cls is CrossEntropy else np.sqrt(q)
+    amplitude = Amplitude(jnp.array(outputs), jnp.zeros(1, int))
+    np.testing.assert_allclose(loss.probabilities(amplitude), p, rtol=1e-5)
+    # Outputs beyond that, which no probability explains.
+    sure = Amplitude(
+        jnp.array([[9.0, 0, 0, 0]]) ** (1 if cls is CrossEntropy else 9), jnp.zeros(1, int)
+    )
+    found = np.asarray(loss.probabilities(sure))[0]
+    assert found.sum() == pytest.approx(1)
+    np.testing.assert_allclose(found[1:], 5e-4 / (0.95 + 15e-4), rtol=1e-2)
+    assert unsmoothed(p, 0.0) is p
 
 
 @pytest.mark.parametrize("size", [1e4, 1e30])

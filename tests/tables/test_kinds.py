@@ -22,6 +22,7 @@ from tn4ml_plus import (
 )
 from tn4ml_plus.embeddings import OneHot, Periodic, WithMissing
 from tn4ml_plus.errors import InformationWarning
+from tn4ml_plus.losses import CrossEntropy
 from tn4ml_plus.networks import MPS
 from tn4ml_plus.tables import Make, read_columns
 
@@ -60,7 +61,6 @@ def decimals(values):
         pa.array(decimals(NUMBERS)),
         pa.array(NUMBERS),
     ],
-    ids=lambda values: f"{type(values).__module__}-{getattr(values, 'dtype', 'arrow')}",
 )
 def test_numbers_are_numbers(values):
     frame = pa.table if isinstance(values, pa.Array) else type(values.to_frame())
@@ -82,7 +82,6 @@ def test_numbers_are_numbers(values):
         (["a", 1, True], ["a", 1, True]),
         ([np.str_("a"), np.int64(1), None], ["a", 1, None]),
     ],
-    ids=str,
 )  # fmt: skip
 def test_labels_are_categories_of_plain_values(values, expected):
     kind, floats, entries = column(values)
@@ -182,7 +181,6 @@ def test_masked_entries_are_missing():
         (pd.DataFrame(index=range(3)), ValueError, r"0 feature\(s\)"),
         (pl.DataFrame({"a": [1]}).lazy(), ValueError, r"pass X.collect\(\)"),
     ],
-    ids=str,
 )
 def test_columns_of_no_known_kind(X, error, message):
     with pytest.raises(error, match=message):
@@ -197,7 +195,6 @@ def test_columns_of_no_known_kind(X, error, message):
         (["a", pd.NA, "b"], "NaN or None in 20 places"),
         (np.array(["a", 1, 2], object), "labels of several types, int and str"),
     ],
-    ids=str,
 )
 def test_labels_that_cannot_be_sorted(y, message):
     with pytest.raises(ValueError, match=message):
@@ -254,6 +251,18 @@ def test_gaps_are_averaged_for_a_network_that_is_given_where_that_is_asked_for()
     for name in ("missing", "dates"):
         with pytest.raises(ValueError, match=f"{name} must be"):
             TNClassifier(**QUICK, **{name: "dropped"}).fit(X, Y)
+
+
+def test_rare_classes_are_predicted_as_often_as_they_are():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 3))
+    p = 1 / (1 + np.exp(4.5 - 1.2 * X[:, 0] - X[:, 1]))
+    y = rng.random(3000) < p
+    for loss in (None, CrossEntropy(label_smoothing=0.1)):
+        options = {"n_members": 1, "max_epochs": 4, "learning_rate": 0.01, "random_state": 0}
+        q = TNClassifier(3, loss=loss, **options).fit(X[:2000], y[:2000]).predict_proba(X[2000:])
+        assert 0.75 < q[:, 1].mean() / p[2000:].mean() < 1.33
+        assert q[:, 1].min() < 0.01
 
 
 # Many categories --------------------------------------------------------------------------------

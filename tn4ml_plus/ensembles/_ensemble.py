@@ -282,7 +282,8 @@ def _checked(network, phys_dims, n_outputs):
         raise ValueError(
             f"The network has {structure.nsites} sites of phys_dim {structure.phys_dims}, but the "
             f"embedded features need {len(phys_dims)} sites of phys_dim {phys_dims}: give a "
-            "network with the indices k0, k1, ... of these sizes, or another embedding."
+            "network with the indices k0, k1, ... of these sizes, or another embedding; or "
+            "missing='averaged', where a column with gaps has one more."
         )
     if n_outputs is not None and structure.output_dims != (n_outputs,):
         raise ValueError(

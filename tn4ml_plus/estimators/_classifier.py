@@ -130,7 +130,7 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
     initializer, trainer : str or object
         See `tn4ml_plus.initializers` and `tn4ml_plus.training`; a list of trainers is run in order.
     loss : str, Loss or callable
-        None takes cross-entropy with label smoothing 0.05. Names of optax's losses are valid too.
+        None takes the cross-entropy. Names of optax's losses are valid too.
     scaler : str or Scaler
         Maps raw columns to the embedding's domain; None takes the one that suits the embedding.
     max_categories : int or None
@@ -177,7 +177,7 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
 
     _defaults = Recipe(
         "classification",
-        CrossEntropy(label_smoothing=0.05),
+        CrossEntropy(),
         Gradient(feature_dropout=0.2, decay=1.5),
         (legendre, "quantile_sigmoid"),
         AVERAGED,

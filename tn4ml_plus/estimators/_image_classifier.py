@@ -18,6 +18,8 @@ from .. import training
 from .._arrays import on_device
 from .._checks import check, function_tuple, int_tuple, warn
 from .._registry import lookup, resolve
+from ..losses import unsmoothed
+from ..tables import unmasked
 from ._classifier import ProbabilisticClassifier, read_classes
 from ._estimator import ResumableOptions, as_estimator, check_switches, extended, fits, reads, split
 
@@ -60,6 +62,7 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
     ----------
     model_ : trained `tn4ml_plus.image.DTTN`, which reads (image - mean_) / scale_
     image_shape_, mean_, scale_ : (height, width, channels); mean and deviation of the channels
+    label_smoothing_ : float, that of the trainer, which `predict_proba` undoes
 
     Raises
     ------
@@ -126,6 +129,7 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
 
         def keep(result):
             self.model_, self._is_folded, self._fixed = result.params, False, self._present_fixed()
+            self.label_smoothing_ = trainer.label_smoothing
             self.history_ = extended(history, result.history)
             self.n_iter_ = n_iter + result.n_iter
 
@@ -138,7 +142,10 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
 
     @reads
     def predict_proba(self, X) -> np.ndarray:
-        """Class probabilities, (n_samples, n_classes) in the order of classes_."""
+        """Class probabilities, (n_samples, n_classes) in the order of classes_.
+
+        Without the label smoothing of training.
+        """
         images = self._read(X, reset=False)
         padding = np.zeros(len(images), np.int32)
         samples = self._labelled(images, padding, padding.astype(float))
@@ -149,7 +156,9 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
                 "far outside of those of fit. Give them in the same units."
             )
         powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        p = powers / powers.sum(axis=1, keepdims=True)
+        # Files of before this was undone know nothing of it.
+        return unsmoothed(p, getattr(self, "label_smoothing_", 0.0))
 
     @reads
     def fold_batchnorm(self):
@@ -226,7 +235,7 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
 
     def _read(self, X, reset):
         """Images as (n_samples, *image_shape_), whole numbers of eight bits or floats."""
-        array = None if hasattr(X, "columns") else np.asarray(X)
+        array = None if hasattr(X, "columns") else np.asarray(unmasked(X, "X"))
         if array is not None and array.ndim in (3, 4):
             shape = array.shape[1:]
             if self.image_shape is not None and _channelled(self.image_shape) != _channelled(shape):

@@ -56,7 +56,7 @@ class TNTransformer(TransformerMixin, ReadsTables, NestedParameters):
     embedding : str or Embedding
         None takes ``SpinCoherent()``: of unit norm, and with unit weights, so that `TNClassifier`
         leaves its vectors as they are.
-    scaler : str or Scaler, as in `TNClassifier`
+    scaler, max_categories : as in `TNClassifier`
 
     Attributes
     ----------
@@ -82,6 +82,7 @@ class TNTransformer(TransformerMixin, ReadsTables, NestedParameters):
     tree: Any = None
     embedding: Any = None
     scaler: Any = None
+    max_categories: int | None = None
 
     @fits
     def fit(self, X, y=None, sample_weight=None):
@@ -89,13 +90,16 @@ class TNTransformer(TransformerMixin, ReadsTables, NestedParameters):
         check_int("max_bond", self.max_bond, at_least=1, optional=True)
         check_number("cutoff", self.cutoff, at_least=0, below=1)
         check_int("n_layers", self.n_layers, at_least=1, optional=True)
+        check_int("max_categories", self.max_categories, at_least=2, optional=True)
         table = read_table(self, X, reset=True)
         weight = read_weight(sample_weight, len(table))
         table, weight = table.rows(weight > 0), weight[weight > 0]
         embedding = SpinCoherent() if self.embedding is None else self.embedding
         columns = resolve_columns(embedding, self.scaler, "quantile_sigmoid")
         with jax.enable_x64(True):
-            reading = dataclasses.replace(AVERAGED, divides=False)
+            reading = dataclasses.replace(
+                AVERAGED, divides=False, max_categories=self.max_categories
+            )
             reader, U = TableReader.fit_transform(table, weight, columns, reading=reading)
         tree = self._resolve_tree(U, reader.nsites)
         limit = self.n_layers or len(tree.nodes)

@@ -15,11 +15,19 @@ from ._density import (
     SemiSupervisedLogistic,
     SemiSupervisedLogQuadratic,
 )
-from ._outputs import BornCrossEntropy, CallableLoss, CrossEntropy, Huber, OptaxLoss, SquaredError
+from ._outputs import (
+    BornCrossEntropy,
+    CallableLoss,
+    CrossEntropy,
+    Huber,
+    OptaxLoss,
+    SquaredError,
+    unsmoothed,
+)
 
 __all__ = [
     "BornCrossEntropy", "CallableLoss", "CrossEntropy", "Huber", "LogNorm", "LogQuadratic", "Loss",
     "NegativeLogLikelihood", "Objective", "OptaxLoss", "Penalty", "Quadratic", "QuadraticNorm",
     "Regularizer", "ReluLogNorm", "SemiSupervisedLogQuadratic", "SemiSupervisedLogistic",
-    "SquaredError",
+    "SquaredError", "unsmoothed",
 ]  # fmt: skip

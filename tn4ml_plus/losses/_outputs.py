@@ -21,6 +21,27 @@ _ONE_HOT_TARGETS = {"poly_loss_cross_entropy", "safe_softmax_cross_entropy", "si
 _ONE_HOT_TARGETS |= {"sigmoid_binary_cross_entropy", "softmax_cross_entropy"}
 
 
+def unsmoothed(p, label_smoothing):
+    """Probabilities of which p are the mixture with the uniform distribution, rows of sum 1.
+
+    What is no such mixture gets a hundredth of the uniform part, so that no probability is zero.
+
+    >>> import numpy as np
+    >>> unsmoothed(np.array([0.9, 0.1]), 0.1).round(3).tolist()
+    [0.944, 0.056]
+
+    Parameters
+    ----------
+    p : array of shape (..., n_classes)
+    label_smoothing : float, share of the uniform distribution, in [0, 1)
+    """
+    if not label_smoothing:
+        return p
+    uniform = label_smoothing / p.shape[-1]
+    weights = (p - uniform).clip(uniform / 100)
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class _CrossEntropy(Loss):
     """-sum_c q_c log p_c, with q the one-hot target mixed with the uniform distribution."""
@@ -40,13 +61,16 @@ class _CrossEntropy(Loss):
         # A class of weight 0 may have log p = -inf, and 0 * -inf is NaN.
         return -jnp.where(q > 0, q * log_p, 0).sum(axis=1)
 
+    def probabilities(self, amplitude: Amplitude) -> ByClass:
+        return unsmoothed(super().probabilities(amplitude), self.label_smoothing)
+
 
 @variant("loss")
 class CrossEntropy(_CrossEntropy):
     """Cross-entropy of the softmax of the outputs, in nats; the outputs' magnitude is learned.
 
-    `label_smoothing`, in [0, 1), is the share of the target that is spread over all classes
-    (Szegedy et al. 2016, section 7).
+    `label_smoothing`, in [0, 1), is the share of the target that is spread over all classes in
+    training (Szegedy et al. 2016, section 7); `probabilities` are those of the classes without it.
 
     >>> outputs = Amplitude(jnp.zeros((1, 4)), jnp.zeros(1, int))
     >>> CrossEntropy()(outputs, jnp.array([2])).round(3).tolist() # log 4
