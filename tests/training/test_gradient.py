@@ -11,7 +11,7 @@ import optax
 import pytest
 from tqdm import tqdm
 
-from tn4ml_plus import TNClassifier
+from tn4ml_plus import TNClassifier, load
 from tn4ml_plus.contraction import contract, log_norm_squared, pack
 from tn4ml_plus.errors import NotFiniteError
 from tn4ml_plus.initializers import RandomNormal
@@ -228,6 +228,42 @@ def test_any_optax_transformation_is_really_used(name):
     result = Gradient(optimizer=optimizer, max_epochs=2, batch_size=BATCH).train(problem)
     assert_params(result, loop(problem, optimizer, 2))
     assert distance(result.params, problem.params) > 1e-3
+
+
+def test_states_of_optax_with_random_keys_are_stored(tmp_path):
+    X, y = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 2
+    noisy = optax.chain(
+        optax.add_noise(0.1, 0.5, key=jax.random.key(3, impl="rbg")), optax.sgd(0.1)
+    )
+    trainer = Gradient(optimizer=noisy)
+    model = TNClassifier(2, n_members=2, trainer=trainer, random_state=0)
+    model.partial_fit(X, y, classes=[0, 1])
+    model.trainer = "gradient"
+    model.save(tmp_path / "model")
+    loaded = load(tmp_path / "model").set_params(trainer=trainer)
+    model.set_params(trainer=trainer).partial_fit(X, y)
+    loaded.partial_fit(X, y)
+    np.testing.assert_array_equal(model.predict_proba(X), loaded.predict_proba(X))
+    # The key goes on: other noise, not that of the first epoch again.
+    first, second = model._ensemble.trainer_state["Gradient"], loaded._ensemble.trainer_state
+    assert any((leaf > 1e6).any() for leaf in first if leaf.dtype == np.uint32)
+    for one, other in zip(first, second["Gradient"], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+def test_sharpness_aware_steps_take_what_they_are_given(opaque):
+    problem = make_problem()
+    sam = optax.contrib.sam(
+        optax.sgd(0.1), optax.chain(optax.contrib.normalize(), optax.sgd(0.01)),
+        sync_period=2, opaque_mode=opaque,
+    )  # fmt: skip
+    trainer = Gradient(optimizer=sam, max_epochs=4, batch_size=N_SAMPLES)
+    losses = trainer.train(problem).history["loss"]
+    assert losses[-1] < losses[0]
+    chained = Gradient(optimizer=optax.chain(sam), max_epochs=4, batch_size=N_SAMPLES)
+    if not opaque:
+        np.testing.assert_allclose(chained.train(problem).history["loss"], losses)
 
 
 def test_lbfgs_of_optax_never_climbs_on_whole_batches():

@@ -214,7 +214,10 @@ def _epoch(optimizer, clip_norm, risk, params, state, anchor, batches, decay):
             factor = jnp.minimum(1, clip_norm / jnp.maximum(norm, 1e-30))
             clipped = jax.tree.map(lambda g: g * factor, gradient)
         # Line searches need the function itself, other optimizers its value.
-        extra = {"value": value, "grad": gradient, "value_fn": lambda p: value_fn(p)[0]}
+        extra = {
+            "value": value, "grad": gradient, "value_fn": lambda p: value_fn(p)[0],
+            "grad_fn": lambda p, _: jax.grad(value_fn, has_aux=True)(p)[0],
+        }  # fmt: skip
         updates, state = updated(optimizer, clipped, state, params, **extra)
 
         def moved(p, u, a):

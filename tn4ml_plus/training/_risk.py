@@ -1,6 +1,8 @@
 """Several packed networks as one pytree, and the scalar that trainers minimise."""
 
 import dataclasses
+import inspect
+import re
 from collections.abc import Iterable
 from functools import partial
 from operator import itemgetter
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import random
 
 from .._arrays import on_device
 from ..contraction import contract, log_norm_squared, pack, unpack
@@ -65,14 +68,44 @@ def over_members(function, n_members, in_axes):
 
 @partial(jax.jit, static_argnames="optimizer")
 def start(optimizer, params):
-    """The state of an optax transformation for each member."""
-    return jax.vmap(optimizer.init)(params)
+    """The state of an optax transformation for each member, random keys as their numbers."""
+    return jax.vmap(lambda p: _numbers_of_keys(optimizer.init(p)))(params)
 
 
 def updated(optimizer, gradient, state, params, **extra):
-    """Updates of an optax transformation, which mixes dtypes, and its next state."""
+    """Updates of an optax transformation, which mixes dtypes, and its next state.
+
+    Of the extra arguments it gets those that it takes.
+    """
+    update = optax.with_extra_args_support(optimizer).update
+    if "grad_fn" not in inspect.signature(update).parameters:
+        extra.pop("grad_fn", None)
+    if any(map(_is_key, jax.tree.leaves(jax.eval_shape(optimizer.init, params)))):
+        like = optimizer.init(params)
+        state = jax.tree.map(
+            lambda part, leaf: random.wrap_key_data(leaf, impl=random.key_impl(part))
+            if _is_key(part) else leaf,
+            like, state,
+        )  # fmt: skip
     with jax.numpy_dtype_promotion("standard"):
-        return optax.with_extra_args_support(optimizer).update(gradient, state, params, **extra)
+        while True:
+            try:
+                updates, state = update(gradient, state, params, **extra)
+                return updates, _numbers_of_keys(state)
+            except TypeError as error:
+                # Chains hand them on to parts that do not take them.
+                unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+                if not unknown or extra.pop(unknown[1], None) is None:
+                    raise
+
+
+def _is_key(leaf):
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _numbers_of_keys(state):
+    """A state without random keys, which no file holds: their numbers instead."""
+    return jax.tree.map(lambda leaf: random.key_data(leaf) if _is_key(leaf) else leaf, state)
 
 
 def nan_unless_finite(params, losses):
