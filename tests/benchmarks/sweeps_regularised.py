@@ -35,7 +35,7 @@ def changed(**fields):
 
 
 RECIPES = {
-    "defaults": {},
+    "label smoothing 0.05": {},
     "no label smoothing": {"loss": CrossEntropy()},
     "label smoothing 0.2": {"loss": CrossEntropy(label_smoothing=0.2)},
     "feature dropout 0.05": changed(feature_dropout=0.05),
@@ -62,7 +62,7 @@ def cell(options, bond_dim, n_seeds):
     for seed in range(n_seeds):
         X, y, X_validation, y_validation = images(seed)
         common = {"embedding": Legendre(1), "scaler": "common_min_max", "n_members": 1}
-        common |= {"trainer": SWEEP, "random_state": seed}
+        common |= {"trainer": SWEEP, "random_state": seed, "loss": CrossEntropy(0.05)}
         model = TNClassifier(bond_dim, **common | options).fit(X, y)
         held_out.append(100 * model.score(X_validation, y_validation))
         seen.append(100 * model.score(X, y))
