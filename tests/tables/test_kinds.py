@@ -201,6 +201,53 @@ def test_labels_that_cannot_be_sorted(y, message):
         TNClassifier(**QUICK).fit(np.ones((ROWS, 2)), np.tile(np.array(y, object), 20))
 
 
+# Ends of the floats -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e-200, 1e200, 1e307])
+def test_units_do_not_matter_however_large(factor):
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    y, Z = (X[:, 0] > 0).astype(int), X * factor
+    for model, target, ask in (
+        (TNClassifier(**QUICK), y, "predict_proba"),
+        (TNRegressor(**QUICK), X[:, 1], "predict"),
+    ):
+        expected = getattr(model.fit(X, target), ask)(X)
+        np.testing.assert_allclose(getattr(model.fit(Z, target), ask)(Z), expected, rtol=1e-12)
+    found = TNRegressor(**QUICK).fit(X, X[:, 1] * factor).predict(X)
+    np.testing.assert_allclose(found / factor, expected, rtol=1e-12)
+    for density in (TNBornMachine(**QUICK), TNAnomalyDetector(**QUICK)):
+        expected = density.fit(X).score_samples(X)
+        found = density.fit(Z).score_samples(Z) + 3 * np.log(factor)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    one, other = (TNBornMachine(**QUICK).fit(A).sample(3, random_state=0) for A in (X, Z))
+    np.testing.assert_allclose(other / factor, one, rtol=1e-9)
+
+
+def test_the_largest_floats_are_told_apart():
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    ends = np.sign(X) * 1.7e308
+    expected = TNClassifier(**QUICK).fit(np.sign(X), Y).predict_proba(np.sign(X))
+    found = TNClassifier(**QUICK).fit(ends, Y).predict_proba(ends)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [1e-300, 1e-50, 1e50, 1.7e308])
+@pytest.mark.parametrize("trainer", ["gradient", "sweep"])
+def test_weights_of_any_size_that_are_equal_are_none(weight, trainer):
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    model = TNRegressor(**QUICK, trainer=trainer)
+    expected = model.fit(X, X[:, 0]).predict(X)
+    found = model.fit(X, X[:, 0], sample_weight=np.full(40, weight)).predict(X)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    mixed = np.where(np.arange(40) < 20, weight, weight / 4)
+    expected = model.fit(X, X[:, 0], sample_weight=np.where(np.arange(40) < 20, 1, 1 / 4)).predict(
+        X
+    )
+    found = model.fit(X, X[:, 0], sample_weight=mixed).predict(X)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 # What is missing --------------------------------------------------------------------------------
 
 

@@ -26,14 +26,14 @@ class TargetScaling:
 
     @classmethod
     def fit(cls, y, weight, one_column):
-        """Fit to targets (n_samples, n_targets); ValueError on overflow."""
-        mean = np.average(y, axis=0, weights=weight)
-        with np.errstate(over="ignore"):
-            variance = np.average((y - mean) ** 2, axis=0, weights=weight)
-        deviation = np.sqrt(variance)
-        if not np.isfinite(deviation).all():
-            raise ValueError("The squares of y are beyond every float: give y in other units.")
-        return cls(mean, np.where(deviation > 0, deviation, 1.0), one_column)
+        """Fit to targets (n_samples, n_targets)."""
+        # Without their powers of two, so that no square overflows or vanishes.
+        exponents = np.frexp(np.abs(y).max(axis=0))[1]
+        u = np.ldexp(y, -exponents)
+        mean = np.average(u, axis=0, weights=weight)
+        deviation = np.sqrt(np.average((u - mean) ** 2, axis=0, weights=weight))
+        deviation = np.ldexp(deviation, exponents)
+        return cls(np.ldexp(mean, exponents), np.where(deviation > 0, deviation, 1.0), one_column)
 
     def transform(self, y):
         """Standardised targets; ValueError for another number of them."""

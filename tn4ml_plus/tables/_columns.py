@@ -10,7 +10,7 @@ from ..embeddings import Embedding, OneHot, PerFeature, Periodic, WithMissing
 from ..errors import DomainWarning, InformationWarning
 from ._frames import Make
 from ._kinds import TIME, is_missing, phase
-from ._scalers import Passthrough, Scaler
+from ._scalers import CommonMinMax, Passthrough, Scaler
 from ._table import Table
 
 #: Rows that networks are evaluated on at a time.
@@ -20,6 +20,8 @@ _FEW_LEVELS, _MANY_LEVELS, _ROWS_PER_LEVEL = 16, 128, 50
 # Harmonics of each period of moments: seven points tell all days of a week.
 _HARMONICS = {"time of year": 2, "day of week": 3, "time of day": 2}
 _NUMERIC, _CATEGORICAL = "numbers", "categories"
+# Of numbers whose squares, and sums of these, are floats.
+_LARGEST_EXPONENT = 256
 # Numbers that a block of rows may take, in columns or in embedded vectors.
 _NUMBERS = 1 << 26
 
@@ -62,6 +64,7 @@ class Columns:
     moments: tuple | None = None
     pooled: tuple[bool, ...] | None = None
     make: Make | None = None
+    exponents: np.ndarray | None = None
 
     @classmethod
     def fit(cls, table: Table, weight, embedding, scaler, reading):
@@ -107,8 +110,11 @@ class Columns:
                 "number, or use an embedding of continuous features.",
                 DomainWarning,
             )
-        state = scaler.fit(features.floats[:, self._chosen], weight) if scaled.any() else {}
-        return dataclasses.replace(self, scaler_state=state)
+        if not scaled.any():
+            return self
+        X = features.floats[:, self._chosen]
+        self = dataclasses.replace(self, exponents=_exponents(X, scaler))
+        return dataclasses.replace(self, scaler_state=scaler.fit(self._in_range(X), weight))
 
     def _levels(self, table, weight, reading):
         """Categories of each feature, None for numbers, and whether others are pooled as one."""
@@ -314,7 +320,7 @@ class Columns:
         if not self.scaled.all():
             out[:] = table.floats
         if self.scaled.any():
-            u = self.scaler.transform(table.floats[:, chosen], self.scaler_state)
+            u = self.scaler.transform(self._in_range(table.floats[:, chosen]), self.scaler_state)
             low, high = self._limits(self.width)[:, chosen]
             if isinstance(self.scaler, Passthrough):
                 n_outside = int(np.sum((u < low) | (u > high)))
@@ -330,6 +336,10 @@ class Columns:
             out[:, j] = [np.nan if is_missing(v) else codes.get(v, other) for v in values.tolist()]
         return n_outside
 
+    def _in_range(self, X):
+        """Scaled columns without their powers of two."""
+        return X if self.exponents is None else np.ldexp(X, -self.exponents)
+
     def _counts(self, column):
         """Whether some of the categories of a column are numbers."""
         feature = sum(len(parts or (None,)) for parts in (self.moments or ())[:column])
@@ -343,7 +353,8 @@ class Columns:
             u, (low, high) = U[:, scaled], self._limits(U.shape[1])[:, scaled]
             if not isinstance(self.scaler, Passthrough):
                 u = (u - low) / (high - low)
-            out[:, scaled] = self.scaler.inverse(u, self.scaler_state)
+            raw = self.scaler.inverse(u, self.scaler_state)
+            out[:, scaled] = raw if self.exponents is None else np.ldexp(raw, self.exponents)
         if not self.numeric.all():
             out = out.astype(object)
         for j in np.flatnonzero(~self.numeric):
@@ -374,7 +385,10 @@ class Columns:
         out, scaled = np.zeros(floats.shape), self.scaled
         if scaled.any():
             X, (low, high) = floats[:, scaled], self._limits(floats.shape[1])[:, scaled]
+            X = self._in_range(X)
             log = self.scaler.log_derivative(X, self.scaler_state)
+            if self.exponents is not None:
+                log = log - np.log(2) * self.exponents
             if isinstance(self.scaler, Passthrough):
                 # Clipping there would make up a density.
                 log = np.where((low > X) | (high < X), -np.inf, log)
@@ -403,6 +417,18 @@ def _kind(values):
     """Kind of a column of a table, in words, from its entries that are no numbers."""
     kinds = {"M": "moments", "m": "times of day", "O": _CATEGORICAL}
     return _NUMERIC if values is None else kinds[values.dtype.kind]
+
+
+def _exponents(X, scaler):
+    """Powers of two of columns whose squares no float holds, others 0; None where all are."""
+    if isinstance(scaler, Passthrough):
+        return None
+    largest = np.nan_to_num(np.fmax.reduce(np.abs(X)))
+    if scaler.mixes_columns or isinstance(scaler, CommonMinMax):
+        largest = np.full_like(largest, largest.max())
+    exponents = np.where(largest > 0, np.frexp(largest)[1], 0)
+    exponents = np.where(np.abs(exponents) > _LARGEST_EXPONENT, exponents, 0)
+    return exponents if exponents.any() else None
 
 
 def _by_frequency(values, weight):

@@ -90,6 +90,7 @@ class TableReader(Columns):
     moments : tuple, per column what moments are read as, None for others
     pooled : tuple of bool, per feature whether categories beyond `levels` are one more
     make : Make or None, what the table of fitting came in
+    exponents : ndarray of int or None, powers of two that are taken out of the scaled columns
     unit_weights : ndarray of shape (nsites, phys_dim) or None, w with w . phi near 1
     neutral : ndarray of shape (nsites, phys_dim), vector of a dropped feature
         And of a missing one, where the embedding has none of its own for that.

@@ -95,7 +95,8 @@ def read_columns(X, estimator=None) -> Table:
         library = frame.implementation.value
         columns = [(c.name, *_of_series(c)) for c in frame.iter_columns()]
     elif sparse.issparse(X) or np.asarray(X).dtype.kind not in "OUSMm":
-        floats = check_array(X, dtype=np.float64, **options)
+        with np.errstate(over="ignore", invalid="ignore"):  # of sums that find infinities
+            floats = check_array(X, dtype=np.float64, **options)
         kind = {"b": BOOLEAN, "i": INTEGER, "u": INTEGER}.get(np.asarray(X).dtype.kind, NUMBER)
         n_features = floats.shape[1]
         make = Make(None, (kind,) * n_features, ("",) * n_features)
@@ -115,7 +116,9 @@ def read_columns(X, estimator=None) -> Table:
             f"Input X contains infinity in column(s) {', '.join(bad)}: replace it by a finite "
             "number, or by NaN if the value is missing."
         )
-    return Table(check_array(floats, **options), raw, make=Make(library, kinds, dtypes))
+    with np.errstate(over="ignore", invalid="ignore"):
+        floats = check_array(floats, **options)
+    return Table(floats, raw, make=Make(library, kinds, dtypes))
 
 
 def _of_series(series):
@@ -154,6 +157,8 @@ def unmasked(values, name):
 def read_weight(sample_weight, n_samples: int) -> np.ndarray:
     """Validated sample weights, (n_samples,) float64; ValueError if negative or all zero.
 
+    The largest of weights that are all tiny or huge becomes one of order one.
+
     Parameters
     ----------
     sample_weight : array of shape (n_samples,), number or None
@@ -174,4 +179,6 @@ def read_weight(sample_weight, n_samples: int) -> np.ndarray:
         raise ValueError("Negative values in sample_weight: weights must be at least 0.")
     if not (weight > 0).any():
         raise ValueError("All sample weights are zero: at least one must be positive.")
-    return weight
+    # Their sums and squares shall neither overflow nor vanish, in single precision either.
+    exponent = np.frexp(weight.max())[1]
+    return weight if abs(exponent) <= 64 else np.ldexp(weight, -exponent)
