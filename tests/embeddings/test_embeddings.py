@@ -350,6 +350,12 @@ def test_every_registered_embedding_has_a_case_and_is_public():
         assert lookup("embedding", name).__name__ in embeddings.__all__
 
 
+def test_complex_numbers_are_refused():
+    for embedding in (Legendre(), PerFeature((OneHot(2), Legendre())), Patches((1, 2), (1, 2))):
+        with pytest.raises(ValueError, match="real numbers, not complex"):
+            embedding.embed(np.ones((2, 2), complex))
+
+
 def test_what_is_missing_has_a_vector_of_its_own():
     for inner in (Legendre(), OneHot(3), Hermite(2)):
         embedding = WithMissing(inner)

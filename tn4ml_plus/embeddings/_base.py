@@ -23,8 +23,16 @@ _call = jax.jit(lambda embedding, x: embedding(x), static_argnums=0)
 
 
 def as_float(x):
-    """Floating JAX array of `x`; integers and booleans become the default float."""
+    """Floating JAX array of `x`; integers and booleans become the default float.
+
+    ValueError for complex numbers.
+    """
     x = on_device(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(
+            "Embeddings take real numbers, not complex ones: give real and imaginary parts as "
+            "columns."
+        )
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
 
 
