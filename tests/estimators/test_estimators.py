@@ -16,6 +16,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
 from sklearn.utils import compute_sample_weight
 
 from tn4ml_plus import TNClassifier, TNRegressor
@@ -855,3 +856,22 @@ def test_trees_learn_and_stay_live(data):
     assert not np.allclose(model.predict_proba(frame), before, atol=1e-2)
     info = untrained(TNClassifier(**SINGLE, network=TTNSpec(Tree.balanced(5))), X, y)
     assert info.match("5 leaves, but there are 4 sites")
+
+
+def test_networks_are_values_in_grids(data):
+    X, y = data
+    key = jax.random.key(0)
+    sizes = {"phys_dim": 3, "n_outputs": 3, "key": key}
+    chain, tree = MPS.random(4, bond_dim=2, **sizes), TTN.random(4, bond_dim=3, **sizes)
+    plain = qtn.TensorNetwork(chain.tensors)  # of quimb's own class
+    model = TNClassifier(network=chain, n_members=1, max_epochs=1)
+    before = chain.arrays[0].copy()
+    for grid in ([chain, tree, plain], [plain]):
+        search = GridSearchCV(make_pipeline(model), {"tnclassifier__network": grid}, cv=2).fit(X, y)
+        assert search.best_estimator_.predict(X).shape == y.shape
+        assert clone(search).param_grid["tnclassifier__network"][0] is not None
+        for text in (search._repr_html_(), repr(search), str(search.cv_results_)):
+            assert "Tensor" in text or "MPS" in text
+    # Neither searches nor fits change what was given.
+    np.testing.assert_array_equal(chain.arrays[0], before)
+    assert clone(model).network is not chain

@@ -17,6 +17,10 @@ from .._registry import snake_case, to_json, variant
 from ..io import to_tree, write
 from ..training import extend_history
 
+# quimb's `get_params` is about arrays, and scikit-learn would take it for its own: this is how it
+# asks objects, among them values in a grid, for a copy.
+qtn.TensorNetwork.__sklearn_clone__ = lambda network: network.copy()
+
 _ABSENT = object()
 # What fitting makes beside the attributes that end in an underscore.
 _PARTS = "_reader", "_ensemble", "_target"
@@ -99,18 +103,8 @@ class NestedParameters(BaseEstimator):
             self.set_params(**{outer: changed})
         return self
 
-    def __sklearn_clone__(self):
-        # scikit-learn would take quimb's `get_params`, which is about arrays, for its own.
-        bare, network = copy.copy(self), getattr(self, "network", None)
-        if isinstance(network, qtn.TensorNetwork):
-            bare.network = "mps"
-        clone = super(NestedParameters, bare).__sklearn_clone__()
-        if isinstance(network, qtn.TensorNetwork):
-            clone.network = network.copy()
-        return clone
-
     def _sk_visual_block_(self):
-        # For the same reason scikit-learn would draw a network as an estimator inside this one.
+        # scikit-learn would draw a network, which has `get_params`, as an estimator inside this one.
         return types.SimpleNamespace(
             kind="single",
             estimators=self,
