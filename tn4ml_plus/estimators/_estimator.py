@@ -104,7 +104,7 @@ class NestedParameters(BaseEstimator):
         return self
 
     def _sk_visual_block_(self):
-        # scikit-learn would draw a network, which has `get_params`, as an estimator within this one.
+        # scikit-learn would draw a network, which has `get_params`, as an estimator inside it.
         return types.SimpleNamespace(
             kind="single",
             estimators=self,
