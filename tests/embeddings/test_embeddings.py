@@ -734,7 +734,7 @@ def test_columnwise_marks_the_embeddings_that_mix_features():
         (lambda: QuantumBasis(((1, 0), (1,))), "equal size"),
         (lambda: QuantumBasis((1, 0)), "sequence of numbers"),
         (lambda: QuantumBasis(((1, 0), (0, math.nan))), "finite"),
-        (lambda: OneHot(1), "levels must be"),
+        (lambda: OneHot(0), "levels must be"),
         (lambda: GaussianRBF((0.0,)), "increasing"),
         (lambda: GaussianRBF((0.0, 0.0)), "increasing"),
         (lambda: GaussianRBF(3), "sequence of numbers"),

@@ -6,6 +6,7 @@ import uuid
 import warnings
 
 import jax
+import narwhals as nw
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -398,6 +399,7 @@ def test_a_weekday_is_learned():
 
 # Frames come back -------------------------------------------------------------------------------
 
+LAST = datetime.datetime.max.replace(tzinfo=datetime.timezone(-datetime.timedelta(hours=1)))
 COLUMNS = {
     "count": RNG.integers(0, 9, ROWS),
     "mass": NUMBERS,
@@ -491,6 +493,154 @@ def test_a_density_imputes_in_a_pipeline():
 
 def test_what_a_file_says_of_dtypes_is_not_believed():
     for text in ("from_dict", "object)", "Enum([", "__class__"):
-        make = Make("polars", ("number",), (text,))
-        frame = make.build(np.ones((2, 1)), ["a"])
+        make = Make("polars", ("number",), (text,), (None,), ("a",))
+        frame = make.build(np.ones((2, 1)))
         assert frame["a"].to_list() == [1.0, 1.0]
+
+
+# More of what tables hold -----------------------------------------------------------------------
+
+
+def test_masks_of_all_kinds_of_arrays():
+    hidden = np.zeros((ROWS, 1), bool)
+    hidden[0] = True
+    for values, kind in (
+        (np.array(COLUMNS["side"], object), "category"),
+        (np.array(COLUMNS["side"]), "category"),
+        (COLUMNS["count"], "integer"),
+        (np.array(HOURS, "datetime64[us]"), "moment"),
+        (np.arange(ROWS).astype("timedelta64[s]"), "span"),
+    ):
+        table = read_columns(np.ma.masked_array(values[:, None], hidden))
+        assert table.make.kinds == (kind,)
+        first = table.floats[0, 0] if table.raw[0] is None or kind == "moment" else table.raw[0][0]
+        assert first is None or np.isnan(first)
+        whole = read_columns(np.ma.masked_array(values[:, None], False))
+        np.testing.assert_array_equal(whole.floats, read_columns(values[:, None]).floats)
+    machine = TNBornMachine(**QUICK).fit(np.c_[NUMBERS, NUMBERS])
+    drawn = machine.sample(2, given=np.ma.array([1.0, 5.0], mask=[0, 1]), random_state=0)
+    assert (drawn[:, 0] == 1).all()
+    assert (drawn[:, 1] != 5).all()
+
+
+def test_a_single_category_is_all_that_is_drawn():
+    frame = pd.DataFrame({"a": NUMBERS, "s": "always"})
+    machine = TNBornMachine(**QUICK).fit(frame)
+    assert (machine.sample(50, random_state=0)["s"] == "always").all()
+    assert machine.marginal("s").score_samples(frame[["s"]])[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_not_missing_stays_as_it_is():
+    large = 1_700_000_000_000_000_001 + 7 * np.arange(ROWS)
+    frame = pd.DataFrame({"id": large, "v": NUMBERS, "few": COLUMNS["count"].astype("uint8")})
+    frame.loc[0, "v"] = np.nan
+    machine = TNBornMachine(**QUICK).fit(frame)
+    for found in (machine.impute(frame), machine.transform(frame.assign(few=300))):
+        np.testing.assert_array_equal(found["id"], large)
+        assert np.isfinite(found["v"]).all()
+    assert (machine.transform(frame.assign(few=300))["few"] == 300).all()
+    polars = pl.from_pandas(frame.assign(v=NUMBERS))
+    assert TNBornMachine(**QUICK).fit(polars).impute(polars).equals(polars)
+
+
+def test_small_integers_do_not_wrap():
+    frame = pd.DataFrame({"p": RNG.choice([0, 250], ROWS).astype("uint8"), "q": NUMBERS})
+    for table in (frame, frame.astype({"p": "UInt8"}), pl.from_pandas(frame)):
+        drawn = TNBornMachine(**QUICK).fit(table).sample(300, random_state=0)["p"]
+        assert drawn.dtype == table["p"].dtype
+        # Tails beyond the ends of the type are put to its ends.
+        assert np.mean(np.asarray(drawn) == 0) > 0.1
+        assert np.mean(np.asarray(drawn) == 255) > 0.1
+
+
+def test_names_are_checked_wherever_there_are_any():
+    frame = pd.DataFrame({"a": NUMBERS, "b": 9 * NUMBERS})
+    machine = TNBornMachine(**QUICK).fit(frame)
+    part = machine.marginal(["a", "b"])
+    with pytest.raises(ValueError, match=r"must be \['a', 'b'\] in this order, got \['b', 'a'\]"):
+        part.score_samples(frame[["b", "a"]])
+    wrapped = nw.from_native(pl.from_pandas(frame))
+    model = TNClassifier(**QUICK).fit(wrapped, Y)
+    with pytest.raises(ValueError, match="same order"):
+        model.predict(wrapped[["b", "a"]])
+    plain = TNBornMachine(**QUICK).fit(pd.DataFrame(frame.to_numpy()))
+    assert plain.sample(2).columns.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("zone", ["Japan", "GMT", "America/New_York"])
+def test_time_zones_come_back(zone):
+    frame = pd.DataFrame({"w": pd.to_datetime(HOURS).tz_localize(zone), "x": NUMBERS})
+    for table in (frame, pl.from_pandas(frame)):
+        drawn = TNBornMachine(**QUICK).fit(table).sample(2, random_state=0)["w"]
+        assert drawn.dtype == table["w"].dtype
+    coarse = pl.DataFrame({"w": pl.Series(HOURS, dtype=pl.Datetime("ms"))})
+    assert TNBornMachine(**QUICK).fit(coarse).sample(1).schema == coarse.schema
+
+
+def test_output_of_another_library_keeps_dtypes():
+    frame = pl.DataFrame({"k": COLUMNS["count"], "when": HOURS, "s": COLUMNS["side"]})
+    machine = TNBornMachine(**QUICK).set_output(transform="pandas").fit(frame)
+    found = machine.transform(frame)
+    assert isinstance(found, pd.DataFrame)
+    assert [dtype.kind for dtype in found.dtypes[:2]] == ["i", "M"]
+
+
+def test_text_of_arrays_is_read_as_in_fitting():
+    X = np.array([["1", "a"], ["2", "b"], ["10+", "c"]] * 20)
+    model = TNClassifier(**QUICK).fit(X, Y)
+    expected = model.predict_proba(X)
+    np.testing.assert_allclose(model.predict_proba(X[:2]), expected[:2], rtol=1e-5)
+    numbers = TNClassifier(**QUICK).fit(X[np.arange(ROWS) % 3 < 2][:, :1], Y[:40])
+    with pytest.raises(ValueError, match="held numbers when fitting and holds categories"):
+        numbers.predict(X[:, :1])
+
+
+def test_categories_that_are_numbers_are_no_text():
+    frame = pd.DataFrame({"z": pd.Categorical(Y + 1), "x": NUMBERS})
+    model = TNClassifier(**QUICK).fit(frame, Y)
+    as_numbers = model.predict_proba(frame.assign(z=Y + 1.0))
+    np.testing.assert_array_equal(as_numbers, model.predict_proba(frame))
+    with pytest.raises(
+        ValueError, match=r"categories such as [12] when fitting and holds .*'[12]'"
+    ):
+        model.predict(frame.assign(z=(Y + 1).astype(str)))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array(["300000-01-01"], "M8[s]"), "a moment in the year 300000"),
+        (np.array([[LAST]], object)[:, 0], "moments at the ends of the calendar"),
+        ([("a", 1)], "holds a tuple"),
+        ([frozenset("ab")], "holds a frozenset"),
+        ([len], "holds a builtin_function_or_method"),
+    ],
+)  # fmt: skip
+def test_more_entries_of_no_known_kind(values, message):
+    X = values[:, None] if isinstance(values, np.ndarray) else pd.DataFrame({"c": values})
+    with pytest.raises((ValueError, TypeError), match=message):
+        read_columns(X)
+
+
+def test_more_entries():
+    assert column([datetime.timedelta.max])[1][0] == datetime.timedelta.max.total_seconds()
+    assert column([b"\x80", b"\x81"])[2].tolist() == ["\\x80", "\\x81"]
+    assert np.isnan(column(decimals(["sNaN", 1]))[1][0])
+    assert read_columns(np.array([["a"], ["b"]], np.dtypes.StringDType())).make.kinds == (
+        "category",
+    )
+    assert read_columns(pl.DataFrame({"c": pl.Series([1, 2], dtype=pl.Int128)})).floats[1, 0] == 2
+    machine = TNBornMachine(**QUICK).fit(np.c_[NUMBERS, NUMBERS])
+    assert machine.sample(given=pl.Series([1.0, None]))[0, 0] == 1
+    with pytest.raises(ValueError, match="given is a dict"):
+        machine.sample(given={"a": 1.0})
+    with pytest.raises(ValueError, match="structured array"):
+        read_columns(np.zeros(3, [("a", float), ("b", int)]))
+
+
+def test_what_reads_a_table_cannot_change_while_training_goes_on():
+    X = np.c_[NUMBERS, NUMBERS]
+    for name, value in {"missing": "averaged", "dates": "linear", "max_categories": 9}.items():
+        model = TNClassifier(**QUICK, warm_start=True).fit(X, Y).set_params(**{name: value})
+        with pytest.raises(ValueError, match=f"{name} was .* when the networks were made"):
+            model.fit(X, Y)

@@ -113,7 +113,7 @@ class OneHot(Embedding):
     """Basis vector of the category x = 0..levels-1; the uniform vector 1/levels for anything else.
 
     A partition of unity; other numbers and NaN count as an unknown category.
-    ValueError unless levels >= 2.
+    ValueError unless levels >= 1.
 
     >>> OneHot(2)([1, 7]).tolist()
     [[0.0, 1.0], [0.5, 0.5]]
@@ -124,7 +124,7 @@ class OneHot(Embedding):
     discrete = True
     phys_dim = property(lambda self: self.levels)
     domain = property(lambda self: (0.0, float(self.levels - 1)))
-    _least = (("levels", 2),)
+    _least = (("levels", 1),)
     _unity = slice(None)
 
     def __call__(self, x: ArrayLike) -> Vectors:

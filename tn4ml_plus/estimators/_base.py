@@ -131,7 +131,7 @@ class TensorNetworkEstimator(HoldsNetworks, NetworkOptions, ResumableOptions):
 
     #: A `Recipe` of what options of None stand for.
     _defaults = None
-    _unchangeable = ("bond_dim", "n_members", "embedding", "network", "scaler")
+    _unchangeable = ("bond_dim", "n_members", "embedding", "network", "scaler", "max_categories")
 
     @reads
     def compress(self, max_bond=None, cutoff=1e-6, *, X=None, y=None, sample_weight=None):

@@ -1,11 +1,14 @@
 """Densities by the Born rule."""
 
 import dataclasses
+from functools import partial
 
+import narwhals.stable.v2 as nw
 import numpy as np
 from scipy.special import softmax
 from sklearn.base import DensityMixin, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import check_random_state
+from sklearn.utils._set_output import _get_output_config
 
 from .._checks import check, check_int
 from ..tables import Bijection, Table, is_missing, read_columns, read_table, read_weight
@@ -146,7 +149,7 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
         Everything that a row holds is conditioned on. Returns a table of the kind that `fit` was
         given, as `sample` does; a frame keeps the index of X.
         """
-        return self._reader.build(self._imputed(self._read(X)), like=X)
+        return self._filled(self._imputed, X)
 
     @reads
     def transform(self, X):
@@ -158,10 +161,23 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
         """
         valid = self.imputation in ("mean", "draw")
         check("imputation", self.imputation, valid, '"mean" or "draw"')
+        draw = partial(self._drawn, rng=check_random_state(self.random_state))
+        found = self._filled(self._imputed if self.imputation == "mean" else draw, X)
+        wanted = _get_output_config("transform", self)["dense"]
+        made = self._reader.make and self._reader.make.library
+        if wanted == "default" or made in (None, wanted):
+            return found
+        found = nw.from_native(found)
+        return found.to_pandas() if wanted == "pandas" else found.to_polars()
+
+    def _filled(self, fill, X):
+        """X with its gaps filled by a function of its table."""
         table = self._read(X)
-        if self.imputation == "mean":
-            return self._reader.build(self._imputed(table), like=X)
-        return self._reader.build(self._drawn(table, check_random_state(self.random_state)), like=X)
+        gaps = [
+            np.isnan(column).any() if values is None else any(map(is_missing, values))
+            for column, values in zip(table.floats.T, table.raw, strict=True)
+        ]
+        return self._reader.build(fill(table), like=X, gaps=np.array(gaps))
 
     def _imputed(self, table):
         """Columns of a table without gaps, (n_samples, n_features) floats or objects."""
@@ -236,9 +252,14 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
 
 def _as_rows(given):
     """A table of one row where a row is given, as an array or as a series with the names."""
+    if isinstance(given, dict):
+        raise ValueError("given is a dict: make a frame of one row of it, or a list of its values.")
     if np.ndim(given) == 2 or hasattr(given, "columns"):
         return given
-    return given.to_frame().T if hasattr(given, "to_frame") else np.array(given, object)[None]
+    if np.ma.isMaskedArray(given):
+        return given[None]
+    named = hasattr(given, "to_frame") and hasattr(given, "index")
+    return given.to_frame().T if named else np.array(list(given), object)[None]
 
 
 class Marginal:
@@ -256,7 +277,11 @@ class Marginal:
 
     def score_samples(self, X):
         """Log-densities in nats of the rows of X (n_samples, len(features)), (n_samples,)."""
-        part = read_columns(X, self.machine)
+        part, reader = read_columns(X, self.machine), self.machine._reader
+        names = part.make.names
+        expected = tuple(reader.names[j] for j in self.features) if reader.names else ()
+        if names and expected and tuple(names) != expected:
+            raise ValueError(f"The columns must be {list(expected)} in this order, got {[*names]}.")
         if part.shape[1] != len(self.features):
             raise ValueError(
                 f"X must have the shape (n_samples, {len(self.features)}), got {part.shape}."

@@ -175,6 +175,7 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
     _: dataclasses.KW_ONLY
     class_weight: Any = None
 
+    _unchangeable = (*TensorNetworkEstimator._unchangeable, "missing", "dates")
     _defaults = Recipe(
         "classification",
         CrossEntropy(),
@@ -238,7 +239,11 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
             return np.mean([_probabilities(self._ensemble.loss, part) for part in parts], axis=0)
 
         present, without = map(mean, zip(*self._without(X), strict=True))
-        labels = self.classes_[np.argmax(present, axis=1)] if y is None else column_or_1d(y)
+        labels = (
+            self.classes_[np.argmax(present, axis=1)]
+            if y is None
+            else column_or_1d(unmasked(y, "y"))
+        )
         check_consistent_length(present, labels)
         rows, chosen = np.arange(len(labels)), _codes(labels, self.classes_)
         tiny = np.finfo(float).tiny

@@ -71,6 +71,7 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
         ``"log_cosh"``, are valid too.
     """
 
+    _unchangeable = (*TensorNetworkEstimator._unchangeable, "missing", "dates")
     _defaults = Recipe(
         "regression",
         SquaredError(),

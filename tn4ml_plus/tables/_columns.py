@@ -85,7 +85,7 @@ class Columns:
             and bool(np.isnan(u).any() if r is None else any(map(is_missing, r)))
             for u, r in zip(features.floats.T, features.raw, strict=True)
         ]
-        parts = self._parts(levels, pooled, missing)
+        parts = self._parts(levels, pooled, missing, reading)
         if parts is not None:
             embedding = parts[0] if len(set(parts)) == 1 else PerFeature(parts)
         self = dataclasses.replace(
@@ -143,7 +143,7 @@ class Columns:
             )
         return tuple(levels), tuple(p and not reading.unseen_is_missing for p in pooled)
 
-    def _parts(self, levels, pooled, missing):
+    def _parts(self, levels, pooled, missing, reading):
         """Embedding of each feature; None where one is for all. ValueError where one is needed."""
         embedding, cyclic = self.embedding, self._cyclic
         special = [lv is not None or period for lv, period in zip(levels, cyclic, strict=True)]
@@ -167,7 +167,9 @@ class Columns:
         parts = []
         for part, level, period, pool, gap in zip(given, levels, cyclic, pooled, learns):
             if level is not None:
-                part = OneHot(max(2, len(level) + pool))
+                # A density would draw a category that there is not.
+                least = 1 if reading.unseen_is_missing else 2
+                part = OneHot(max(least, len(level) + pool))
             part = Periodic(_HARMONICS[period]) if period else part
             parts.append(WithMissing(part) if gap else part)
         return tuple(parts)
@@ -284,18 +286,33 @@ class Columns:
 
     def _codes(self, table):
         kinds = self.kinds or tuple(_NUMERIC if lv is None else _CATEGORICAL for lv in self.levels)
+        if table.text is not None:
+            # Text that reads as numbers is that of categories where there were some.
+            raw = [
+                text.astype(object) if values is None and kind == _CATEGORICAL else values
+                for text, values, kind in zip(table.text.T, table.raw, kinds, strict=True)
+            ]
+            table = dataclasses.replace(table, raw=tuple(raw))
         for j, (expected, values) in enumerate(zip(kinds, table.raw, strict=True)):
-            found = _kind(values)
-            # Categories may be numbers, and a column without entries is of any kind.
+            found, levels = _kind(values), None
+            if found == expected != _CATEGORICAL:
+                continue
             entries = table.floats[:, j] if values is None else values
-            if (
-                expected != found
-                and not (expected == _CATEGORICAL and found == _NUMERIC and self._counts(j))
-                and not all(map(is_missing, entries))
-            ):
+            present = [value for value in entries.tolist() if not is_missing(value)]
+            if expected == _CATEGORICAL and found in (_CATEGORICAL, _NUMERIC):
+                levels = self._levels_of(j)
+                # Categories may be numbers, and those of another kind are none that are known.
+                known = {isinstance(level, str) for level in levels}
+                if not known or not known.isdisjoint(isinstance(v, str) for v in present):
+                    continue
+                expected = f"{expected} such as {levels[0]!r}"
+            # A column without entries is of any kind.
+            if present:
                 name = j if self.names is None else repr(self.names[j])
+                example = f" such as {present[0]!r}" if values is None or levels else ""
                 raise ValueError(
-                    f"Column {name} held {expected} when fitting and holds {found} now: convert it."
+                    f"Column {name} held {expected} when fitting and holds {found}{example} now: "
+                    "convert it."
                 )
         table = self._spread(table)
         out, n_outside = np.empty((len(table), self.width)), 0
@@ -340,11 +357,10 @@ class Columns:
         """Scaled columns without their powers of two."""
         return X if self.exponents is None else np.ldexp(X, -self.exponents)
 
-    def _counts(self, column):
-        """Whether some of the categories of a column are numbers."""
-        feature = sum(len(parts or (None,)) for parts in (self.moments or ())[:column])
-        levels = self.levels[feature if self.moments else column]
-        return any(not isinstance(level, str) for level in levels)
+    def _levels_of(self, column):
+        """Categories of a column."""
+        before = (self.moments or (None,) * column)[:column]
+        return self.levels[sum(len(parts or (None,)) for parts in before)]
 
     def inverse(self, U) -> np.ndarray:
         """Raw columns of numbers in the embedding's domains: floats, or objects with categories."""
@@ -362,20 +378,19 @@ class Columns:
             out[:, j] = [None if u != u else known.get(int(u)) for u in U[:, j].astype(float)]
         return out
 
-    def build(self, columns, chosen=None, like=None):
+    def build(self, columns, chosen=None, like=None, gaps=None):
         """Raw columns as a table of the kind that was fitted; see `Make.build`.
 
         Parameters
         ----------
         columns : ndarray, floats, or objects where there are categories, as of `inverse`
         chosen : sequence of int or None, numbers of the columns where they are not all
-        like : frame or None, whose index a frame gets
+        like, gaps : as in `Make.build`
         """
         if self.make is None:
             return columns
-        chosen = range(self.n_columns) if chosen is None else chosen
-        names = self.names or [f"x{j}" for j in range(self.n_columns)]
-        return self.make.chosen(chosen).build(columns, [names[j] for j in chosen], like)
+        make = self.make if chosen is None else self.make.chosen(chosen)
+        return make.build(columns, like, gaps)
 
     def log_derivatives(self, floats) -> np.ndarray:
         """Logs of the factors of the derivative of `transform`, of floats' shape; 0 where missing.

@@ -3,11 +3,17 @@
 import datetime
 import decimal
 import numbers
+import types
 
 import numpy as np
 
 _EPOCH, _SECOND = np.datetime64(0, "us"), np.timedelta64(1, "s")
 _NUMBERS = numbers.Number, np.bool_, decimal.Decimal
+# Values of these differ in text from one process to the next, or are no labels at all.
+_NO_LABELS = (
+    complex, np.complexfloating, tuple, frozenset, types.FunctionType, types.BuiltinFunctionType,
+)  # fmt: skip
+_MOST_YEARS = 290_000
 # More different numbers than these are no names of categories, whatever text is beside them.
 _MANY_NUMBERS = 16
 _DATES = datetime.date, np.datetime64
@@ -26,6 +32,8 @@ _PERIODS = "time of year", "day of week", "time of day"
 
 def is_missing(value) -> bool:
     """Whether an entry is None, NaN, or a gap of pandas."""
+    if isinstance(value, decimal.Decimal):
+        return value.is_nan()
     # Comparing pandas' NA with itself gives no boolean.
     return value is None or type(value).__name__ in ("NAType", "NaTType") or bool(value != value)
 
@@ -50,6 +58,7 @@ def read_values(name, values, categorical=False, wall=None):
     if kind == "m":
         return values / _SECOND, None, SPAN
     if kind == "M":
+        _check_years(name, values)
         return _seconds(values), (values if wall is None else wall).astype("datetime64[us]"), MOMENT
     if kind in "US":
         try:  # NumPy makes text of numbers that are beside text.
@@ -89,7 +98,7 @@ def parts_of(values):
 def _read_objects(name, values, categorical):
     """`read_values` of Python objects."""
     for cls in {type(value) for value in values}:
-        if cls.__hash__ is None or issubclass(cls, complex | np.complexfloating):
+        if cls.__hash__ is None or issubclass(cls, _NO_LABELS):
             raise TypeError(
                 f"Column {name!r} holds a {cls.__name__}: an argument must be a table of strings, "
                 "numbers, dates or other labels."
@@ -108,7 +117,7 @@ def _read_objects(name, values, categorical):
             return floats, None, BOOLEAN
         return floats, None, INTEGER if all_are(numbers.Integral) else NUMBER
     if all_are(*_SPANS):
-        floats[present] = np.array(list(values[present]), "timedelta64[us]") / _SECOND
+        floats[present] = [_in_seconds(value) for value in values[present]]
         return floats, None, SPAN
     if all_are(datetime.time):
         clock = np.full(len(values), "NaT", "timedelta64[us]")
@@ -116,7 +125,13 @@ def _read_objects(name, values, categorical):
         return clock / _SECOND, clock, CLOCK
     if all_are(*_DATES) or (kinds and all(hasattr(cls, "start_time") for cls in kinds)):
         wall, universal = (np.full(len(values), "NaT", "datetime64[us]") for _ in range(2))
-        wall[present], universal[present] = zip(*map(_moment, values[present]), strict=True)
+        try:
+            wall[present], universal[present] = zip(*map(_moment, values[present]), strict=True)
+        except OverflowError:
+            raise ValueError(
+                f"Column {name!r} holds moments at the ends of the calendar, which have no "
+                "universal time: put NaN in place of what stands for no date."
+            ) from None
         return _seconds(universal), wall, MOMENT
     entries = _plain(name, values, present)
     figures = {v for v in entries if isinstance(v, int | float)}
@@ -131,6 +146,20 @@ def _read_objects(name, values, categorical):
 
 def _seconds(moments):
     return (moments - _EPOCH) / _SECOND
+
+
+def _check_years(name, moments):
+    """ValueError for years that 64 bits of microseconds do not hold."""
+    years = moments.astype("datetime64[Y]").astype(int)[~np.isnat(moments)]
+    if len(years) and np.abs(years).max() > _MOST_YEARS:
+        raise ValueError(
+            f"Column {name!r} holds a moment in the year {1970 + years[np.abs(years).argmax()]}: "
+            "put NaT in place of what stands for no date."
+        )
+
+
+def _in_seconds(span):
+    return span / _SECOND if isinstance(span, np.timedelta64) else span.total_seconds()
 
 
 def _number(value):
@@ -156,12 +185,14 @@ def _moment(value):
 
 def _plain(name, values, present=None):
     """Categories as plain Python values, so that they survive storage; None where missing."""
+    if {type(value) for value in values} == {str}:
+        return values
     out = np.full(len(values), None, object)
     for i in range(len(values)) if present is None else np.flatnonzero(present):
         value = values[i]
         value = value.item() if isinstance(value, np.generic) else value
         if isinstance(value, bytes):
-            value = value.decode(errors="replace")
+            value = value.decode(errors="backslashreplace")
         elif not isinstance(value, str | bool | int | float):
             if type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__:
                 raise TypeError(

@@ -27,12 +27,14 @@ class Table:
         for moments in the time of their place, timedelta64 for times of day.
     names : tuple of str or None, names of the columns
     make : Make or None, what the rows came in
+    text : ndarray or None, the array of text that numbers were read from
     """
 
     floats: np.ndarray
     raw: tuple
     names: tuple | None = None
     make: Make | None = None
+    text: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.floats)
@@ -47,7 +49,8 @@ class Table:
         if getattr(chosen, "dtype", None) == np.bool_ and chosen.all():
             return self
         raw = tuple(None if values is None else values[chosen] for values in self.raw)
-        return dataclasses.replace(self, floats=self.floats[chosen], raw=raw)
+        text = None if self.text is None else self.text[chosen]
+        return dataclasses.replace(self, floats=self.floats[chosen], raw=raw, text=text)
 
 
 def read_table(estimator, X, reset: bool) -> Table:
@@ -61,6 +64,8 @@ def read_table(estimator, X, reset: bool) -> Table:
     X : array or frame of shape (n_samples, n_features)
     reset : bool, whether these attributes are set, otherwise X is compared with them
     """
+    # scikit-learn knows nothing of the names of narwhals' own frames.
+    X = nw.to_native(X, pass_through=True)
     table = read_columns(X, estimator)
     validate_data(estimator, X, reset=reset, skip_check_array=True)
     names = getattr(estimator, "feature_names_in_", None)
@@ -82,33 +87,36 @@ def read_columns(X, estimator=None) -> Table:
         raise ValueError("X is a dict: make a frame of it, such as pandas.DataFrame(X).")
     if hasattr(type(X), "collect"):
         raise ValueError(f"X is a {type(X).__name__}, which holds no rows yet: pass X.collect().")
-    names = X.columns if hasattr(X, "dtypes") and hasattr(X, "columns") else ()
+    names = X.columns if hasattr(X, "dtypes") else getattr(X, "column_names", ())
     twice = [str(name) for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(f"Columns appear twice: {', '.join(sorted(twice))}. Rename them.")
     if np.ma.isMaskedArray(X):
-        # What a mask hides is no data.
-        X = X.filled(None) if X.dtype == object else X.astype(float).filled(np.nan)
+        X = _without_mask(X)
+    if getattr(getattr(X, "dtype", None), "names", None):
+        raise ValueError(
+            "X is a structured array: make a frame of it, such as pandas.DataFrame(X)."
+        )
     options = {"ensure_all_finite": "allow-nan", "estimator": estimator, "input_name": "X"}
     frame, library = nw.from_native(X, pass_through=True), None
     if isinstance(frame, nw.DataFrame):
         library = frame.implementation.value
         columns = [(c.name, *_of_series(c)) for c in frame.iter_columns()]
-    elif sparse.issparse(X) or np.asarray(X).dtype.kind not in "OUSMm":
+    elif sparse.issparse(X) or np.asarray(X).dtype.kind not in "OUSTMm":
         with np.errstate(over="ignore", invalid="ignore"):  # of sums that find infinities
             floats = check_array(X, dtype=np.float64, **options)
         kind = {"b": BOOLEAN, "i": INTEGER, "u": INTEGER}.get(np.asarray(X).dtype.kind, NUMBER)
         n_features = floats.shape[1]
-        make = Make(None, (kind,) * n_features, ("",) * n_features)
-        return Table(floats, (None,) * n_features, make=make)
+        return Table(floats, (None,) * n_features, make=Make(None, (kind,) * n_features))
     else:
         # A list of numbers and text would be all text as an array.
-        array = X if hasattr(X, "__array__") else np.array(X, object)
+        text = np.asarray(X).dtype.kind == "T"
+        array = X if hasattr(X, "__array__") and not text else np.array(X, object)
         array = check_array(array, dtype=None, **options | {"ensure_all_finite": False})
-        columns = [(j, *read_values(j, column), "") for j, column in enumerate(array.T)]
+        columns = [(j, *read_values(j, column), "", None) for j, column in enumerate(array.T)]
     if not columns:
         check_array(np.zeros(frame.shape), **options)
-    names, floats, raw, kinds, dtypes = zip(*columns, strict=True)
+    names, floats, raw, kinds, dtypes, zones = zip(*columns, strict=True)
     floats = np.stack(floats, axis=1)
     if np.isinf(floats).any():
         bad = [str(n) for n, column in zip(names, floats.T) if np.isinf(column).any()]
@@ -118,26 +126,47 @@ def read_columns(X, estimator=None) -> Table:
         )
     with np.errstate(over="ignore", invalid="ignore"):
         floats = check_array(floats, **options)
-    return Table(floats, raw, make=Make(library, kinds, dtypes))
+    make = Make(library, kinds, dtypes, zones, names) if library else Make(None, kinds)
+    text = None if library or array.dtype == object else array
+    return Table(floats, raw, make=make, text=text)
 
 
 def _of_series(series):
-    """Floats, entries, kind, and dtype as text, of one column of a frame."""
+    """Floats, entries, kind, dtype as text and time zone, of one column of a frame."""
     name, dtype = series.name, series.dtype
+    if dtype in (nw.Int128, nw.UInt128):
+        series = series.cast(nw.Float64)
     if dtype.is_nested():
         raise TypeError(
             f"Column {name!r} has dtype {dtype}: an argument must be a table of strings, numbers, "
             "dates or other labels, one in each entry. Take its parts as columns."
         )
-    wall = series.dt.replace_time_zone(None).to_numpy() if dtype == nw.Datetime else None
+    native, wall, zone = series.to_native(), None, getattr(dtype, "time_zone", None)
+    tz = getattr(getattr(native, "dtype", None), "tz", None)
+    if tz is not None:  # of pandas, not all of which narwhals knows
+        wall, zone = native.dt.tz_localize(None).to_numpy(), str(tz)
+    elif dtype == nw.Datetime:
+        wall = series.dt.replace_time_zone(None).to_numpy()
     categorical = dtype in (nw.Categorical, nw.Enum)
     # Of numbers with gaps NumPy would make floats.
     values = np.array(series.to_list(), object) if categorical else series.to_numpy()
     *parts, kind = read_values(name, values, categorical, wall)
     if kind == NUMBER and (dtype.is_integer() or dtype == nw.Boolean):
         kind = INTEGER if dtype.is_integer() else BOOLEAN
-    native = series.to_native().dtype if series.implementation.is_pandas() else dtype
-    return *parts, kind, str(native)
+    own = native.dtype if series.implementation.is_pandas() else dtype
+    return *parts, kind, str(own), zone
+
+
+def _without_mask(X):
+    """Plain array of a masked one, hidden entries missing: they are no data."""
+    hidden = np.ma.getmaskarray(X)
+    if not hidden.any():
+        return X.data
+    if X.dtype.kind in "fMm":
+        return np.where(hidden, np.array("NaN" if X.dtype.kind == "f" else "NaT", X.dtype), X.data)
+    out = np.array(X.data, object)
+    out[hidden] = None
+    return out
 
 
 def unmasked(values, name):
