@@ -13,6 +13,10 @@ class MissingDataError(FileNotFoundError):
     """A data set's file is absent; the message names what to install or which path to give."""
 
 
+class DivergenceWarning(UserWarning):
+    """The training loss climbed far above its start; the weights of the lowest loss were kept."""
+
+
 class DomainWarning(UserWarning):
     """Features left the domain of their embedding and were clipped to it."""
 

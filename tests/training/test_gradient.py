@@ -208,7 +208,7 @@ OPTIMIZERS = {
     "value": optax.polyak_sgd(max_learning_rate=0.1),
     "plateau": optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1, rtol=0.5)),
     "line search": optax.chain(
-        optax.sgd(1.0), optax.scale_by_backtracking_linesearch(max_backtracking_steps=4)
+        optax.sgd(0.2), optax.scale_by_backtracking_linesearch(max_backtracking_steps=4)
     ),
 }
 

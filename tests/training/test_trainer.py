@@ -14,7 +14,7 @@ import pytest
 from tn4ml_plus import TNBornMachine, TNClassifier, register
 from tn4ml_plus._registry import from_json, to_json
 from tn4ml_plus.contraction import SquaredNorm, contract, log_norm_squared, pack
-from tn4ml_plus.errors import NotFiniteError
+from tn4ml_plus.errors import DivergenceWarning, NotFiniteError
 from tn4ml_plus.initializers import RandomNormal
 from tn4ml_plus.losses import CrossEntropy, LogNorm, NegativeLogLikelihood
 from tn4ml_plus.networks import MPS
@@ -233,6 +233,61 @@ def test_weights_that_overflow_are_not_kept(x64):
     assert kept.n_iter == 2
     for ours, theirs in zip(*map(jax.tree.leaves, (kept.params, expected.params)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scripted(Trainer):
+    """Losses as they are given, and parameters that count the epochs."""
+
+    losses: tuple
+    first: float | None = None
+
+    def step(self, problem, params, state, epoch):
+        params = jax.tree.map(lambda leaf: jnp.full_like(leaf, epoch), params)
+        return Step(params, state, self.losses[epoch], first=self.first if epoch == 0 else None)
+
+
+@pytest.mark.parametrize(
+    ("losses", "first", "kept"),
+    [
+        ((1.0, 0.5, 80.0, 2.0), None, 1),
+        ((1.0, 0.5, 80.0, 0.4), None, 3),
+        ((-3.0, -5.0, 9.0), None, 1),
+        # What exploded in its first epoch is not measured by that.
+        ((300.0, 200.0, 0.3), 0.7, 2),
+    ],
+)
+def test_a_loss_that_climbs_is_told_once_and_the_best_weights_are_kept(losses, first, kept):
+    trainer = Scripted(losses=losses, first=first, max_epochs=len(losses))
+    with pytest.warns(DivergenceWarning, match=r"climbed from .*smaller steps") as told:
+        result = trainer.train(made())
+    assert len(told) == 1
+    assert result.history["loss"] == list(losses)
+    assert {float(leaf.ravel()[0]) for leaf in jax.tree.leaves(result.params)} == {kept}
+
+
+def test_where_no_epoch_is_better_than_the_start_that_is_kept():
+    problem = made()
+    with pytest.warns(DivergenceWarning):
+        result = Scripted(losses=(300.0, 2.0), first=0.7, max_epochs=2).train(problem)
+    for kept, start in zip(*map(jax.tree.leaves, (result.params, problem.params)), strict=True):
+        np.testing.assert_array_equal(kept, start)
+
+
+@pytest.mark.parametrize("losses", [(1.0, 4.9, 2.0), (-3.0, 6.0), (1e-3, 0.9)])
+def test_a_loss_that_climbs_a_little_is_left_alone(losses):
+    result = Scripted(losses=losses, max_epochs=len(losses)).train(made())
+    assert float(jax.tree.leaves(result.params)[0].ravel()[0]) == len(losses) - 1
+
+
+def test_gradients_that_explode_within_an_epoch_are_noticed():
+    X = np.random.default_rng(0).normal(size=(300, 6))
+    model = TNClassifier(n_members=1, learning_rate=1.0, max_epochs=3, random_state=0)
+    with pytest.warns(DivergenceWarning, match="Lower learning_rate") as told:
+        model.fit(X, X[:, 0] > 0)
+    assert len(told) == 1
+    # Probabilities are those of the best weights, in the worst case the shares of the classes.
+    assert -np.log(model.predict_proba(X).max(axis=1)).mean() < 1
 
 
 def test_common_options_are_checked_for_every_trainer(sign_descent):

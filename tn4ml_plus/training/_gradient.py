@@ -155,8 +155,12 @@ class Gradient(Trainer):
         static = self.optimizer or _ADAM, self.clip_norm
         traced = problem.risk, params, state, problem.anchor, batches, decay
         params, state, totals = _epoch(*static, *traced)
-        loss = np.asarray(totals, float)[:steps].sum(axis=0).mean() / problem.n_samples
-        return Step(params, state, loss, {"learning_rate": float(rates[steps - 1])})
+        totals = np.asarray(totals, float)[:steps].mean(axis=1)
+        # Of one sample it would be a matter of chance.
+        begun = min(steps, -(-64 // self.batch_size))
+        first = totals[:begun].sum() / min(begun * self.batch_size, problem.n_samples)
+        numbers = {"learning_rate": float(rates[steps - 1])}
+        return Step(params, state, totals.sum() / problem.n_samples, numbers, first)
 
     def _dropped(self, problem, shape):
         """Features that the samples of an epoch lose, (*shape, nsites) bools, or None."""

@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from .._arrays import on_device
-from .._checks import check, check_instance, check_int, check_number, function_tuple
+from .._checks import check, check_instance, check_int, check_number, function_tuple, warn
 from .._registry import register, variant
-from ..errors import NotFiniteError
+from ..errors import DivergenceWarning, NotFiniteError
 from ..io import read, write
 from ._problem import Epoch, Result, Trainable, extend_history
 from ._risk import trimmed
@@ -92,12 +92,14 @@ class Step(NamedTuple):
     params, state : pytree, to continue with
     loss : float or array (n_members,), of each member, or their mean
     numbers : dict, further values for the history by name
+    first : float, optional, loss on the first samples of the epoch; None: as `loss`
     """
 
     params: Any
     state: Any
     loss: Any
     numbers: dict = {}  # noqa: RUF012, never changed
+    first: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,8 @@ class Trainer(abc.ABC):
     """A way to train networks: a frozen dataclass that defines `step` and, with a state, `init`.
 
     `train` and everything about it is inherited: histories, progress, early stopping with the best
-    weights, time limits, callbacks, errors that keep what was trained.
+    weights, time limits, callbacks, errors that keep what was trained, a `DivergenceWarning` and
+    the best weights where the loss climbed far above its start.
 
     Parameters
     ----------
@@ -124,7 +127,7 @@ class Trainer(abc.ABC):
     default_epochs: ClassVar[int] = 100
     #: Whether `partial_train` is supported, for streams of samples.
     trains_on_parts: ClassVar[bool] = False
-    #: What to do where the loss stops being finite, a clause.
+    #: What to do where the loss climbs or stops being finite, a clause.
     advice: ClassVar[str] = "Use another initializer or smaller steps"
 
     def __post_init__(self):
@@ -217,15 +220,19 @@ def run(trainer, problem, n_epochs):
     """Let a `Trainer` take its steps, one per epoch; returns a `Result`.
 
     NotFiniteError where a loss or a parameter is not finite; any error has the `result` so far.
+    Where the loss climbs to over four times its start, plus one, a DivergenceWarning tells, and the
+    weights are those of the epoch with the lowest loss, or those of the start.
     Training is resumed from the trainer's `Checkpoint` where there is one.
     """
     params, state = trainer.begin(problem)
     history, stopped = {"loss": [], "seconds": []}, False
     stopping = None if problem.validation is None else trainer.early_stopping
-    best = np.inf, 0, params  # validation loss, epoch, parameters
+    watched, margin = ("validation_loss", stopping.min_delta) if stopping else ("loss", 0.0)
+    # The watched loss, its epoch, the parameters; and the training loss before all epochs.
+    best, start = (np.inf, 0, params), None
 
     def better(*found):
-        return found if stopping and found[0] < best[0] - stopping.min_delta else best
+        return found if found[0] < best[0] - margin else best
 
     def result(params):
         found = trainer.outcome(problem, params)
@@ -237,8 +244,9 @@ def run(trainer, problem, n_epochs):
     saved = checkpoint and checkpoint.restore((params, state, params))
     if saved:
         (params, state, kept), history = saved
-        for epoch, loss in enumerate(history.get("validation_loss", [])):
+        for epoch, loss in enumerate(history.get(watched, [])):
             best = better(loss, epoch, kept)
+        start = next(iter(history["loss"]), None)
     n_before = len(history["loss"])
     started = time.perf_counter() - sum(history["seconds"][-1:])
     shown = {"desc": "epochs", "disable": not problem.verbose, "leave": False}
@@ -265,7 +273,10 @@ def run(trainer, problem, n_epochs):
                         "training loss is finite: look for samples far outside of the others. The "
                         "weights of the epoch before were kept."
                     )
-                best = better(numbers["validation_loss"], epoch, step.params)
+            if start is None:
+                start = loss if step.first is None else step.first
+                best = best if stopping else (start, epoch, params)
+            best = better(numbers[watched], epoch, step.params)
             params, state = step.params, step.state
             for name, value in numbers.items():
                 history.setdefault(name, []).append(value)
@@ -286,7 +297,15 @@ def run(trainer, problem, n_epochs):
         raise
     finally:
         progress.close()
-    return result(best[2] if stopping else params)
+    highest = max(history["loss"], default=start)
+    climbed = start is not None and highest > start + 3 * abs(start) + 1
+    if climbed:
+        warn(
+            f"The loss climbed from {start:.3g} to {highest:.3g}: the weights of the lowest "
+            f"{watched.replace('_', ' ')} were kept. {trainer.advice}.",
+            DivergenceWarning,
+        )
+    return result(best[2] if stopping or climbed else params)
 
 
 @register("trainer", name="in_turn")  # as earlier versions saved it
