@@ -20,6 +20,7 @@ from tn4ml_plus.contraction import (
 )
 from tn4ml_plus.initializers import Identity, Noiseless, RandomNormal
 from tn4ml_plus.networks import (
+    MERA,
     MPO,
     MPS,
     SMPO,
@@ -248,6 +249,23 @@ def test_sites_of_chains_are_drawn_from_left_to_right():
 def test_noiseless_says_whether_it_adds_the_identity():
     assert Noiseless(Identity()).add_identity is True
     assert Noiseless(RandomNormal()).add_identity is False
+
+
+@pytest.mark.parametrize(
+    ("network", "bond", "degree"),
+    [
+        (MPS.random(5, bond_dim=3, key=jax.random.key(0)), 3, 2),
+        (TTN.random(16, bond_dim=3, key=jax.random.key(0)), 3, 3),
+        (TTN.random(4, bond_dim=3, key=jax.random.key(0)), 3, 2),
+        (MERA.random(8, bond_dim=3, key=jax.random.key(0)), 3, 4),
+        (SMPO.random(6, bond_dim=5, spacing=2, key=jax.random.key(0)), 5, 2),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_structures_know_their_largest_bond_and_tensor(network, bond, degree):
+    _, structure = pack(network)
+    for each in (structure, structure.padded(), SquaredNorm(structure)):
+        assert (each.max_bond, each.max_degree) == (bond, degree)
 
 
 # Networks changed by hand -----------------------------------------------------------------------

@@ -341,7 +341,7 @@ def test_default_adam_with_its_schedule_and_decay():
     rates = 0.02 * WarmupCosine().factors(2 * STEPS)
     adam = optax.adam(lambda count: jnp.asarray(rates)[count], b1=0.9, b2=0.99)
     result = trainer.train(problem)
-    pull = 0.3 * np.sqrt(1000 / N_SAMPLES)
+    pull = 0.3 * np.sqrt(1000 / N_SAMPLES) * 2 / 8  # of bond 2
     assert_params(result, loop(problem, adam, 2, pull=pull, rates=rates))
     np.testing.assert_allclose(result.history["learning_rate"], rates[STEPS - 1 :: STEPS])
 
@@ -432,11 +432,44 @@ def test_dropout_draws_anew_each_epoch_at_its_rate():
     assert abs(dropped.mean() - 0.4) < 5 * np.sqrt(0.24 / dropped.size)
 
 
-@pytest.mark.parametrize(("n_features", "rate"), [(8, 5e-3), (256, 5e-3 / 4)])
-def test_default_rate_falls_with_the_number_of_sites(n_features, rate):
+@pytest.mark.parametrize(
+    ("n_features", "options", "rate"),
+    [
+        (8, {"bond_dim": 2}, 5e-3),
+        (256, {"bond_dim": 2}, 5e-3 / 4),
+        (4, {"bond_dim": 8}, 5e-3),
+        (4, {"bond_dim": 32}, 5e-3 / 4),
+        (70, {"bond_dim": 16}, 5e-3 * 64 / 70 / 2),
+        # Nodes of three bonds, whose steps are larger by another root of the bond.
+        (16, {"bond_dim": 32, "network": "ttn"}, 5e-3 / 8),
+        (16, {"bond_dim": 8, "network": "ttn"}, 5e-3),
+        (4, {"bond_dim": 32, "learning_rate": 1e-2}, 1e-2),
+    ],
+)
+def test_default_rate_falls_with_the_number_of_sites_and_large_bonds(n_features, options, rate):
     X = np.random.default_rng(0).uniform(size=(20, n_features))
-    model = TNClassifier(bond_dim=2, n_members=1).partial_fit(X, np.arange(20) % 2, [0, 1])
-    assert model.history_["learning_rate"] == [rate]
+    model = TNClassifier(n_members=1, **options).partial_fit(X, np.arange(20) % 2, [0, 1])
+    np.testing.assert_allclose(model.history_["learning_rate"], [rate])
+
+
+@pytest.mark.parametrize(("bond_dim", "share"), [(2, 0.25), (4, 0.5), (8, 1.0), (16, 1.0)])
+def test_decay_falls_with_small_bonds(bond_dim, share):
+    mps = MPS.random(4, bond_dim=bond_dim, n_outputs=N_CLASSES, key=jax.random.key(0))
+    packed, structure = pack(mps)
+    params = jax.tree.map(lambda leaf: leaf[None], packed)
+    problem = dataclasses.replace(
+        make_problem(), structures=(structure,), params=params,
+        anchor=jax.tree.map(lambda leaf: leaf - 1, params), orders=jnp.arange(4)[None],
+    )  # fmt: skip
+    options = {"learning_rate": 1e-3, "max_epochs": 1, "batch_size": 12, "schedule": Constant()}
+    problem = dataclasses.replace(
+        problem, samples=problem.samples._replace(phi=problem.samples.phi[:, :4]),
+        neutral=problem.neutral[:4],
+    )  # fmt: skip
+    still, pulled = (Gradient(decay=d, **options).train(problem).params for d in (0.0, 3.0))
+    pull = 1e-3 * 3 * np.sqrt(1000 / N_SAMPLES) * share
+    for before, after in zip(*map(jax.tree.leaves, (still, pulled)), strict=True):
+        np.testing.assert_allclose(before - after, pull, rtol=1e-4)
 
 
 def test_partial_training_carries_the_state():

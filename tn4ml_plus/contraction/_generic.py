@@ -78,6 +78,11 @@ class GenericStructure(Structure):
         return dataclasses.replace(self, shapes=shapes)
 
     @property
+    def max_degree(self):
+        """Largest number of bonds at one tensor."""
+        return max(sum(isinstance(ind, int) for ind in inds) for inds in self.inds)
+
+    @property
     def max_bond(self):
         """Size of the largest bond, 1 without one."""
         return max((n for ind, n in self.dims.items() if isinstance(ind, int)), default=1)

@@ -321,6 +321,7 @@ class LayeredStructure(Structure):
     phys_dims = property(attrgetter("smpo.phys_dims"))
     output_inds = property(attrgetter("mps.output_inds"))
     output_dims = property(attrgetter("mps.output_dims"))
+    max_bond = property(lambda self: max(self.smpo.max_bond, self.mps.max_bond))
     n_tensors = property(lambda self: self.smpo.n_tensors + self.mps.n_tensors)
 
     @property

@@ -99,13 +99,18 @@ def _log_abs(structure, packed, phi):
 
 
 def calibrate(
-    packed: Any, structure: Structure, phi: Phi, std: float = 1.0, sample_weight: Any = None
+    packed: Any,
+    structure: Structure,
+    phi: Phi,
+    std: float = 1.0,
+    sample_weight: Any = None,
+    at_outputs: float = 2.0**10,
 ):
     """Scale a packed network so that its outputs on a batch have the standard deviation `std`.
 
     The spread is measured around zero over batch and outputs, in the log domain, so that it works
-    from any start. The output core takes what fits into a factor of 2**10 and all cores share the
-    rest evenly.
+    from any start. The output core takes what fits into a factor of `at_outputs` and all cores
+    share the rest evenly.
 
     Parameters
     ----------
@@ -113,6 +118,7 @@ def calibrate(
     phi : (batch, nsites, phys_dim), embedded samples
     std : float, standard deviation of the outputs
     sample_weight : (batch,), optional, not all zero; by default equal
+    at_outputs : float, at least 1
 
     Returns
     -------
@@ -140,7 +146,7 @@ def calibrate(
     squares = np.exp(2 * (log_abs - largest)).mean(axis=1)
     mean = np.average(squares, weights=weight[weight > 0])
     log_factor = np.log(std) - largest - 0.5 * np.log(mean)
-    return structure.rescale(packed, log_factor)
+    return structure.rescale(packed, log_factor, at_outputs)
 
 
 def transform(packed: Any, structure: Structure, phi: Phi):

@@ -92,8 +92,6 @@ def arms(bonds, center):
 
 #: Embedded samples.
 Phi = Float[AnyArray, "batch nsites phys_dim"]
-# The tensors with outputs take this part of a change of scale, 2**10, before all others share it.
-_AT_OUTPUTS = 10 * np.log(2)
 
 
 class Structure(abc.ABC):
@@ -118,7 +116,8 @@ class Structure(abc.ABC):
     Notes
     -----
     Parameters of the methods are `packed`, the arrays of the network; `phi`, embedded samples,
-    (batch, nsites, phys_dim); `bias`, other arrays of this structure; `log_factor`, a float.
+    (batch, nsites, phys_dim); `bias`, other arrays of this structure; `log_factor` and
+    `at_outputs`, floats.
     """
 
     phys_dims: tuple[int, ...]
@@ -127,6 +126,8 @@ class Structure(abc.ABC):
 
     #: Whether `contract` gives the squared norm of the network's outputs.
     squared = False
+    #: Largest number of bonds at one tensor.
+    max_degree = 2
 
     # No property, which no field of that name could replace.
     @cached_property
@@ -138,6 +139,11 @@ class Structure(abc.ABC):
     def phys_dim(self) -> int:
         """Largest phys_dim, that of the packed arrays and of embedded samples."""
         return max(self.phys_dims)
+
+    @property
+    def max_bond(self) -> int:
+        """Size of the largest bond, 8 where there are no `bond_dims`: what trainers expect."""
+        return max(getattr(self, "bond_dims", ()), default=8)
 
     def padded(self):
         """Structure with the sizes of the packed arrays at every site and bond.
@@ -179,17 +185,17 @@ class Structure(abc.ABC):
         total = jax.tree.map(lambda a, b, n: a + b if n else a, packed, bias, self.output_tensors)
         return jax.tree.map(on_device, total)
 
-    def rescale(self, packed, log_factor):
+    def rescale(self, packed, log_factor, at_outputs=2.0**10):
         """Multiply the outputs by exp(log_factor), see `Structure` for the parameters.
 
-        Their tensors take a factor of up to 2**10, all tensors alike what is left.
+        Their tensors take a factor of up to `at_outputs`, all tensors alike what is left.
         """
         counts = self.output_tensors
         n_outputs = sum(jax.tree.leaves(counts))
-        limit = _AT_OUTPUTS if n_outputs else 0.0
-        at_outputs = np.clip(log_factor, -limit, limit)
-        each = np.exp((log_factor - at_outputs) / self.n_tensors)
-        factors = {False: each, True: each * np.exp(at_outputs / max(n_outputs, 1))}
+        limit = np.log(at_outputs) if n_outputs else 0.0
+        taken = np.clip(log_factor, -limit, limit)
+        each = np.exp((log_factor - taken) / self.n_tensors)
+        factors = {False: each, True: each * np.exp(taken / max(n_outputs, 1))}
         packed = jax.device_get(packed)
         scaled = jax.tree.map(lambda a, n: a * a.dtype.type(factors[n > 0]), packed, counts)
         return jax.tree.map(on_device, scaled)
@@ -307,6 +313,8 @@ class SquaredNorm(Structure):
 
     # All else is that of the network.
     phys_dims = property(attrgetter("structure.phys_dims"))
+    max_bond = property(attrgetter("structure.max_bond"))
+    max_degree = property(attrgetter("structure.max_degree"))
     n_tensors = property(attrgetter("structure.n_tensors"))
     output_tensors = property(attrgetter("structure.output_tensors"))
     rooted_needs = property(attrgetter("structure.rooted_needs"))
@@ -319,9 +327,9 @@ class SquaredNorm(Structure):
         """The same of the padded structure."""
         return SquaredNorm(self.structure.padded())
 
-    def rescale(self, packed, log_factor):
+    def rescale(self, packed, log_factor, at_outputs=2.0**10):
         """Multiply the squared norms by exp(log_factor)."""
-        return self.structure.rescale(packed, log_factor / 2)
+        return self.structure.rescale(packed, log_factor / 2, at_outputs)
 
     def contract(self, packed, phi):
         return self.structure.contract_squared(packed, phi)

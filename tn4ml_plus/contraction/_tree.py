@@ -45,6 +45,13 @@ class TreeStructure(Structure):
     node_tag_id: str = "N{}"
 
     n_tensors = property(lambda self: len(self.tree.nodes))
+
+    @property
+    def max_degree(self):
+        """Largest number of bonds of a node, to nodes below it and, but at the root, up."""
+        *below, root = (sum(i >= self.nsites for i in node) for node in self.tree.nodes)
+        return max([root, *(1 + n for n in below)])
+
     rooted_needs = None
     # The root is alone in the last layer.
     output_tensors = property(lambda self: (*[0] * (len(_layers(self.tree)) - 1), 1))

@@ -18,6 +18,8 @@ from ._trainer import Step, Trainer
 
 # One object for the whole process: compiled epochs are keyed by it.
 _ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)
+# The bond that the default learning rate and decays were tuned at.
+_BOND = 8
 
 
 class Schedule(abc.ABC):
@@ -69,8 +71,10 @@ class Gradient(Trainer):
     Parameters
     ----------
     learning_rate : float, optional
-        Peak rate of the default Adam(0.9, 0.99); None: 5e-3 with up to 64 sites, and less in
-        proportion with more, since each step changes all cores at once.
+        Peak rate of the default Adam(0.9, 0.99); None: 5e-3, and less in proportion with more than
+        64 sites, since each step changes all cores at once. It falls with bonds above 8 too: a step
+        moves every entry by the rate, and so a core of k bonds of size D by the rate times
+        D**(k/2), its Frobenius norm; this is kept at that of bond 8.
     batch_size : int, samples per step
     optimizer : optax transformation, optional
         In place of Adam. It brings its own rate and schedule, and is given the value and the
@@ -82,7 +86,9 @@ class Gradient(Trainer):
     clip_norm : float, optional, cap on the gradient's global norm
     decay : float
         Pull toward the identity start per unit of learning rate for 1000 samples, scaled by
-        sqrt(1000 / size) with size the sum of the sample weights, at least n_samples.
+        sqrt(1000 / size) with size the sum of the sample weights, at least n_samples, and below
+        bond 8 by bond / 8: entries settle where Adam's step, of size one, and the pull balance, up
+        to 1 / decay from the start, and a path through many cores adds up D such products a core.
     feature_dropout : float, share of the features that each sample loses in each step, in [0, 1)
     max_epochs, early_stopping, time_limit, callbacks : as in `Trainer`; max_epochs is exact
     """
@@ -146,12 +152,13 @@ class Gradient(Trainer):
     def step(self, problem, params, state, epoch):
         """One compiled epoch of shuffled minibatches."""
         steps, samples = -(-problem.n_samples // self.batch_size), problem.samples
-        peak = self.learning_rate or 5e-3 * min(1.0, 64 / samples.phi.shape[1])
+        peak = self.learning_rate or _rate(problem.structure)
         rows = _batches(problem, self.batch_size, bucket(steps))
         rates = padded_rates(self, peak, problem.n_samples, epoch, steps)
         dropped = self._dropped(problem, rows.shape)
         batches = Minibatches(rows, rates.astype(samples.weight.dtype), steps, dropped)
-        decay = float(self.decay * np.sqrt(1000 / problem.effective_size))
+        few = min(1.0, problem.structure.max_bond / _BOND)
+        decay = float(self.decay * np.sqrt(1000 / problem.effective_size) * few)
         static = self.optimizer or _ADAM, self.clip_norm
         traced = problem.risk, params, state, problem.anchor, batches, decay
         params, state, totals = _epoch(*static, *traced)
@@ -185,6 +192,12 @@ class Minibatches(NamedTuple):
     steps: int
     dropped: Any = None
     first: int = 0
+
+
+def _rate(structure):
+    """Default learning rate, see `Gradient`."""
+    excess = max(1.0, structure.max_bond / _BOND)
+    return 5e-3 * min(1.0, 64 / structure.nsites) * excess ** (-structure.max_degree / 2)
 
 
 def padded_rates(trainer, peak, n_samples, epoch, steps):
