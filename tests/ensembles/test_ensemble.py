@@ -2,12 +2,16 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from tn4ml_plus._amplitude import Amplitude
+from tn4ml_plus._registry import names
+from tn4ml_plus.contraction import pack
 from tn4ml_plus.ensembles import Ensemble, resolve_objective, resolve_trainer
-from tn4ml_plus.estimators import TNClassifier
+from tn4ml_plus.estimators import TNClassifier, TNRegressor
 from tn4ml_plus.io import from_tree, to_tree
 from tn4ml_plus.losses import CallableLoss, CrossEntropy, OptaxLoss
 from tn4ml_plus.training import Gradient, Sequential, Sweep
@@ -118,3 +122,68 @@ def test_trainers_of_names_objects_and_sequences():
     assert several.trainers == (Sweep(), Gradient(decay=1.0))
     with pytest.raises(ValueError, match="Sweep has no decay"):
         resolve_trainer("sweep", default, {"decay": 1.0}, False)
+
+
+# Starts -----------------------------------------------------------------------------------------
+
+
+def started(initializer, n_features=40, **options):
+    """Model whose networks have hardly moved from their start, and its rows."""
+    X = np.random.default_rng(0).normal(size=(80, n_features))
+    options = {"bond_dim": 4, "n_members": 1, "random_state": 0, "max_epochs": 1} | options
+    model = TNClassifier(initializer=initializer, learning_rate=1e-9, **options)
+    return model.fit(X, np.arange(80) % 2), X
+
+
+@pytest.mark.parametrize("network", ["mps", "ttn"])
+@pytest.mark.parametrize("name", names("initializer"))
+def test_states_of_all_samples_start_alike_in_size(name, network):
+    model, X = started(name, network=network)
+    values = outputs(model, model._ensemble, X)[0]
+    differences = np.abs(values[:, 0] - values[:, 1])
+    assert 0.01 < differences.max() < 20 * np.median(differences)
+
+
+@pytest.mark.parametrize("name", ["random_normal", "gram_schmidt", "haar_unitary"])
+def test_random_cores_are_orthogonal_where_samples_are_at_their_mean(name):
+    model, _ = started(name)
+    mean = model._reader.neutral
+    for i in (3, 30):
+        core, others = model.network_[i], [model.network_[j] for j in (i - 1, i + 1)]
+        inds = [f"k{i}", *(ind for other in others for ind in core.bonds(other))]
+        matrix = np.tensordot(mean[i], core.transpose(*inds).data, 1)
+        product = matrix @ matrix.T
+        np.testing.assert_allclose(product / product[0, 0], np.eye(4), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_itself"), [("random_normal", True), ("least_squares_identity", False)]
+)
+def test_a_start_without_the_identity_is_its_own_anchor(name, is_itself):
+    model, _ = started(name)
+    packed, anchor = pack(model.network_)[0], model._ensemble.anchor
+    pairs = zip(*map(jax.tree.leaves, (packed, anchor)), strict=True)
+    gap = max(float(np.abs(one - other[0]).max()) for one, other in pairs)
+    assert (gap < 1e-4) == is_itself
+
+
+@pytest.mark.parametrize("name", names("initializer"))
+def test_a_long_chain_learns_from_every_start(name):
+    X, y = load_digits(return_X_y=True)
+    model = TNClassifier(n_members=1, initializer=name, random_state=0).fit(
+        X[1000:1400], y[1000:1400]
+    )
+    assert model.score(X[1400:], y[1400:]) > 0.8
+
+
+@pytest.mark.parametrize("bond_dim", [2, 32, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("network", ["mps", "ttn"])
+def test_bonds_of_all_sizes_learn_a_column_from_few_rows(bond_dim, network):
+    rng = np.random.default_rng(1)
+    X, T = rng.normal(size=(120, 6)), rng.normal(size=(1000, 6))
+    options = {"n_members": 1, "network": network, "random_state": 0}
+    model = TNClassifier(bond_dim, **options).fit(X, X[:, 2] > 0)
+    assert max(model.history_["loss"]) < 2
+    assert model.score(T, T[:, 2] > 0) > 0.85
+    model = TNRegressor(bond_dim, **options).fit(X, X[:, 2])
+    assert model.score(T, T[:, 2]) > 0.8

@@ -197,6 +197,16 @@ def test_components_that_never_occur_get_no_weight():
     assert np.isfinite(least_squares_weights(np.zeros((4, 1, 2)))).all()
 
 
+def test_all_but_the_identity_bring_samples_together():
+    for initializer in (LeastSquaresIdentity(), RandomNormal(add_identity=True)):
+        assert initializer.spread(64) == Noiseless(initializer).spread(64) == 1
+    for initializer in (
+        RandomNormal(), LeastSquaresIdentity(add_identity=False), Identity(), GramSchmidt(),
+        GramSchmidt(add_identity=True), HaarUnitary(),
+    ):  # fmt: skip
+        assert initializer.spread(64) == Noiseless(initializer).spread(64) == 1 / 8
+
+
 @every_initializer
 def test_storable_and_hashable(initializer):
     assert from_json(to_json(initializer)) == initializer

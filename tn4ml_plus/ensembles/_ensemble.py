@@ -260,14 +260,49 @@ def _started(recipe, spec, batch, order, shape, bias, rng):
     )
     member = random(initializer=recipe.initializer)
     anchor = random(initializer=Noiseless(recipe.initializer), output_std=0.0, output_bias=bias)
+    spread, at_outputs = recipe.initializer.spread(len(order)), 2.0**10
+    if spread < 1:
+        mean = np.average(batch.phi, axis=0, weights=batch.weight)
+        _draw_together(member, recipe.initializer, mean[order], batch.unit_weights[order])
+        # No core is the identity, which other factors would spoil: one rate shall suit all of them.
+        at_outputs = 1.0
     packed, structure = pack(member)
     trained = (SquaredNorm(structure) if recipe.task == "density" else structure).padded()
-    packed = calibrate(packed, trained, batch.phi[:, order], recipe.output_std, batch.weight)
+    given = batch.phi[:, order], recipe.output_std, batch.weight
+    packed = calibrate(packed, trained, *given, at_outputs)
     anchor, _ = pack(anchor)
     if n_outputs is not None:
         # Only the core with the outputs is zero in the anchor but for the bias.
         packed = structure.with_bias(packed, anchor)
-    return unpack(packed, structure), anchor
+    # Without noise those starts would be zero, where no gradient leads away, or of any size.
+    return unpack(packed, structure), packed if spread < 1 else anchor
+
+
+def _draw_together(network, initializer, mean, weights):
+    """Bring samples nearer to each other in what a network sees, by the initializer's `spread`.
+
+    It sees (1 - spread) (w . phi) c + spread phi in place of phi, with w . phi near 1 and c the
+    vector next to the mean that the initializer's unit vector takes to 1. Where a core with c is a
+    square matrix from bond to bond, the nearest orthogonal one of its size takes its place: of a
+    state, a product of many random matrices keeps a single direction, one of orthogonal all.
+    mean, weights: (nsites, largest phys_dim), mean vectors and weights w.
+    """
+    spread, outer = initializer.spread(len(mean)), set(network.outer_inds())
+    for i, (c, w) in enumerate(zip(mean, weights, strict=True)):
+        ind = network.site_ind(i)
+        (tid,) = network.ind_map[ind]
+        tensor = network.tensor_map[tid]
+        others = [other for other in tensor.inds if other != ind]
+        core = tensor.transpose(ind, *others).data
+        c, w = c[: len(core)], w[: len(core)]
+        unit = initializer.unit(w)
+        c = c + (1 - unit @ c) / max(unit @ unit, np.finfo(float).tiny) * unit
+        present = middle = np.tensordot(c, core, 1)
+        if outer.isdisjoint(others) and middle.ndim == 2 and len({*middle.shape}) == 1:
+            left, sizes, right = np.linalg.svd(middle)
+            middle = left @ right * np.sqrt(np.mean(sizes**2))
+        seen = spread * core + np.multiply.outer(w, middle - spread * present)
+        tensor.modify(data=seen.astype(core.dtype), inds=(ind, *others))
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -71,6 +71,15 @@ class Initializer(abc.ABC):
         """Vector for "nothing known" at a site: the weights, with w . phi near 1."""
         return np.asarray(weights, float)
 
+    def spread(self, nsites: int) -> float:
+        """Share of a sample's distance from the mean vector that estimators' starts see at a site.
+
+        It is 1 where the identity passes states on. Where cores change them, the changes of all
+        sites then add up to about a state's own size; without it they multiply, the states of any
+        two samples are as good as independent, and nothing learned from one holds for another.
+        """
+        return 1.0 if self.add_identity else 1 / np.sqrt(nsites)
+
     def merge_start(self, rng: Generator, constants: Sequence[Vector], up: int) -> Node:
         """Node of a tree without noise, affine in each child; zeros where no identity is added.
 
@@ -132,6 +141,7 @@ class Noiseless(Initializer):
     add_identity = property(attrgetter("initializer.add_identity"))
     start = property(attrgetter("initializer.start"))
     unit = property(attrgetter("initializer.unit"))
+    spread = property(attrgetter("initializer.spread"))
     merge_start = property(attrgetter("initializer.merge_start"))
 
     def noise(self, rng: Generator, shape: tuple[int, ...], fan: int) -> Core:
@@ -142,8 +152,9 @@ class Noiseless(Initializer):
 class RandomNormal(Initializer):
     """Independent normal entries.
 
-    Without the identity an amplitude over many sites is far below every float; training then
-    relies on calibration (`tn4ml_plus.contraction.calibrate`).
+    Without the identity an amplitude over many sites is far below every float, and differs from
+    sample to sample; training relies on calibration (`tn4ml_plus.contraction.calibrate`) and on
+    the start of an estimator, which brings samples together, see `spread`.
 
     >>> RandomNormal(std=0.5)(np.random.default_rng(0), (3, 2, 3), (0.5, 0.5), fan=30).shape
     (3, 2, 3)
@@ -197,8 +208,8 @@ class LeastSquaresIdentity(Initializer):
 class Identity(RandomNormal):
     """Identity on every component of the embedding, plus noise, as tn4ml's "bond" eye.
 
-    It ignores the data: the state grows by sum_s phi_s per site, so use it with few sites or with
-    an embedding whose components sum to one. (`tn4ml_plus.generators.Identity` is an activation.)
+    It ignores the data: the state grows by sum_s phi_s per site, which estimators' starts damp, see
+    `spread`. (`tn4ml_plus.generators.Identity` is an activation.)
 
     See `RandomNormal` for the parameters.
 
@@ -210,6 +221,10 @@ class Identity(RandomNormal):
 
     def unit(self, weights: ArrayLike) -> Vector:
         return np.ones_like(weights, float)
+
+    def spread(self, nsites: int) -> float:
+        # The sum of a vector's components is not 1 for all samples.
+        return 1 / np.sqrt(nsites)
 
 
 def least_squares_weights(
@@ -263,6 +278,9 @@ class GramSchmidt(Initializer):
     def noise(self, rng: Generator, shape: tuple[int, ...], fan: int) -> Core:
         return _orthonormal(rng.uniform(size=shape))
 
+    # As large as the identity.
+    spread = Identity.spread
+
 
 @variant("initializer")
 class HaarUnitary(Initializer):
@@ -278,6 +296,9 @@ class HaarUnitary(Initializer):
 
     def noise(self, rng: Generator, shape: tuple[int, ...], fan: int) -> Core:
         return _orthonormal(rng.normal(size=shape))
+
+    # As large as the identity.
+    spread = Identity.spread
 
 
 def _orthonormal(core):
