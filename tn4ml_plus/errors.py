@@ -17,6 +17,10 @@ class DivergenceWarning(UserWarning):
     """The training loss climbed far above its start; the weights of the lowest loss were kept."""
 
 
+class DurationWarning(UserWarning):
+    """Training takes more than a minute by the trainer's own choice of epochs."""
+
+
 class DomainWarning(UserWarning):
     """Features left the domain of their embedding and were clipped to it."""
 

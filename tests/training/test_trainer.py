@@ -4,6 +4,7 @@ import dataclasses
 import re
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ import pytest
 from tn4ml_plus import TNBornMachine, TNClassifier, register
 from tn4ml_plus._registry import from_json, to_json
 from tn4ml_plus.contraction import SquaredNorm, contract, log_norm_squared, pack
-from tn4ml_plus.errors import DivergenceWarning, NotFiniteError
+from tn4ml_plus.errors import DivergenceWarning, DurationWarning, NotFiniteError
 from tn4ml_plus.initializers import RandomNormal
 from tn4ml_plus.losses import CrossEntropy, LogNorm, NegativeLogLikelihood
 from tn4ml_plus.networks import MPS
@@ -27,6 +28,7 @@ from tn4ml_plus.training import (
     Step,
     Sweep,
     Trainer,
+    _trainer,
 )
 
 NSITES, N_SAMPLES = 4, 12
@@ -302,3 +304,29 @@ def test_a_sequence_is_stored_and_that_of_earlier_versions_is_read():
     stored = to_json(trainer)
     assert stored["class"] == "sequential"
     assert from_json(stored) == trainer == from_json(stored | {"class": "in_turn"})
+
+
+class Patient(Trainer):
+    """A trainer that leaves everything as it is, by default for a hundred epochs."""
+
+    def step(self, problem, params, state, epoch):
+        return Step(params, state, 1.0)
+
+
+LONG = r"some 3 more minutes, 100 epochs of 2 seconds.*4 sites.*2 networks.*SelectKBest"
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds", "message"),
+    [({}, 2.0, LONG), ({}, 0.5, None), ({"max_epochs": 100}, 2.0, None)],
+)
+def test_minutes_of_training_are_told_once(monkeypatch, options, seconds, message):
+    now = iter(np.arange(10_000) * seconds)
+    monkeypatch.setattr(_trainer.time, "perf_counter", lambda: next(now))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        Patient(**options).train(made())
+    assert len(seen) == (message is not None)
+    if message:
+        assert seen[0].category is DurationWarning
+        assert re.search(message, str(seen[0].message))

@@ -18,8 +18,8 @@ from ._trainer import Step, Trainer
 
 # One object for the whole process: compiled epochs are keyed by it.
 _ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)
-# The bond that the default learning rate and decays were tuned at.
-_BOND = 8
+# Bonds that the default rate and decay were tuned at; the second is that of densities.
+_BOND, _DENSITY_BOND = 8, 6
 
 
 class Schedule(abc.ABC):
@@ -87,8 +87,9 @@ class Gradient(Trainer):
     decay : float
         Pull toward the identity start per unit of learning rate for 1000 samples, scaled by
         sqrt(1000 / size) with size the sum of the sample weights, at least n_samples, and below
-        bond 8 by bond / 8: entries settle where Adam's step, of size one, and the pull balance, up
-        to 1 / decay from the start, and a path through many cores adds up D such products a core.
+        bond 8 (6 in densities) in proportion to the bond: entries settle where Adam's step, of size
+        one, and the pull balance, up to 1 / decay from the start, and a path through many cores
+        adds up D such products a core.
     feature_dropout : float, share of the features that each sample loses in each step, in [0, 1)
     max_epochs, early_stopping, time_limit, callbacks : as in `Trainer`; max_epochs is exact
     """
@@ -157,7 +158,10 @@ class Gradient(Trainer):
         rates = padded_rates(self, peak, problem.n_samples, epoch, steps)
         dropped = self._dropped(problem, rows.shape)
         batches = Minibatches(rows, rates.astype(samples.weight.dtype), steps, dropped)
-        few = min(1.0, problem.structure.max_bond / _BOND)
+        few = min(
+            1.0,
+            problem.structure.max_bond / (_DENSITY_BOND if problem.structure.squared else _BOND),
+        )
         decay = float(self.decay * np.sqrt(1000 / problem.effective_size) * few)
         static = self.optimizer or _ADAM, self.clip_norm
         traced = problem.risk, params, state, problem.anchor, batches, decay

@@ -96,6 +96,9 @@ class Trainable(abc.ABC):
         floats = (array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact))
         return all(np.isfinite(array).all() for array in floats)
 
+    #: What makes training shorter, a sentence.
+    remedy = "Fewer samples, a smaller model or fewer epochs take less."
+
     @abc.abstractmethod
     def validation_loss(self, params) -> float:
         """Mean loss of these parameters on the validation samples."""
@@ -146,6 +149,14 @@ class Problem(Trainable):
     n_seen: int = 0
     callbacks: tuple = ()
     verbose: bool = False
+
+    @property
+    def remedy(self):
+        return (
+            f"The time grows with the {self.structure.nsites} sites, one for a column, with the "
+            f"{self.n_members} networks and with the square of their bonds: choose columns first, "
+            "by scikit-learn's SelectKBest or PCA, or set n_members=1 or a smaller bond_dim."
+        )
 
     @property
     def structure(self):

@@ -14,10 +14,13 @@ from tqdm import tqdm
 from .._arrays import on_device
 from .._checks import check, check_instance, check_int, check_number, function_tuple, warn
 from .._registry import register, variant
-from ..errors import DivergenceWarning, NotFiniteError
+from ..errors import DivergenceWarning, DurationWarning, NotFiniteError
 from ..io import read, write
 from ._problem import Epoch, Result, Trainable, extend_history
 from ._risk import trimmed
+
+# Seconds of training that nobody has asked for, after which a user wants to know.
+_LONG = 60.0
 
 
 @variant("stopping")
@@ -247,7 +250,7 @@ def run(trainer, problem, n_epochs):
         for epoch, loss in enumerate(history.get(watched, [])):
             best = better(loss, epoch, kept)
         start = next(iter(history["loss"]), None)
-    n_before = len(history["loss"])
+    n_before, told = len(history["loss"]), trainer.max_epochs is not None
     started = time.perf_counter() - sum(history["seconds"][-1:])
     shown = {"desc": "epochs", "disable": not problem.verbose, "leave": False}
     progress = tqdm(total=n_epochs, initial=n_before, **shown)
@@ -277,6 +280,10 @@ def run(trainer, problem, n_epochs):
                 start = loss if step.first is None else step.first
                 best = best if stopping else (start, epoch, params)
             best = better(numbers[watched], epoch, step.params)
+            each = numbers["seconds"] - (history["seconds"] or [0.0])[-1]
+            # A first epoch compiles, too, and tells nothing of the others unless it is long.
+            if not told and (epoch > n_before or each > _LONG):
+                told = _tell(problem, each, epoch, n_epochs)
             params, state = step.params, step.state
             for name, value in numbers.items():
                 history.setdefault(name, []).append(value)
@@ -306,6 +313,18 @@ def run(trainer, problem, n_epochs):
             DivergenceWarning,
         )
     return result(best[2] if stopping or climbed else params)
+
+
+def _tell(problem, each, epoch, n_epochs):
+    """Warn of the minutes that the epochs after this one take, if these are any; True."""
+    left = each * (n_epochs - epoch - 1)
+    if left > _LONG:
+        warn(
+            f"Training takes some {left / 60:.0f} more minutes, {n_epochs} epochs of {each:.2g} "
+            f"seconds. {problem.remedy} A max_epochs that is given is taken without a warning.",
+            DurationWarning,
+        )
+    return True
 
 
 @register("trainer", name="in_turn")  # as earlier versions saved it
