@@ -13,6 +13,7 @@ _NUMBERS = numbers.Number, np.bool_, decimal.Decimal
 _NO_LABELS = (
     complex, np.complexfloating, tuple, frozenset, types.FunctionType, types.BuiltinFunctionType,
 )  # fmt: skip
+_NEVER_MISSING = {str, int, bool, bytes, datetime.date, datetime.datetime}
 _MOST_YEARS = 290_000
 # More different numbers than these are no names of categories, whatever text is beside them.
 _MANY_NUMBERS = 16
@@ -32,6 +33,8 @@ _PERIODS = "time of year", "day of week", "time of day"
 
 def is_missing(value) -> bool:
     """Whether an entry is None, NaN, or a gap of pandas."""
+    if type(value) in _NEVER_MISSING:
+        return False
     if isinstance(value, decimal.Decimal):
         return value.is_nan()
     # Comparing pandas' NA with itself gives no boolean.

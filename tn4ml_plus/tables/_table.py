@@ -150,6 +150,8 @@ def _of_series(series):
     categorical = dtype in (nw.Categorical, nw.Enum)
     # Of numbers with gaps NumPy would make floats.
     values = np.array(series.to_list(), object) if categorical else series.to_numpy()
+    if str(getattr(native, "dtype", "")).startswith("period["):
+        values = native.dt.start_time.to_numpy()
     *parts, kind = read_values(name, values, categorical, wall)
     if kind == NUMBER and (dtype.is_integer() or dtype == nw.Boolean):
         kind = INTEGER if dtype.is_integer() else BOOLEAN
