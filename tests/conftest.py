@@ -134,6 +134,8 @@ def set_up(folder):
         share("jax_disable_most_optimizations", True)
         flags = [os.environ.get("XLA_FLAGS", ""), *(flag for flag in SPEED if known(flag, folder))]
         os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+    # Threads of several workers wait for each other in busy loops: a t-SNE took ten times as long.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if folder:
         with contextlib.suppress(FileNotFoundError):  # where another run trims at the same time
             trim(folder)
