@@ -28,7 +28,7 @@ from tn4ml_plus.training import (
     bucket,
     outputs,
 )
-from tn4ml_plus.training._risk import mean_loss
+from tn4ml_plus.training._risk import losses
 
 # Eleven samples in a bucket of twelve, in batches of four: the last batch has one place empty.
 NSITES, N_CLASSES, N_SAMPLES, BATCH = 5, 3, 11, 4
@@ -173,10 +173,15 @@ def test_gradient_of_the_objective_against_finite_differences():
     np.testing.assert_allclose(total, 3 * loss, rtol=1e-12)
 
 
-def test_mean_loss_is_the_weighted_mean_over_the_samples():
+def test_the_validation_loss_is_the_weighted_mean_over_the_samples():
     problem = make_problem(n_members=2)
-    losses = mean_loss(problem.risk, problem.params, len(problem.samples.weight))
-    np.testing.assert_allclose(losses, [exact_loss(problem, m) for m in (0, 1)], rtol=1e-10)
+    problem = dataclasses.replace(problem, validation=problem.samples)
+    found, weight = problem.validation_losses(problem.params)
+    assert found.shape == (2, len(weight)) == (2, (problem.samples.weight > 0).sum())
+    expected = [exact_loss(problem, m) for m in (0, 1)]
+    np.testing.assert_allclose(np.average(found, axis=1, weights=weight), expected, rtol=1e-10)
+    found = problem.validation_loss(problem.params)
+    np.testing.assert_allclose(found, np.mean(expected), rtol=1e-10)
 
 
 def test_outputs_of_members_in_their_own_orders():
@@ -626,7 +631,8 @@ def test_an_interrupt_of_the_first_epoch_keeps_the_start():
 
 def validation_loss(problem, params):
     problem = dataclasses.replace(problem, samples=problem.validation)
-    return float(mean_loss(problem.risk, params, 12).mean())
+    weight = problem.validation.weight
+    return float(np.average(losses(problem.risk, params, 12).mean(axis=0), weights=weight))
 
 
 def test_early_stopping_restores_the_best_weights():

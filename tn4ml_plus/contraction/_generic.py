@@ -63,9 +63,9 @@ class GenericStructure(Structure):
         """Those with outputs."""
         return tuple(int(not {*inds}.isdisjoint(self.output_inds)) for inds in self.inds)
 
-    def padded(self):
+    def padded(self, phys_dim=None):
         """Structure with every site's phys_dim that of the packed arrays."""
-        return self._resized(dict.fromkeys(self.input_inds, self.phys_dim))
+        return self._resized(dict.fromkeys(self.input_inds, phys_dim or self.phys_dim))
 
     def capped(self, bond_dim):
         """Structure with no bond larger than `bond_dim`."""

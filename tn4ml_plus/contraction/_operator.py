@@ -338,9 +338,9 @@ class LayeredStructure(Structure):
         cyclic = smpo.cyclic or mps.cyclic
         return ChainStructure(center, *sizes, mps.output_inds, mps.output_dims, cyclic)
 
-    def padded(self):
+    def padded(self, phys_dim=None):
         """Structure with every site's phys_dim that of the packed cores."""
-        return dataclasses.replace(self, smpo=self.smpo.padded())
+        return dataclasses.replace(self, smpo=self.smpo.padded(phys_dim))
 
     def unpack(self, packed):
         return LayeredMPS(self.smpo.unpack(packed["smpo"]), self.mps.unpack(packed["mps"]))

@@ -145,12 +145,13 @@ class Structure(abc.ABC):
         """Size of the largest bond, 8 where there are no `bond_dims`: what trainers expect."""
         return max(getattr(self, "bond_dims", ()), default=8)
 
-    def padded(self):
+    def padded(self, phys_dim: int | None = None):
         """Structure with the sizes of the packed arrays at every site and bond.
 
         Networks that differ in the order of their sites share it, and so their compiled code.
+        phys_dim: that of arrays that are padded beyond their own.
         """
-        sizes = {"phys_dims": (self.phys_dim,) * self.nsites}
+        sizes = {"phys_dims": (phys_dim or self.phys_dim,) * self.nsites}
         if bonds := getattr(self, "bond_dims", ()):
             sizes["bond_dims"] = (max(bonds),) * len(bonds)
         return dataclasses.replace(self, **sizes)
@@ -323,9 +324,9 @@ class SquaredNorm(Structure):
     rooted = property(attrgetter("structure.rooted"))
     to_nodes = property(attrgetter("structure.to_nodes"))
 
-    def padded(self):
+    def padded(self, phys_dim=None):
         """The same of the padded structure."""
-        return SquaredNorm(self.structure.padded())
+        return SquaredNorm(self.structure.padded(phys_dim))
 
     def rescale(self, packed, log_factor, at_outputs=2.0**10):
         """Multiply the squared norms by exp(log_factor)."""

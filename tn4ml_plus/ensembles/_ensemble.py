@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -103,6 +104,25 @@ class Ensemble:
         squared = recipe.task == "density"
         return cls(networks, orders, stacked(anchors), recipe.objective.loss, squared)
 
+    @classmethod
+    def joined(cls, ensembles, before) -> "Ensemble":
+        """One ensemble of the members of several that read different sites of the same samples.
+
+        ensembles, before: sequences, what is joined, and the number of sites before those of each.
+        """
+        orders = [each.orders + n for each, n in zip(ensembles, before, strict=True)]
+        anchors = [
+            jax.tree.map(itemgetter(m), each.anchor)
+            for each in ensembles
+            for m in range(len(each.networks))
+        ]
+        return dataclasses.replace(
+            ensembles[0],
+            networks=[network for each in ensembles for network in each.networks],
+            orders=np.concatenate(orders),
+            anchor=stacked(anchors),
+        )
+
     def train(self, recipe: Recipe, samples: Samples, validation, neutral, rng, partial_fit=False):
         """Ensemble after training, its history and the number of its epochs.
 
@@ -118,6 +138,36 @@ class Ensemble:
         rng : RandomState
         partial_fit : bool, whether to train for one epoch, with the state that a trainer has left
         """
+        trainer = recipe.trainer
+        name = type(trainer).__name__
+        problem = self.problem(recipe, samples, validation, neutral, rng)
+        if not partial_fit:
+            problem = dataclasses.replace(problem, state=None)
+
+        def after(result):
+            structures = result.structures or problem.structures
+            kept = result.anchor is None or result.anchor is problem.anchor
+            # Of networks that `train` or another trainer has changed, a state says nothing.
+            leaves = [np.asarray(leaf) for leaf in result.state] if partial_fit else []
+            trained = dataclasses.replace(
+                self,
+                networks=[unpack(*pair[::-1]) for pair in members(structures, result.params)],
+                anchor=problem.anchor if kept else trimmed(structures, result.anchor),
+                loss=recipe.objective.loss,
+                trainer_state={name: leaves} if leaves else {},
+                n_seen=self.n_seen + result.n_iter * problem.n_samples,
+            )
+            return trained, result.history, result.n_iter
+
+        try:
+            return after((trainer.partial_train if partial_fit else trainer.train)(problem))
+        except (Exception, KeyboardInterrupt) as error:
+            if hasattr(error, "result") and error.result.n_iter:
+                error.trained = after(error.result)
+            raise
+
+    def problem(self, recipe: Recipe, samples, validation, neutral, rng) -> Problem:
+        """The networks' training on samples, see `Ensemble.train` for the parameters."""
         samples, n_samples = samples
         packs = [pack(member) for member in self.networks]
         # In the precision of now, whichever the networks were trained in.
@@ -128,9 +178,7 @@ class Ensemble:
         if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, anchor):
             # The networks were changed by hand: the start is no longer theirs to be pulled toward.
             anchor, state = params, {}
-        trainer = recipe.trainer
-        name = type(trainer).__name__
-        problem = Problem(
+        return Problem(
             structures=tuple(self._trained(structure) for _, structure in packs),
             objective=recipe.objective,
             params=params,
@@ -142,33 +190,11 @@ class Ensemble:
             validation=validation,
             random_state=rng,
             # What another trainer has left means nothing to this one.
-            state=state.get(name) if partial_fit else None,
+            state=state.get(type(recipe.trainer).__name__),
             n_seen=self.n_seen,
             callbacks=recipe.callbacks,
             verbose=recipe.verbose,
         )
-
-        def after(result):
-            structures = result.structures or problem.structures
-            kept = result.anchor is None or result.anchor is anchor
-            # Of networks that `train` or another trainer has changed, a state says nothing.
-            leaves = [np.asarray(leaf) for leaf in result.state] if partial_fit else []
-            trained = dataclasses.replace(
-                self,
-                networks=[unpack(*pair[::-1]) for pair in members(structures, result.params)],
-                anchor=anchor if kept else trimmed(structures, result.anchor),
-                loss=recipe.objective.loss,
-                trainer_state={name: leaves} if leaves else {},
-                n_seen=self.n_seen + result.n_iter * n_samples,
-            )
-            return trained, result.history, result.n_iter
-
-        try:
-            return after((trainer.partial_train if partial_fit else trainer.train)(problem))
-        except (Exception, KeyboardInterrupt) as error:
-            if hasattr(error, "result") and error.result.n_iter:
-                error.trained = after(error.result)
-            raise
 
     def evaluate(self, blocks: Iterable, function, *arguments) -> np.ndarray:
         """Values of function(*arguments, amplitude), (n_members, n_samples, ...) float64.

@@ -6,7 +6,8 @@ from typing import Any
 
 import optax
 
-from .._registry import names, resolve
+from .._registry import names, resolve, variant
+from ..embeddings import Embedding
 from ..losses import CallableLoss, Loss, Objective, OptaxLoss
 from ..training import EarlyStopping, Sequential, Trainer
 
@@ -35,6 +36,8 @@ class Recipe:
         Raises ValueError for a network that cannot be used.
     callbacks : tuple of callables
     verbose : bool
+    candidates : tuple of Candidate
+        What a `Selection` chooses from, the default first.
     """
 
     task: str
@@ -50,6 +53,27 @@ class Recipe:
     accepts: Callable = lambda network: None
     callbacks: tuple = ()
     verbose: bool = False
+    candidates: tuple = ()
+
+
+@variant("candidate")
+class Candidate:
+    """What a selection from the data chooses.
+
+    Parameters
+    ----------
+    embedding : Embedding
+    feature_dropout : float
+    """
+
+    embedding: Embedding
+    feature_dropout: float
+
+    def of(self, recipe: Recipe) -> Recipe:
+        """The recipe with this, and nothing left to choose."""
+        trainer = dataclasses.replace(recipe.trainer, feature_dropout=self.feature_dropout)
+        columns = self.embedding, recipe.columns[1]
+        return dataclasses.replace(recipe, columns=columns, trainer=trainer, candidates=())
 
 
 def resolve_objective(loss, default: Objective, task: str, owner: str) -> Objective:

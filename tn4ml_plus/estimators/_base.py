@@ -14,6 +14,7 @@ from ..tables import read_table
 from ..training import Sweep
 from ._estimator import NetworkOptions, ResumableOptions, extended, reads
 from ._recipes import FLAT, Data, filled, prepared
+from ._selection import select
 
 
 class TakesTables:
@@ -185,6 +186,12 @@ class TensorNetworkEstimator(HoldsNetworks, NetworkOptions, ResumableOptions):
             before, history, n_iter = (self._reader, self._ensemble), self.history_, self.n_iter_
 
         rng = check_random_state(self.random_state)
+        if before is None:
+            chosen = recipe.candidates and not partial_fit
+            self.selection_ = select(recipe, data, outputs, rng) if chosen else None
+        selection = getattr(self, "selection_", None)
+        if selection and self.trainer == "gradient" and (before is None or not self.feature_dropout):
+            recipe = selection.best.of(recipe)
         reader, ensemble, arguments = prepared(recipe, data, rng, before, outputs)
 
         def keep(ensemble, new, epochs):

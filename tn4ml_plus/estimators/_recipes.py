@@ -1,6 +1,7 @@
 """Options of estimators, which may be names, to the recipe of an ensemble, and its training."""
 
 import dataclasses
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from .._checks import check_int, function_tuple
 from .._registry import resolve
 from ..contraction import as_tree
 from ..embeddings import Legendre
-from ..ensembles import Batch, Ensemble, Recipe, resolve_objective, resolve_trainer
+from ..ensembles import Batch, Candidate, Ensemble, Recipe, resolve_objective, resolve_trainer
 from ..losses import NegativeLogLikelihood
 from ..tables import TRACED, Table, TableReader, resolve_columns
 from ..training import Gradient, Samples
@@ -50,7 +51,7 @@ def filled(defaults: Recipe, options, shape, owner: str) -> Recipe:
         network = resolve("network", network)
     changes = {n: getattr(options, n) for n in FLAT if getattr(options, n) is not None}
     early_stopping = getattr(options, "early_stopping", False)
-    return dataclasses.replace(
+    recipe = dataclasses.replace(
         defaults,
         columns=resolve_columns(embedding, options.scaler, scaler),
         reading=reading,
@@ -63,6 +64,23 @@ def filled(defaults: Recipe, options, shape, owner: str) -> Recipe:
         callbacks=callbacks,
         verbose=bool(options.verbose),
     )
+    return dataclasses.replace(recipe, candidates=tuple(_candidates(recipe, options, *shape)))
+
+
+def _candidates(recipe, options, n_samples, n_features):
+    """What is chosen from the data: the resolution of columns, and whether features are dropped."""
+    # Of few rows what is set aside tells less than the defaults know.
+    if recipe.task == "density" or options.trainer != "gradient" or n_samples < 300:
+        return
+    embeddings, shares = [recipe.columns[0]], [recipe.trainer.feature_dropout]
+    given = isinstance(recipe.network, qtn.TensorNetwork)
+    if options.embedding is None and not given and n_features <= 100:
+        degrees = (2, 4) if n_samples < 2000 else (2, 4, 7) if n_samples < 10_000 else (2, 7, 20)
+        embeddings += [e for e in map(Legendre, degrees) if e not in embeddings]
+    if options.feature_dropout is None:
+        shares.append(0.0)
+    if len(embeddings) + len(shares) > 2:
+        yield from itertools.starmap(Candidate, itertools.product(embeddings, shares))
 
 
 def fine_legendre(n_samples, n_features):

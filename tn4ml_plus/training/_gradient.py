@@ -75,7 +75,9 @@ class Gradient(Trainer):
         64 sites, since each step changes all cores at once. It falls with bonds above 8 too: a step
         moves every entry by the rate, and so a core of k bonds of size D by the rate times
         D**(k/2), its Frobenius norm; this is kept at that of bond 8.
-    batch_size : int, samples per step
+    batch_size : int, optional
+        Samples per step. None: 64, or 128 of more than 20,000 samples, which the largest number of
+        steps would pass over too seldom.
     optimizer : optax transformation, optional
         In place of Adam. It brings its own rate and schedule, and is given the value and the
         function of the minibatch too.
@@ -90,19 +92,20 @@ class Gradient(Trainer):
         bond 8 (6 in densities) in proportion to the bond: entries settle where Adam's step, of size
         one, and the pull balance, up to 1 / decay from the start, and a path through many cores
         adds up D such products a core.
-    feature_dropout : float, share of the features that each sample loses in each step, in [0, 1)
+    feature_dropout : float or tuple of float, one per member
+        Share of the features that each sample loses in each step, in [0, 1).
     max_epochs, early_stopping, time_limit, callbacks : as in `Trainer`; max_epochs is exact
     """
 
     learning_rate: float | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     optimizer: Any = None
     schedule: Schedule = dataclasses.field(default=WarmupCosine())
     min_steps: int = 500
     max_steps: int = 3000
     clip_norm: float | None = None
     decay: float = 0.0
-    feature_dropout: float = 0.0
+    feature_dropout: float | tuple[float, ...] = 0.0
 
     trains_on_parts: ClassVar[bool] = True
     advice: ClassVar[str] = "Lower learning_rate, set clip_norm, or use another initializer"
@@ -110,12 +113,15 @@ class Gradient(Trainer):
     def __post_init__(self):
         super().__post_init__()
         check_number("learning_rate", self.learning_rate, above=0, optional=True)
-        for name in ("batch_size", "min_steps", "max_steps"):
+        check_int("batch_size", self.batch_size, 1, optional=True)
+        for name in ("min_steps", "max_steps"):
             check_int(name, getattr(self, name), 1)
         check_instance("schedule", self.schedule, Schedule)
         check_number("clip_norm", self.clip_norm, above=0, optional=True)
         check_number("decay", self.decay, at_least=0)
-        check_number("feature_dropout", self.feature_dropout, at_least=0, below=1)
+        several = isinstance(self.feature_dropout, tuple)
+        for share in self.feature_dropout if several else (self.feature_dropout,):
+            check_number("feature_dropout", share, at_least=0, below=1)
         if self.optimizer is None:
             return
         parts = (getattr(self.optimizer, name, None) for name in ("init", "update"))
@@ -135,8 +141,12 @@ class Gradient(Trainer):
                 "Gradient(optimizer=optax.adam(1e-3))."
             )
 
+    def _batch_size(self, n_samples):
+        """Samples per step."""
+        return self.batch_size or (64 if n_samples <= 20_000 else 128)
+
     def epochs(self, n_samples: int) -> int:
-        steps = -(-n_samples // self.batch_size)
+        steps = -(-n_samples // self._batch_size(n_samples))
         if self.max_epochs is not None:
             return self.max_epochs
         total = np.clip(40 * steps, self.min_steps, self.max_steps)
@@ -152,42 +162,43 @@ class Gradient(Trainer):
 
     def step(self, problem, params, state, epoch):
         """One compiled epoch of shuffled minibatches."""
-        steps, samples = -(-problem.n_samples // self.batch_size), problem.samples
-        peak = self.learning_rate or _rate(problem.structure)
-        rows = _batches(problem, self.batch_size, bucket(steps))
-        rates = padded_rates(self, peak, problem.n_samples, epoch, steps)
+        batch_size, dtype = self._batch_size(problem.n_samples), problem.samples.weight.dtype
+        steps = -(-problem.n_samples // batch_size)
+        # Networks of several bonds have rates and decays of their own.
+        peaks, few = np.array([(_rate(s), _few(s)) for s in problem.structures]).T
+        if self.learning_rate is not None:
+            peaks[:] = self.learning_rate
+        rows = _batches(problem, batch_size, bucket(steps))
+        rates = padded_rates(self, peaks, problem.n_samples, epoch, steps)
         dropped = self._dropped(problem, rows.shape)
-        batches = Minibatches(rows, rates.astype(samples.weight.dtype), steps, dropped)
-        few = min(
-            1.0,
-            problem.structure.max_bond / (_DENSITY_BOND if problem.structure.squared else _BOND),
-        )
-        decay = float(self.decay * np.sqrt(1000 / problem.effective_size) * few)
+        batches = Minibatches(rows, rates.astype(dtype), steps, dropped)
+        decay = (self.decay * np.sqrt(1000 / problem.effective_size) * few).astype(dtype)
         static = self.optimizer or _ADAM, self.clip_norm
         traced = problem.risk, params, state, problem.anchor, batches, decay
         params, state, totals = _epoch(*static, *traced)
         totals = np.asarray(totals, float)[:steps].mean(axis=1)
         # Of one sample it would be a matter of chance.
-        begun = min(steps, -(-64 // self.batch_size))
-        first = totals[:begun].sum() / min(begun * self.batch_size, problem.n_samples)
-        numbers = {"learning_rate": float(rates[steps - 1])}
+        begun = min(steps, -(-64 // batch_size))
+        first = totals[:begun].sum() / min(begun * batch_size, problem.n_samples)
+        numbers = {"learning_rate": float(rates[steps - 1].mean())}
         return Step(params, state, totals.sum() / problem.n_samples, numbers, first)
 
     def _dropped(self, problem, shape):
         """Features that the samples of an epoch lose, (*shape, nsites) bools, or None."""
-        if self.feature_dropout == 0:
+        shares = np.asarray(self.feature_dropout, np.float32)
+        if not shares.any():
             return None
         # Drawn here, since the compilation of a generator would take longer than many trainings.
         draw = np.random.default_rng(problem.random_state.randint(2**31 - 1)).random
         nsites = problem.samples.phi.shape[1]
-        return draw((*shape, nsites), np.float32) < self.feature_dropout
+        return draw((*shape, nsites), np.float32) < shares.reshape(-1, 1, 1)
 
 
 class Minibatches(NamedTuple):
     """The minibatches of an epoch, padded to a bucketed number.
 
     rows: (length, n_members, batch_size) sample numbers, -1 for none, or (length, batch_size) of
-    images; rates: (length,) learning rates; steps: the real ones; dropped: bools, one axis nsites
+    images; rates: (length, n_members) learning rates, (length,) of images; steps: the real ones; dropped: bools, one axis nsites
     more than rows, or None; first: number of steps before these.
     """
 
@@ -204,11 +215,21 @@ def _rate(structure):
     return 5e-3 * min(1.0, 64 / structure.nsites) * excess ** (-structure.max_degree / 2)
 
 
+def _few(structure):
+    """Factor of the decay for small bonds, see `Gradient`."""
+    return min(1.0, structure.max_bond / (_DENSITY_BOND if structure.squared else _BOND))
+
+
 def padded_rates(trainer, peak, n_samples, epoch, steps):
-    """Learning rates of the steps of an epoch, ones where an optimizer brings its own, bucketed."""
-    total = trainer.epochs(n_samples) * steps
-    rates = np.ones(total) if trainer.optimizer else peak * trainer.schedule.factors(total)
-    return np.pad(rates[epoch * steps :][:steps], (0, bucket(steps) - steps))
+    """Learning rates of the steps of an epoch, ones where an optimizer brings its own, bucketed.
+
+    peak: a number, or one per member for rates (length, n_members).
+    """
+    total, own = trainer.epochs(n_samples) * steps, trainer.optimizer is not None
+    factors = np.ones(total) if own else trainer.schedule.factors(total)
+    rates = np.multiply.outer(factors, np.ones_like(peak) if own else peak)
+    padding = (0, bucket(steps) - steps)
+    return np.pad(rates[epoch * steps :][:steps], [padding] + [(0, 0)] * np.ndim(peak))
 
 
 def _batches(problem, batch_size, length):
@@ -224,7 +245,7 @@ def _batches(problem, batch_size, length):
 def _epoch(optimizer, clip_norm, risk, params, state, anchor, batches, decay):
     rows, rates, steps, dropped, _ = batches
 
-    def member(params, state, anchor, order, rows, dropped, rate):
+    def member(params, state, anchor, decay, order, rows, dropped, rate):
         def value_fn(p):
             return risk.of_member(p, order, rows, dropped)
 
@@ -250,13 +271,14 @@ def _epoch(optimizer, clip_norm, risk, params, state, anchor, batches, decay):
         return params, state, total
 
     n_members = rows.shape[1]
-    axes = (0, 0, 0, risk.order_axis, 0, None if dropped is None else 0, None)
+    axes = (0, 0, 0, 0, risk.order_axis, 0, None if dropped is None else 0, 0)
     step = over_members(member, n_members, axes)
 
     def body(i, carry):
         params, state, totals = carry
         lost = None if dropped is None else dropped[i]
-        params, state, total = step(params, state, anchor, risk.orders, rows[i], lost, rates[i])
+        given = params, state, anchor, decay, risk.orders, rows[i], lost, rates[i]
+        params, state, total = step(*given)
         return params, state, totals.at[i].set(total)
 
     totals = jnp.zeros((len(rows), n_members), rates.dtype)

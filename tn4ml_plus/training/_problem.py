@@ -12,7 +12,7 @@ import numpy as np
 
 from .._arrays import on_device
 from ..contraction import unpack
-from ._risk import Risk, count, mean_loss, members, value
+from ._risk import Risk, count, losses, members, value
 
 
 class Samples(NamedTuple):
@@ -161,7 +161,7 @@ class Problem(Trainable):
     @property
     def structure(self):
         """The padded structure that all networks share, which compiled functions are keyed by."""
-        return self.structures[0].padded()
+        return self.structures[0].padded(self.samples.phi.shape[2])
 
     @property
     def n_members(self) -> int:
@@ -205,11 +205,18 @@ class Problem(Trainable):
         rows = None if rows is None else on_device(rows)
         return value(self.risk, params, rows, jax.value_and_grad)
 
-    def validation_loss(self, params) -> float:
+    def validation_losses(self, params) -> tuple[np.ndarray, np.ndarray]:
+        """Losses (n_members, n_samples) on the validation samples, and their weights."""
         # Arrays are contracted as large as they are; a structure that kept to the ranks of each
         # epoch would compile anew.
         block = min(1024, len(self.validation.weight))
-        return float(mean_loss(self._risk(self.validation, 1), params, block).mean())
+        found = losses(self._risk(self.validation, 1), params, block)
+        weight = np.asarray(self.validation.weight, float)
+        return np.asarray(found, float)[:, weight > 0], weight[weight > 0]
+
+    def validation_loss(self, params) -> float:
+        found, weight = self.validation_losses(params)
+        return float(np.average(found, axis=1, weights=weight).mean())
 
     def outcome(self, params) -> Result:
         return Result(params, structures=self.structures, anchor=self.anchor)

@@ -209,8 +209,8 @@ def outputs(structure, params, phi, orders, block):
 
 
 @partial(jax.jit, static_argnames="block")
-def mean_loss(risk, params, block):
-    """Weighted mean loss of every member, (n_members,), without penalties, block by block."""
+def losses(risk, params, block):
+    """Losses of every member on all samples, (n_members, length), block by block."""
     structure, objective, samples = risk.structure, risk.objective, risk.samples
     amplitude = outputs(structure, params, samples.phi, risk.orders, block)
 
@@ -218,6 +218,6 @@ def mean_loss(risk, params, block):
         losses = objective.loss(amplitude, samples.target)
         if objective.loss.normalized:
             losses = objective.with_log_norm(losses, log_norm_squared(params, structure))
-        return _weighted_sum(losses, samples.weight) / jnp.sum(samples.weight)
+        return losses
 
     return jax.vmap(member)(amplitude, params)

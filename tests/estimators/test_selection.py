@@ -1,0 +1,227 @@
+"""Selection of the embedding and of feature dropout: what is chosen, and from what."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import log_loss
+
+import tn4ml_plus
+from tn4ml_plus.embeddings import Hat, Legendre
+from tn4ml_plus.ensembles import Candidate, Ensemble
+from tn4ml_plus.estimators import TNClassifier, TNRegressor
+from tn4ml_plus.estimators._selection import _side_by_side
+from tn4ml_plus.training import Gradient, Samples, Sweep
+
+SMALL = {"bond_dim": 3, "n_members": 1, "max_epochs": 2, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def data():
+    """X (300, 3), of which the product of two columns is the class."""
+    X = np.random.default_rng(0).normal(size=(300, 3))
+    return X, (X[:, 0] * X[:, 1] > 0).astype(int)
+
+
+def degrees(selection):
+    return [candidate.embedding.degree for candidate in selection.candidates]
+
+
+def shares(selection):
+    return [candidate.feature_dropout for candidate in selection.candidates]
+
+
+def test_a_rule_of_several_columns_loses_none_of_them():
+    # Whether the sum of three digits is even: without any one of them it is chance.
+    digits = np.random.default_rng(0).integers(0, 3, (400, 4))
+    X = pd.DataFrame(digits).add_prefix("digit ").astype(str)
+    y = digits[:, :3].sum(axis=1) % 2
+    model = TNClassifier(n_members=2, random_state=0).fit(X[:300], y[:300])
+    # Categories have no resolution.
+    assert shares(model.selection_) == [0.2, 0.0]
+    assert model.selection_.best.feature_dropout == 0.0
+    dropped = TNClassifier(n_members=2, feature_dropout=0.2, random_state=0).fit(X[:300], y[:300])
+    assert dropped.selection_ is None
+    kept, lost = (log_loss(y[300:], each.predict_proba(X[300:])) for each in (model, dropped))
+    assert kept < 0.1 < 0.3 < lost
+
+
+def test_noise_is_not_learned_by_heart():
+    rng = np.random.default_rng(1)
+    X, y = rng.normal(size=(320, 12)), rng.integers(0, 2, 320)
+    selection = TNClassifier(n_members=1, random_state=0).fit(X, y).selection_
+    assert selection.best == Candidate(Legendre(2), 0.2)
+    assert (selection.losses[1:] > selection.losses[0]).all()
+    assert selection.errors[0] == 0
+    assert (selection.errors[1:] > 0).all()
+
+
+def test_fine_structure_is_resolved():
+    X = np.random.default_rng(2).uniform(size=(500, 11))
+    y = (np.sin(12 * X[:, 0]) > 0).astype(int)
+    selection = TNClassifier(n_members=1, random_state=0).fit(X[:400], y[:400]).selection_
+    assert degrees(selection) == [2, 2, 4, 4]
+    assert selection.best.embedding == Legendre(4)
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "n_features", "expected"),
+    [
+        (299, 3, None),
+        (300, 3, [2, 4]),
+        (300, 101, [2]),
+        (2000, 11, [2, 4, 7]),
+        (2000, 4, [7, 2, 4]),
+        (10_000, 11, [2, 7, 20]),
+    ],
+)
+def test_more_rows_have_finer_candidates(n_samples, n_features, expected):
+    recipe = TNClassifier()._recipe((n_samples, n_features))
+    found = list(dict.fromkeys(candidate.embedding.degree for candidate in recipe.candidates))
+    assert found == (expected or [])
+    assert {candidate.feature_dropout for candidate in recipe.candidates} <= {0.2, 0.0}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"embedding": Hat(3), "feature_dropout": 0.1},
+        {"trainer": Gradient(max_epochs=2)},
+        {"trainer": Sweep(max_epochs=1)},
+    ],
+    ids=lambda options: next(reversed(options)),
+)
+def test_what_is_given_is_taken(data, options):
+    X, y = data
+    options = SMALL | options if "trainer" not in options else options | {"n_members": 1}
+    model = TNClassifier(3, **{n: v for n, v in options.items() if n != "bond_dim"}).fit(X, y)
+    assert model.selection_ is None
+    assert model.embedding_ == options.get("embedding", Legendre(2))
+
+
+def test_a_given_embedding_leaves_the_dropout_to_choose(data):
+    X, y = data
+    model = TNClassifier(**SMALL, embedding="hat").fit(X, y)
+    assert {candidate.embedding for candidate in model.selection_.candidates} == {Hat()}
+    assert shares(model.selection_) == [0.2, 0.0]
+    assert degrees(TNClassifier(**SMALL, feature_dropout=0.1).fit(X, y).selection_) == [2, 4]
+
+
+def test_a_stream_has_nothing_to_choose_from(data):
+    X, y = data
+    model = TNClassifier(**SMALL).partial_fit(X, y, classes=[0, 1])
+    assert model.selection_ is None
+    assert model.partial_fit(X, y).selection_ is None
+
+
+def test_training_on_keeps_the_choice(data):
+    X, y = data
+    model = TNClassifier(**SMALL, warm_start=True).fit(X, y)
+    selection = model.selection_
+    assert model.embedding_ == selection.best.embedding
+    shown = []
+
+    class Watching(Gradient):
+        def step(self, problem, *rest):
+            shown.append(self.feature_dropout)
+            return super().step(problem, *rest)
+
+    recipe = dataclasses.replace(model._recipe((300, 3)), trainer=Watching(max_epochs=1))
+    model._recipe = lambda shape: recipe
+    # Few rows more, from which nothing would be chosen.
+    assert model.fit(X[:60], y[:60]).selection_ is selection
+    assert set(shown) == {selection.best.feature_dropout}
+
+
+def test_it_repeats_exactly_and_is_stored(data, tmp_path):
+    X, y = data
+    first, second = (TNClassifier(**SMALL).fit(X, y) for _ in range(2))
+    np.testing.assert_array_equal(first.selection_.losses, second.selection_.losses)
+    np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+    first.save(tmp_path / "model")
+    found = tn4ml_plus.load(tmp_path / "model").selection_
+    assert found.candidates == first.selection_.candidates
+    np.testing.assert_array_equal(found.losses, first.selection_.losses)
+    np.testing.assert_array_equal(found.errors, first.selection_.errors)
+
+
+def test_regressors_choose_too(data):
+    X, _ = data
+    y = np.stack([X[:, 0], X[:, 1] + X[:, 2]], axis=1)
+    selection = TNRegressor(**SMALL | {"max_epochs": 200}).fit(X, y).selection_
+    assert shares(selection) == [0.05, 0.0, 0.05, 0.0]
+    # The mean has an error of one.
+    assert selection.losses.max() < 0.5
+
+
+def test_what_does_not_stay_finite_is_not_chosen(data, monkeypatch):
+    X, y = data
+    model = TNClassifier(**SMALL)
+    real = Ensemble.problem
+
+    def problem(*args):
+        made = real(*args)
+        if len(made.structures) > 1:
+            left = np.array(made.params["left"])
+            left[:4] = np.nan
+            made = dataclasses.replace(made, params=made.params | {"left": left})
+        return made
+
+    monkeypatch.setattr(Ensemble, "problem", problem)
+    selection = model.fit(X, y).selection_
+    assert np.isinf(selection.losses[:2]).all()
+    assert np.isfinite(selection.losses[2:]).all()
+    assert selection.best.embedding == Legendre(4)
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+@pytest.mark.parametrize("network", ["mps", "ttn", "smpo", "mera"])
+def test_members_of_several_embeddings_compute_what_each_does_alone(data, network):
+    X, y = data
+    models = [
+        TNClassifier(**SMALL | {"bond_dim": bond}, network=network, embedding=Legendre(degree))
+        for degree, bond in ((2, 3), (4, 2 if network == "mps" else 3))
+    ]
+    recipes, ensembles, phis, neutrals = [], [], [], []
+    for model in models:
+        model.set_params(feature_dropout=0.0, max_epochs=1).fit(X[:60], y[:60])
+        recipes.append(model._recipe((60, 3)))
+        ensembles.append(model._ensemble)
+        phis.append(model.embed(X[:60]))
+        neutrals.append(model._reader.neutral)
+
+    def problem(ensemble, recipe, phi, neutral):
+        samples = Samples(phi, y[:60].astype(np.int32), np.ones(60, phi.dtype))
+        rng = np.random.RandomState(0)
+        return ensemble.problem(recipe, (samples, 60), samples, neutral, rng)
+
+    alone = [problem(*each) for each in zip(ensembles, recipes, phis, neutrals, strict=True)]
+    joined = Ensemble.joined(ensembles, [0, 3])
+    together = problem(joined, recipes[0], _side_by_side(phis), _side_by_side(neutrals))
+    found, _ = together.validation_losses(together.params)
+    expected = [each.validation_losses(each.params)[0][0] for each in alone]
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
+    # Each keeps its own rate and decay through a step of training, and what pads stays zero.
+    trainer = Gradient(max_epochs=1, batch_size=60, decay=1.5)
+    trained = trainer.train(together)
+    for m, each in enumerate(alone):
+        own = trainer.train(each)
+        for ours, theirs in zip(
+            jax.tree.leaves(trained.params), jax.tree.leaves(own.params), strict=True
+        ):
+            part = np.asarray(ours)[m][tuple(map(slice, theirs.shape[1:]))]
+            np.testing.assert_allclose(part, theirs[0], rtol=1e-3, atol=2e-5)
+            assert np.count_nonzero(ours[m]) <= theirs[0].size
+
+
+def test_a_second_fit_of_the_same_shapes_compiles_nothing(data):
+    X, y = data
+    TNClassifier(**SMALL).fit(X, y)
+    with jax.log_compiles(False):
+        from tn4ml_plus.training._gradient import _epoch
+
+        before = _epoch._cache_size()
+        TNClassifier(**SMALL | {"random_state": 1}).fit(X + 0.1, y)
+        assert _epoch._cache_size() == before
