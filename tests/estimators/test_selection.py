@@ -15,6 +15,7 @@ from tn4ml_plus.estimators import TNClassifier, TNRegressor
 from tn4ml_plus.estimators._selection import _side_by_side
 from tn4ml_plus.training import Gradient, Samples, Sweep
 
+LINES = [(0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6)]
 SMALL = {"bond_dim": 3, "n_members": 1, "max_epochs": 2, "random_state": 0}
 
 
@@ -34,18 +35,18 @@ def shares(selection):
 
 
 def test_a_rule_of_several_columns_loses_none_of_them():
-    # Whether the sum of three digits is even: without any one of them it is chance.
-    digits = np.random.default_rng(0).integers(0, 3, (400, 4))
-    X = pd.DataFrame(digits).add_prefix("digit ").astype(str)
-    y = digits[:, :3].sum(axis=1) % 2
-    model = TNClassifier(n_members=2, random_state=0).fit(X[:300], y[:300])
+    # Whether three marks are in line on a board of nine.
+    board = np.random.default_rng(0).integers(0, 2, (600, 9))
+    X = pd.DataFrame(board).add_prefix("cell ").astype(str)
+    y = board[:, LINES].all(axis=2).any(axis=1).astype(int)
+    model = TNClassifier(n_members=2, random_state=0).fit(X[:400], y[:400])
     # Categories have no resolution.
     assert shares(model.selection_) == [0.2, 0.0]
     assert model.selection_.best.feature_dropout == 0.0
-    dropped = TNClassifier(n_members=2, feature_dropout=0.2, random_state=0).fit(X[:300], y[:300])
+    dropped = TNClassifier(n_members=2, feature_dropout=0.2, random_state=0).fit(X[:400], y[:400])
     assert dropped.selection_ is None
-    kept, lost = (log_loss(y[300:], each.predict_proba(X[300:])) for each in (model, dropped))
-    assert kept < 0.1 < 0.3 < lost
+    kept, lost = (log_loss(y[400:], each.predict_proba(X[400:])) for each in (model, dropped))
+    assert kept < 0.8 * lost
 
 
 def test_noise_is_not_learned_by_heart():

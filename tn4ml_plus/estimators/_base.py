@@ -190,7 +190,11 @@ class TensorNetworkEstimator(HoldsNetworks, NetworkOptions, ResumableOptions):
             chosen = recipe.candidates and not partial_fit
             self.selection_ = select(recipe, data, outputs, rng) if chosen else None
         selection = getattr(self, "selection_", None)
-        if selection and self.trainer == "gradient" and (before is None or not self.feature_dropout):
+        if (
+            selection
+            and self.trainer == "gradient"
+            and (before is None or not self.feature_dropout)
+        ):
             recipe = selection.best.of(recipe)
         reader, ensemble, arguments = prepared(recipe, data, rng, before, outputs)
 

@@ -138,9 +138,6 @@ def _side_by_side(arrays):
     phys_dim = max(array.shape[-1] for array in arrays)
     arrays = jax.device_get(arrays)
     return np.concatenate(
-        [
-            np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, phys_dim - a.shape[-1])])
-            for a in arrays
-        ],
+        [np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, phys_dim - a.shape[-1])]) for a in arrays],
         axis=-2,
     )
