@@ -189,12 +189,9 @@ class TensorNetworkEstimator(HoldsNetworks, NetworkOptions, ResumableOptions):
         if before is None:
             chosen = recipe.candidates and not partial_fit
             self.selection_ = select(recipe, data, outputs, rng) if chosen else None
-        selection = getattr(self, "selection_", None)
-        if (
-            selection
-            and self.trainer == "gradient"
-            and (before is None or not self.feature_dropout)
-        ):
+        selection = getattr(self, "selection_", None)  # which earlier versions did not store
+        own = before is not None and self.feature_dropout is not None
+        if selection and self.trainer == "gradient" and not own:
             recipe = selection.best.of(recipe)
         reader, ensemble, arguments = prepared(recipe, data, rng, before, outputs)
 

@@ -198,8 +198,8 @@ class Minibatches(NamedTuple):
     """The minibatches of an epoch, padded to a bucketed number.
 
     rows: (length, n_members, batch_size) sample numbers, -1 for none, or (length, batch_size) of
-    images; rates: (length, n_members) learning rates, (length,) of images; steps: the real ones; dropped: bools, one axis nsites
-    more than rows, or None; first: number of steps before these.
+    images; rates: (length, n_members) learning rates, or (length,); steps: the real ones; dropped:
+    bools, one axis nsites more than rows, or None; first: number of steps before these.
     """
 
     rows: Any
