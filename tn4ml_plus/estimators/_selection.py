@@ -2,7 +2,6 @@
 
 import dataclasses
 import warnings
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,11 +11,16 @@ from .._arrays import on_device
 from .._registry import variant
 from ..ensembles import Candidate, Ensemble
 from ..errors import DivergenceWarning, InformationWarning, NotFiniteError
-from ..training import EarlyStopping, Samples
+from ..tables import TableReader
+from ..training import EarlyStopping
 from ._recipes import prepared
 
-# More rows tell no more.
-_MOST_ROWS = 60_000
+# More rows tell no more, fewer less than they save.
+_LEAST_ROWS, _MOST_ROWS = 2000, 60_000
+# The loss of what is not finite, of which a square still is.
+_DIVERGED = 1e100
+# What vectors of all embeddings take at most, in bytes.
+_BYTES = 1 << 29
 _SHARE = 0.2
 # Networks of each candidate: a single one would take those that need no averaging for the best.
 _MEMBERS = 2
@@ -44,46 +48,33 @@ class Selection:
         return self.candidates[int(np.argmin(self.losses))]
 
 
-class _Start(NamedTuple):
-    """Networks of one embedding before training, and the rows as they read them."""
-
-    ensemble: Ensemble
-    samples: Samples
-    held_out: Samples
-    neutral: np.ndarray
-
-
 def select(recipe, data, outputs, rng):
     """The `Selection` among a recipe's candidates, None where there is nothing to choose.
 
-    See `prepared` for the parameters.
-
     All are trained together, as members of one ensemble that see the same rows through different
-    embeddings, for half the epochs and at most a quarter of the largest number of steps.
+    embeddings, for half the epochs and at most a quarter of the largest number of steps. See
+    `prepared` for the parameters.
     """
-    categories = all(raw is not None and raw.dtype == object for raw in data.table.raw)
-    candidates = recipe.candidates
-    if categories:  # which have no resolution
-        candidates = tuple(c for c in candidates if c.embedding == candidates[0].embedding)
+    candidates, table = recipe.candidates, data.table
+    if all(raw is not None and raw.dtype == object for raw in table.raw):
+        # Categories have no resolution.
+        candidates = tuple(c for c in candidates if c.embedding is candidates[0].embedding)
     if len(candidates) < 2:
         return None
-    recipe = dataclasses.replace(recipe, candidates=candidates)
     with warnings.catch_warnings():
         # What columns lose is told once, by the fit; candidates that diverge are not chosen.
         for told in (DivergenceWarning, InformationWarning):
             warnings.simplefilter("ignore", told)
-        return _select(recipe, data, outputs, rng)
+        losses, weight = _held_out(recipe, candidates, data, outputs, rng)
+    means, differences = np.average(losses, axis=1, weights=weight), losses - losses[0]
+    differences -= np.average(differences, axis=1, weights=weight)[:, None]
+    return Selection(candidates, means, np.sqrt(differences**2 @ weight**2) / weight.sum())
 
 
-def _select(recipe, data, outputs, rng):
-    seed = rng.randint(2**31 - 1)
-    if len(data.target) > _MOST_ROWS:
-        stratify = data.target if recipe.task == "classification" else None
-        rows, _ = train_test_split(
-            np.arange(len(data.target)), train_size=_MOST_ROWS, random_state=seed, stratify=stratify
-        )
-        data = data.rows(np.isin(np.arange(len(data.target)), rows))
-    trainer = recipe.trainer
+def _held_out(recipe, candidates, data, outputs, rng):
+    """Losses (n_candidates, n_samples) on rows set aside, and the weights of these."""
+    embeddings = list({id(each.embedding): each.embedding for each in candidates}.values())
+    trainer, seed = recipe.trainer, rng.randint(2**31 - 1)
     shorter = {
         "early_stopping": EarlyStopping(validation_fraction=_SHARE),
         "max_epochs": trainer.max_epochs and -(-trainer.max_epochs // 2),
@@ -92,52 +83,59 @@ def _select(recipe, data, outputs, rng):
     }
     changes = {"n_members": _MEMBERS, "trainer": dataclasses.replace(trainer, **shorter)}
     recipe = dataclasses.replace(recipe, callbacks=(), **changes)
-
-    def started(embedding):
+    data = _few(recipe, data, len(embeddings), seed)
+    ensembles, trained, held_out, neutrals, sites = [], [], [], [], [0]
+    for embedding in embeddings:
         own = dataclasses.replace(recipe, columns=(embedding, recipe.columns[1]))
+        # With one seed, all see the same rows.
         given = prepared(own, data, np.random.RandomState(seed), None, outputs)
-        _, ensemble, (_, (samples, n_samples), held_out, neutral, _) = given
-        return _Start(ensemble, samples, held_out, neutral), n_samples
-
-    starts = {candidate.embedding: None for candidate in recipe.candidates}
-    for embedding in starts:
-        starts[embedding], n_samples = started(embedding)
-    parts = list(starts.values())
-    samples, held_out = (
-        part[0]._replace(phi=on_device(_side_by_side([each.phi for each in part])))
-        for part in ([s.samples for s in parts], [s.held_out for s in parts])
+        _, ensemble, (_, (samples, n_samples), validation, neutral, _) = given
+        ensembles.append(ensemble)
+        trained.append(samples)
+        held_out.append(validation)
+        neutrals.append(neutral)
+        sites.append(sites[-1] + len(neutral))
+    trained, held_out = (
+        parts[0]._replace(phi=on_device(_side_by_side([part.phi for part in parts])))
+        for parts in (trained, held_out)
     )
-    neutral = _side_by_side([part.neutral for part in parts])
-    nsites = [len(part.neutral) for part in parts]
-    before = dict(zip(starts, np.cumsum([0, *nsites[:-1]]), strict=True))
-    members = [(starts[c.embedding].ensemble, before[c.embedding]) for c in recipe.candidates]
-    ensemble = Ensemble.joined(*zip(*members, strict=True))
-    shares = tuple(np.repeat([c.feature_dropout for c in recipe.candidates], _MEMBERS).tolist())
-    trainer = dataclasses.replace(recipe.trainer, feature_dropout=shares, early_stopping=None)
-    problem = ensemble.problem(recipe, (samples, n_samples), None, neutral, rng)
+    numbers = {id(embedding): i for i, embedding in enumerate(embeddings)}
+    which = [numbers[id(candidate.embedding)] for candidate in candidates]
+    ensemble = Ensemble.joined([ensembles[i] for i in which], [sites[i] for i in which])
+    given = recipe, (trained, n_samples), held_out, _side_by_side(neutrals), rng
+    problem = ensemble.problem(*given)
+    shares = np.repeat([each.feature_dropout for each in candidates], _MEMBERS).tolist()
+    trainer = dataclasses.replace(
+        recipe.trainer, feature_dropout=tuple(shares), early_stopping=None
+    )
     try:
-        params = trainer.train(problem).params
+        # Nothing is asked of the rows set aside before the end.
+        params = trainer.train(dataclasses.replace(problem, validation=None)).params
     except NotFiniteError as error:
         params = error.result.params
-    problem = dataclasses.replace(problem, validation=held_out)
     losses, weight = problem.validation_losses(params)
-    losses = np.where(np.isfinite(losses), losses, np.inf)
-    # Of averaged likelihoods.
-    losses = losses.reshape(len(recipe.candidates), _MEMBERS, -1)
-    losses = np.log(_MEMBERS) - np.logaddexp.reduce(-losses, axis=1)
-    means = np.average(losses, axis=1, weights=weight)
-    with np.errstate(invalid="ignore"):
-        differences = losses - losses[0]
-        squares = (differences - np.average(differences, axis=1, weights=weight)[:, None]) ** 2
-    errors = np.sqrt(squares @ weight**2) / weight.sum()
-    return Selection(recipe.candidates, means, errors)
+    losses = np.where(np.isfinite(losses), losses, _DIVERGED)
+    losses = losses.reshape(len(candidates), _MEMBERS, -1)
+    # Those of averaged likelihoods.
+    return np.log(_MEMBERS) - np.logaddexp.reduce(-losses, axis=1), weight
+
+
+def _few(recipe, data, n_embeddings, seed):
+    """As many rows as are worth the time, and the memory that their vectors take."""
+    reader = TableReader.fit(data.table, data.weight, *recipe.columns, recipe.reading)
+    size = 4 * reader.nsites * reader.embedding.phys_dim * n_embeddings
+    n_samples, most = len(data.target), int(np.clip(_BYTES // size, _LEAST_ROWS, _MOST_ROWS))
+    if n_samples <= most:
+        return data
+    stratify = data.target if recipe.task == "classification" else None
+    options = {"train_size": most, "random_state": seed, "stratify": stratify}
+    rows, _ = train_test_split(np.arange(n_samples), **options)
+    return data.rows(np.isin(np.arange(n_samples), rows))
 
 
 def _side_by_side(arrays):
     """Vectors (..., nsites, phys_dim) of several embeddings, padded, along one axis of sites."""
-    phys_dim = max(array.shape[-1] for array in arrays)
     arrays = jax.device_get(arrays)
-    return np.concatenate(
-        [np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, phys_dim - a.shape[-1])]) for a in arrays],
-        axis=-2,
-    )
+    phys_dim = max(array.shape[-1] for array in arrays)
+    sizes = [[(0, 0)] * (a.ndim - 1) + [(0, phys_dim - a.shape[-1])] for a in arrays]
+    return np.concatenate(list(map(np.pad, arrays, sizes)), axis=-2)
