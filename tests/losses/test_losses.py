@@ -19,6 +19,7 @@ from tn4ml_plus.losses import (
     CrossEntropy,
     Huber,
     OptaxLoss,
+    Quantile,
     SquaredError,
     unsmoothed,
 )
@@ -36,6 +37,7 @@ CLASSIFICATION = [
 REGRESSION = [
     SquaredError(),
     Huber(delta=0.5),
+    Quantile(0.9),
     OptaxLoss("log_cosh"),
     OptaxLoss("huber_loss", (("delta", 2.0),)),
     CallableLoss(optax.losses.l2_loss),
@@ -92,6 +94,9 @@ def reference(loss, amplitude, target):
         case Huber(delta=d):
             r = np.abs(outputs - target)
             return np.where(r <= d, r**2 / 2, d * (r - d / 2)).mean(1)
+        case Quantile(level=q):
+            r = target - outputs
+            return np.where(r > 0, q * r, (q - 1) * r).mean(1)
         case OptaxLoss(name="poly_loss_cross_entropy"):
             return optax.losses.poly_loss_cross_entropy(outputs, np.eye(4)[target], epsilon=1.0)
         case OptaxLoss(name="softmax_cross_entropy_with_integer_labels"):
@@ -293,6 +298,8 @@ def test_a_loss_that_reduces_over_the_batch_is_refused():
         lambda: BornCrossEntropy(epsilon=0.0),
         lambda: Huber(delta=0.0),
         lambda: Huber(delta=float("inf")),
+        lambda: Quantile(0.0),
+        lambda: Quantile(float("nan")),
         lambda: OptaxLoss("no_such_loss"),
         lambda: OptaxLoss("__doc__"),
         lambda: CallableLoss(optax.losses.l2_loss, task="ranking"),

@@ -20,11 +20,12 @@ from ._classifier import TNClassifier
 from ._image_classifier import DTTNClassifier
 from ._loading import load
 from ._regressor import TNRegressor
+from ._selection import Selection
 from ._transformer import TNTransformer
 
 __all__ = [
     "Bijection", "CommonMinMax", "DTTNClassifier", "Differentiable", "GaussianCDF", "LogisticCDF",
     "Marginal", "MinMax", "Passthrough", "PrincipalComponents", "ProbabilisticPCA",
-    "QuantileSigmoid", "Rotated", "Scaler", "TNAnomalyDetector", "TNBornMachine", "TNClassifier",
-    "TNRegressor", "TNTransformer", "load",
+    "QuantileSigmoid", "Rotated", "Scaler", "Selection", "TNAnomalyDetector", "TNBornMachine",
+    "TNClassifier", "TNRegressor", "TNTransformer", "load",
 ]  # fmt: skip

@@ -68,7 +68,9 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
     n_members : int, networks whose predictions are averaged
     loss : str, Loss or callable
         Loss of standardised targets. None takes the squared error; names of optax's losses, such as
-        ``"log_cosh"``, are valid too.
+        ``"log_cosh"``, are valid too. ``Quantile(0.95)`` predicts what 95 % of the targets lie
+        below; with ``Quantile(0.05)`` that is an interval, for rows unseen in training of less
+        than 90 %: measure it on some.
     """
 
     _unchangeable = (*TensorNetworkEstimator._unchangeable, "missing", "dates")

@@ -36,6 +36,15 @@ class Selection:
     losses : ndarray of shape (n_candidates,), mean losses on the rows set aside
     errors : ndarray of shape (n_candidates,)
         Standard errors of the differences from the loss of the first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tn4ml_plus.embeddings import Legendre
+    >>> from tn4ml_plus.ensembles import Candidate
+    >>> candidates = Candidate(Legendre(2), 0.2), Candidate(Legendre(2), 0.0)
+    >>> Selection(candidates, np.array([0.5, 0.4]), np.array([0.0, 0.02])).best
+    Candidate(embedding=Legendre(degree=2, orthonormal=False), feature_dropout=0.0)
     """
 
     candidates: tuple

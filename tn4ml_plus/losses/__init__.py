@@ -21,6 +21,7 @@ from ._outputs import (
     CrossEntropy,
     Huber,
     OptaxLoss,
+    Quantile,
     SquaredError,
     unsmoothed,
 )
@@ -28,6 +29,6 @@ from ._outputs import (
 __all__ = [
     "BornCrossEntropy", "CallableLoss", "CrossEntropy", "Huber", "LogNorm", "LogQuadratic", "Loss",
     "NegativeLogLikelihood", "Objective", "OptaxLoss", "Penalty", "Quadratic", "QuadraticNorm",
-    "Regularizer", "ReluLogNorm", "SemiSupervisedLogQuadratic", "SemiSupervisedLogistic",
-    "SquaredError", "unsmoothed",
+    "Quantile", "Regularizer", "ReluLogNorm", "SemiSupervisedLogQuadratic",
+    "SemiSupervisedLogistic", "SquaredError", "unsmoothed",
 ]  # fmt: skip

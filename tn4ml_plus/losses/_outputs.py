@@ -156,6 +156,34 @@ class Huber(Loss):
         return _mean_over_outputs(losses)
 
 
+@variant("loss")
+class Quantile(Loss):
+    """Quantile loss, averaged over the outputs: what it trains to is above a share of the targets.
+
+    With a difference r = target - output it is max(level r, (level - 1) r) (Koenker and Bassett
+    1978, equation 3.1).
+
+    >>> outputs = Amplitude(jnp.array([[0.0], [0.0]]), jnp.array([0, 0]))
+    >>> Quantile(0.75)(outputs, jnp.array([[2.0], [-2.0]])).tolist()
+    [1.5, 0.5]
+
+    Parameters
+    ----------
+    level : float, share of the targets below, in (0, 1)
+    """
+
+    task = "regression"
+    level: float = 0.5
+
+    def __post_init__(self):
+        check("level", self.level, 0 < self.level < 1, "in (0, 1)")
+
+    def per_sample(self, amplitude: Amplitude, target: jax.Array) -> Losses:
+        difference = target - amplitude.dense()
+        losses = jnp.maximum(self.level * difference, (self.level - 1) * difference)
+        return _mean_over_outputs(losses)
+
+
 class _Wrapped(Loss):
     @abc.abstractmethod
     def _losses(self, predictions, target):
