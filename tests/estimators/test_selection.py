@@ -129,11 +129,15 @@ def test_training_on_keeps_the_choice(data):
             shown.append(self.feature_dropout)
             return super().step(problem, *rest)
 
-    recipe = dataclasses.replace(model._recipe((300, 3)), trainer=Watching(max_epochs=1))
+    trainer = Watching(max_epochs=1, feature_dropout=0.3)
+    recipe = dataclasses.replace(model._recipe((300, 3)), trainer=trainer)
     model._recipe = lambda shape: recipe
     # Few rows more, from which nothing would be chosen.
     assert model.fit(X[:60], y[:60]).selection_ is selection
-    assert set(shown) == {selection.best.feature_dropout}
+    assert set(shown) == {selection.best.feature_dropout} <= {0.0, 0.2}
+    # What is given meanwhile counts more.
+    model.set_params(feature_dropout=0.3).fit(X[:60], y[:60])
+    assert shown[-1] == 0.3
 
 
 def test_it_repeats_exactly_and_is_stored(data, tmp_path):
