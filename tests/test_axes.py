@@ -16,16 +16,36 @@ from covering import pairs
 from jax.test_util import check_grads
 
 import tn4ml_plus
-from tn4ml_plus import embeddings, estimators, image, initializers, losses, networks, training
+from tn4ml_plus import (
+    embeddings,
+    ensembles,
+    estimators,
+    image,
+    initializers,
+    losses,
+    networks,
+    training,
+)
 from tn4ml_plus._arrays import on_device
 from tn4ml_plus._registry import from_json, lookup, names, resolve, to_json
 from tn4ml_plus.contraction import Amplitude, contract, pack, unpack
 from tn4ml_plus.inspection import bond_entropies, compress
 from tn4ml_plus.io import read, write
 
-ROOMS = (tn4ml_plus, embeddings, estimators, image, initializers, losses, networks, training)
+ROOMS = (
+    tn4ml_plus,
+    embeddings,
+    ensembles,
+    estimators,
+    image,
+    initializers,
+    losses,
+    networks,
+    training,
+)
 # How a class makes an instance to try, where its defaults make none or one that trains for long.
 MADE_BY_HAND = {
+    ("candidate", "candidate"): lambda cls: cls(embeddings.Hat(), 0.2),
     ("embedding", "per_feature"): lambda cls: cls((embeddings.Hat(), embeddings.OneHot())),
     ("loss", "callable_loss"): lambda cls: cls(optax.losses.l2_loss),
     ("loss", "objective"): lambda cls: cls(losses.SquaredError(), ((0.5, losses.LogNorm()),)),
@@ -47,6 +67,7 @@ VALUES = [
     for kind in (
         "embedding", "loss", "regularizer", "initializer", "network", "scaler", "augmentation",
         "schedule", "stopping", "trainer", "image_trainer", "arrangement", "tree", "variant",
+        "candidate",
     )
     for name in names(kind)
 ]  # fmt: skip

@@ -732,7 +732,7 @@ WRONG = {
     "decay": ("must be a finite number of at least 0, got", ["foo", [1], None, -0.1, np.inf]),
     "feature_dropout": ("of at least 0 and below 1, got", ["foo", [1], 1.0, -0.1, np.nan]),
     "max_epochs": (f"{WHOLE}, or None, got", ["foo", 0, 3.0, 2.5, np.inf, True]),
-    "batch_size": (f"{WHOLE}, got", ["foo", 0, 2.5, np.inf, None]),
+    "batch_size": (f"{WHOLE}, or None, got", ["foo", 0, 2.5, np.inf]),
     "min_steps": (f"{WHOLE}, got", [0, "foo", None]),
     "max_steps": (f"{WHOLE}, got", [0, 1.0]),
     "schedule": ("must be an instance of Schedule, got", ["cosine", WarmupCosine, None]),

@@ -108,7 +108,10 @@ class Ensemble:
     def joined(cls, ensembles, before) -> "Ensemble":
         """One ensemble of the members of several that read different sites of the same samples.
 
-        ensembles, before: sequences, what is joined, and the number of sites before those of each.
+        Parameters
+        ----------
+        ensembles : sequence of Ensemble
+        before : sequence of int, number of sites before those that each reads
         """
         orders = [each.orders + n for each, n in zip(ensembles, before, strict=True)]
         anchors = [

@@ -58,7 +58,7 @@ class Recipe:
 
 @variant("candidate")
 class Candidate:
-    """What a selection from the data chooses.
+    """An embedding and a feature dropout that a selection may choose.
 
     Parameters
     ----------

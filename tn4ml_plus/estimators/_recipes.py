@@ -68,7 +68,7 @@ def filled(defaults: Recipe, options, shape, owner: str) -> Recipe:
 
 
 def _candidates(recipe, options, n_samples, n_features):
-    """What is chosen from the data: the resolution of columns, and whether features are dropped."""
+    """Candidates for the resolution of columns, and for whether features are dropped."""
     # Of few rows what is set aside tells less than the defaults know.
     if recipe.task == "density" or options.trainer != "gradient" or n_samples < 300:
         return

@@ -130,7 +130,7 @@ def _held_out(recipe, candidates, data, outputs, rng):
 
 
 def _few(recipe, data, n_embeddings, seed):
-    """As many rows as are worth the time, and the memory that their vectors take."""
+    """Rows that are worth the time, and the memory of their vectors."""
     reader = TableReader.fit(data.table, data.weight, *recipe.columns, recipe.reading)
     size = 4 * reader.nsites * reader.embedding.phys_dim * n_embeddings
     n_samples, most = len(data.target), int(np.clip(_BYTES // size, _LEAST_ROWS, _MOST_ROWS))
