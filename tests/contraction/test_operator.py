@@ -1,11 +1,13 @@
 """Operators and layers against dense contractions: outputs, squared norms, transformed states."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from covering import mostly_long
 
 from tn4ml_plus._registry import from_json, names, resolve, to_json
 from tn4ml_plus.contraction import (
@@ -26,9 +28,25 @@ SITES, LONG = 5, 784
 OUTPUTS = [(0,), (2,), (4,), (0, 2, 4), (1, 2), (0, 1, 2, 3, 4)]
 evaluate = jax.jit(contract, static_argnums=1)
 log_norm = jax.jit(log_norm_squared, static_argnums=1)
-every_output = pytest.mark.parametrize("output_sites", OUTPUTS, ids=str)
-some_outputs = pytest.mark.parametrize("output_sites", [(0, 2, 4), (1, 2)], ids=str)
 every_boundary = pytest.mark.parametrize("cyclic", [False, True])
+
+
+def in_part(names, *axes):
+    """Each value of every axis; other rows are long, since places and boundaries meet anywhere."""
+    return pytest.mark.parametrize(names, mostly_long(list(itertools.product(*axes))), ids=str)
+
+
+every_output = in_part("output_sites, cyclic", OUTPUTS, [False, True])
+some_outputs = pytest.mark.parametrize(
+    ("output_sites", "cyclic"),
+    [
+        ((0, 2, 4), False),
+        ((1, 2), True),
+        pytest.param((0, 2, 4), True, marks=pytest.mark.long),
+        pytest.param((1, 2), False, marks=pytest.mark.long),
+    ],
+    ids=str,
+)
 
 
 @pytest.fixture
@@ -103,7 +121,6 @@ def ragged_samples(batch=4):
     return phi
 
 
-@every_boundary
 @every_output
 def test_outputs_and_squared_norms(output_sites, cyclic, x64):
     smpo = random_smpo(output_sites, cyclic)
@@ -120,7 +137,6 @@ def test_outputs_and_squared_norms(output_sites, cyclic, x64):
     np.testing.assert_allclose(norm, np.log((whole(smpo) ** 2).sum()), rtol=1e-10)
 
 
-@every_boundary
 @some_outputs
 def test_outputs_and_squared_norms_in_single_precision(output_sites, cyclic):
     smpo = random_smpo(output_sites, cyclic)
@@ -136,7 +152,6 @@ def test_outputs_and_squared_norms_in_single_precision(output_sites, cyclic):
         np.testing.assert_allclose(squares, dense_squares(smpo, phi.astype(float)), rtol=1e-3)
 
 
-@every_boundary
 @some_outputs
 def test_gradients(output_sites, cyclic, x64):
     packed, structure = pack(random_smpo(output_sites, cyclic))
@@ -309,8 +324,7 @@ def test_identity_aware_start_is_of_order_one(spacing):
     assert (np.abs(squares) < 6).all()
 
 
-@pytest.mark.parametrize("name", names("initializer"))
-@every_boundary
+@in_part("name, cyclic", names("initializer"), [False, True])
 def test_any_initializer_of_many_sites_is_finite(name, cyclic):
     initializer = resolve("initializer", name)
     smpo = SMPO.random(
@@ -411,9 +425,9 @@ def test_members_are_mapped_over():
 # Layers -----------------------------------------------------------------------------------------
 
 
-@every_boundary
-@pytest.mark.parametrize("output_site", [None, 0, 1])
-@some_outputs
+@in_part(
+    "output_sites, output_site, cyclic", [(0, 2, 4), (1, 2)], [None, 0, 1], [False, True]
+)
 def test_layers(output_sites, output_site, cyclic, x64):
     n_outputs = None if output_site is None else 3
     network = random_layers(output_sites, cyclic, output_site, n_outputs)
@@ -425,7 +439,8 @@ def test_layers(output_sites, output_site, cyclic, x64):
     np.testing.assert_allclose(log_norm(packed, structure), norm, rtol=1e-9)
 
 
-@every_boundary
+# Rings of layers are tried above, and gradients of rings are those of their operators.
+@pytest.mark.parametrize("cyclic", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_gradients_of_layers(cyclic, x64):
     packed, structure = pack(random_layers(cyclic=cyclic))
     phi = jnp.asarray(samples(3))

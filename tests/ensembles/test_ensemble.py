@@ -176,8 +176,18 @@ def test_a_long_chain_learns_from_every_start(name):
     assert model.score(X[1400:], y[1400:]) > 0.8
 
 
-@pytest.mark.parametrize("bond_dim", [2, 32, pytest.param(200, marks=pytest.mark.long)])
-@pytest.mark.parametrize("network", ["mps", "ttn"])
+# Small bonds, large ones and both geometries once, other pairs long.
+@pytest.mark.parametrize(
+    ("network", "bond_dim"),
+    [
+        ("mps", 2),
+        ("ttn", 32),
+        *(
+            pytest.param(*pair, marks=pytest.mark.long)
+            for pair in [("mps", 32), ("mps", 200), ("ttn", 2), ("ttn", 200)]
+        ),
+    ],
+)
 def test_bonds_of_all_sizes_learn_a_column_from_few_rows(bond_dim, network):
     rng = np.random.default_rng(1)
     X, T = rng.normal(size=(120, 6)), rng.normal(size=(1000, 6))

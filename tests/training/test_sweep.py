@@ -461,14 +461,14 @@ def teacher():
 )
 def test_bonds_find_the_rank_of_the_data(teacher, n_sites, bond_dim, noise):
     X, y = teacher
-    noise = noise * np.random.default_rng(1).normal(size=6000)
+    noise = noise * np.random.default_rng(1).normal(size=3000)
     trainer = Sweep(
-        n_sites, max_bond=20, cutoff=1e-4, ridge=1e-6, damping=1e-3, shrinkage=1e-3, steps=6,
+        n_sites, max_bond=max(bond_dim, 10), cutoff=1e-4, ridge=1e-6, damping=1e-3, shrinkage=1e-3, steps=6,
         steps_after=4, max_epochs=4,
     )  # fmt: skip
     options = {"embedding": Legendre(1), "scaler": "common_min_max", "n_members": 1}
     model = TNRegressor(bond_dim, trainer=trainer, random_state=0, **options)
-    model.fit(X[:6000], y[:6000] + noise)
+    model.fit(X[:3000], y[:3000] + noise)
     assert model.score(X[6000:], y[6000:]) > 0.999
     # Two vectors a site allow no more than 2 and 4 near the ends.
     expected = [2, 4, 6, 6, 6, 6, 4, 2]
