@@ -308,7 +308,8 @@ def test_rotated_columns_alone_are_not_explained(X):
 
 
 def test_the_smpo_explains_what_it_detects(X):
-    detector = TNAnomalyDetector(bond_dim=4, random_state=0, **TNAD).fit(X)
+    # The program of the next test.
+    detector = TNAnomalyDetector(4, scaler="gaussian_cdf", random_state=0, **TNAD).fit(X)
     assert auroc(detector, fresh(X), fresh(X, 2) * [1, -1, 1, 1]) > 0.8
     rows = fresh(X)[:50]
     rows[:, 2] += 600
@@ -360,7 +361,14 @@ def test_labels_are_ignored_without_a_loss_that_reads_them(X):
 # Networks ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("network", ["ttn", "mera", "mpo", "mps given", "ring given"])
+# A MERA goes the way of the ring, an MPO that of the SMPOs above.
+@pytest.mark.parametrize(
+    "network",
+    [
+        "ttn", "mps given", "ring given",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("mera", "mpo")),
+    ],
+)  # fmt: skip
 def test_any_network_detects_and_explains(X, network):
     if network == "mps given":
         network = MPS.random(4, bond_dim=2, phys_dim=5, key=jax.random.key(0))

@@ -17,7 +17,9 @@ from tn4ml_plus.inspection import activations, interaction_orders
 from tn4ml_plus.losses import BornCrossEntropy
 from tn4ml_plus.networks import TTNSpec
 
-QUICK = {"max_epochs": 15, "random_state": 0}
+# Two members, the same everywhere, so that tests of the same table share compiled code.
+QUICK = {"n_members": 2, "max_epochs": 15, "random_state": 0}
+ALONE = QUICK | {"n_members": 1}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def synthetic():
 @pytest.mark.parametrize(("network", "loss"), [("mps", None), ("ttn", BornCrossEntropy())])
 def test_a_classifier_is_explained_by_averaging_sites_out(iris, loss, network):
     X, y = iris
-    clf = TNClassifier(4, n_members=2, network=network, loss=loss, **QUICK).fit(X, y)
+    clf = TNClassifier(4, network=network, loss=loss, **QUICK).fit(X, y)
     phi, rows = clf.embed(X), np.arange(len(X))
 
     @jax.jit
@@ -73,13 +75,13 @@ def test_a_regressor_is_explained_in_units_of_its_targets(synthetic):
     np.testing.assert_allclose(found[:, 0, 0], 3 * centred[:, 0], atol=0.3)
     np.testing.assert_allclose(found[:, 2, 1], 50 * centred[:, 2], atol=5)
     assert np.abs(found[:, 3:, 0]).mean() < 0.05 * np.abs(found[:, 0, 0]).mean()
-    one = TNRegressor(4, max_epochs=1, random_state=0).fit(X, y[:, 0])
+    one = TNRegressor(4, n_members=1, max_epochs=1, random_state=0).fit(X, y[:, 0])
     assert one.explain(X[:5]).shape == (5, 10)
 
 
 def test_a_density_is_explained_by_tracing_columns_out(iris):
     X = iris[0][::3].copy()
-    machine = TNBornMachine(4, n_members=2, **QUICK).fit(X)
+    machine = TNBornMachine(4, **QUICK).fit(X)
     X[0, 1] = np.nan
     found = machine.explain(X)
     for column in range(4):
@@ -92,7 +94,7 @@ def test_a_density_is_explained_by_tracing_columns_out(iris):
 
 def test_columns_that_do_not_matter_are_told_from_those_that_do(synthetic):
     X, y = synthetic
-    clf = TNClassifier(6, random_state=0).fit(X, y)
+    clf = TNClassifier(6, n_members=1, random_state=0).fit(X, y)
     assert clf.score(X, y) > 0.9
     share = np.abs(clf.explain(X)).mean(axis=0)
     assert share[:2].min() > 20 * share[2:].max()
@@ -100,9 +102,9 @@ def test_columns_that_do_not_matter_are_told_from_those_that_do(synthetic):
 
 def test_other_weights_give_another_picture(synthetic):
     X, y = synthetic
-    clf = TNClassifier(6, n_members=1, **QUICK).fit(X, y)
+    clf = TNClassifier(6, **ALONE).fit(X, y)
     before = clf.explain(X, y)
-    again = TNClassifier(6, n_members=1, **QUICK).fit(X, y)
+    again = TNClassifier(6, **ALONE).fit(X, y)
     np.testing.assert_array_equal(again.explain(X, y), before)
     rng = np.random.default_rng(0)
     for tensor in again.network_:
@@ -144,7 +146,7 @@ def test_orders_of_trained_models(synthetic, order, name):
 
 def test_embedded_rows_are_what_networks_read(iris):
     X, y = iris
-    clf = TNClassifier(4, n_members=2, network=TTNSpec(), **QUICK).fit(X, y)
+    clf = TNClassifier(4, network=TTNSpec(), **QUICK).fit(X, y)
     phi = clf.embed(X)
     outputs = contract(*pack(clf.networks_[1]), jnp.asarray(phi[:, clf.orders_[1]])).dense()
     expected = clf._predict(X, Amplitude.dense)[1]
@@ -187,7 +189,7 @@ def test_grams_that_are_not_known(iris):
 def test_compression_keeps_the_predictions(iris, network, embedding):
     X, y = iris
     clf = TNClassifier(
-        6, n_members=2, network=network, embedding=embedding, max_epochs=30, random_state=0
+        4, n_members=2, network=network, embedding=embedding, max_epochs=30, random_state=0
     ).fit(X, y)  # fmt: skip
     before = clf.predict_proba(X)
     same = clf.compress(cutoff=0.0)
@@ -241,7 +243,7 @@ def test_compression_says_what_it_needs(iris):
 
 def test_explanations_do_not_depend_on_a_scale_that_cancels(iris):
     X, y = iris
-    clf = TNClassifier(4, n_members=1, loss=BornCrossEntropy(), **QUICK).fit(X, y)
+    clf = TNClassifier(4, loss=BornCrossEntropy(), **ALONE).fit(X, y)
     before = clf.explain(X)
     clf.network_.apply_to_arrays(lambda a: 1e-12 * a)
     np.testing.assert_allclose(clf.explain(X), before, rtol=1e-3, atol=1e-4)
@@ -259,10 +261,10 @@ def test_half_the_bond_is_enough():
 
 def test_training_goes_on_after_compression(iris, tmp_path):
     X, y = iris
-    clf = TNClassifier(6, n_members=1, warm_start=True, **QUICK).fit(X, y)
-    smaller = clf.compress(max_bond=3)
+    clf = TNClassifier(4, warm_start=True, **ALONE).fit(X, y)
+    smaller = clf.compress(max_bond=2)
     smaller.fit(X, y)
-    assert max(smaller.network_.bond_sizes()) == 3
+    assert max(smaller.network_.bond_sizes()) == 2
     assert (clf.n_iter_, smaller.n_iter_) == (15, 30)
     assert len(clf.history_["loss"]) == 15
     smaller.partial_fit(X, y)
@@ -271,11 +273,11 @@ def test_training_goes_on_after_compression(iris, tmp_path):
 
 def test_densities_and_detectors_are_compressed(iris):
     X = iris[0][:50]
-    machine = TNBornMachine(6, n_members=1, **QUICK).fit(X)
-    smaller = machine.compress(max_bond=3)
-    assert max(smaller.network_.bond_sizes()) == 3
+    machine = TNBornMachine(4, **ALONE).fit(X)
+    smaller = machine.compress(max_bond=2)
+    assert max(smaller.network_.bond_sizes()) == 2
     assert smaller.score(X) > machine.score(X) - 1
-    mended = machine.compress(max_bond=3, X=X)
+    mended = machine.compress(max_bond=2, X=X)
     assert mended.score(X) > smaller.score(X)
     options = {"max_epochs": 5, "scaler": "gaussian_cdf", "random_state": 0}
     detector = TNAnomalyDetector(4, **options).fit(X)
@@ -303,7 +305,7 @@ def test_rings_are_not_compressed(iris):
 def test_categories_have_grams_of_their_own_size():
     rng = np.random.default_rng(0)
     X = pd.DataFrame({"a": rng.normal(size=60), "b": rng.choice(list("xyz"), 60)})
-    clf = TNClassifier(3, n_members=1, **QUICK).fit(X, X["b"] == "x")
+    clf = TNClassifier(3, **ALONE).fit(X, X["b"] == "x")
     grams = clf.grams()
     np.testing.assert_allclose(grams[1], np.eye(3))
     np.testing.assert_allclose(
