@@ -5,6 +5,7 @@ with, it needs a line in `MADE_BY_HAND`.
 """
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -55,7 +56,7 @@ MADE_BY_HAND = {
     ("trainer", "in_turn"): lambda cls: cls(
         (training.Sweep(max_epochs=2), training.Gradient(max_epochs=2))
     ),
-    ("trainer", "lbfgs"): lambda cls: cls(max_epochs=20),
+    ("trainer", "lbfgs"): lambda cls: cls(max_epochs=8),
     ("tree", "tree"): lambda cls: cls.balanced(5),
 }
 MADE_BY_HAND["trainer", "sequential"] = MADE_BY_HAND["trainer", "in_turn"]
@@ -342,11 +343,24 @@ def model(trainer, **options):
     )
 
 
+@pytest.fixture(scope="module")
+def trained():
+    """By names of trainers, a model, its rows and the numbers of its epochs."""
+
+    @functools.cache
+    def train(name):
+        seen = []
+        X, y = regression()
+        call = [lambda epoch: seen.append(epoch.number)]
+        return model(variant("trainer", name), callbacks=call).fit(X, y), X, y, seen
+
+    return train
+
+
 @every("trainer")
-def test_a_trainer_trains_calls_back_and_tells_its_history(name):
-    trainer, seen = variant("trainer", name), []
-    X, y = regression()
-    fitted = model(trainer, callbacks=[lambda epoch: seen.append(epoch.number)]).fit(X, y)
+def test_a_trainer_trains_calls_back_and_tells_its_history(name, trained):
+    trainer = variant("trainer", name)
+    fitted, X, y, seen = trained(name)
     history = fitted.history_
     assert len(seen) == fitted.n_iter_ == len(history["loss"]) == len(history["seconds"]) > 0
     assert np.isfinite(history["loss"]).all()
@@ -359,18 +373,15 @@ def test_a_trainer_trains_calls_back_and_tells_its_history(name):
 
 
 @every("trainer")
-def test_a_trainer_minimises_penalties_and_watches_validation_samples(name):
-    trainer = variant("trainer", name)
-    X, y = regression()
-    free, pulled = (
-        model(trainer, loss=losses.SquaredError() + w * losses.LogNorm(), early_stopping=w < 1)
-        for w in (1e-6, 1.0)
-    )
-    found = free.fit(X, y).history_["validation_loss"]
-    assert len(found) == free.n_iter_
-    assert np.isfinite(found).all()
-    logs = [abs(np.log(float(each.network_.norm()))) for each in (free, pulled.fit(X, y))]
+def test_a_trainer_minimises_penalties_and_watches_validation_samples(name, trained):
+    trainer, (free, X, y, _) = variant("trainer", name), trained(name)
+    pulled = model(trainer, loss=losses.SquaredError() + 1.0 * losses.LogNorm()).fit(X, y)
+    logs = [abs(np.log(float(each.network_.norm()))) for each in (free, pulled)]
     assert logs[1] < 0.8 * logs[0]
+    stopped = model(trainer, early_stopping=True).fit(X, y)
+    found = stopped.history_["validation_loss"]
+    assert len(found) == stopped.n_iter_
+    assert np.isfinite(found).all()
 
 
 @pytest.mark.long

@@ -146,8 +146,8 @@ def test_outputs_and_gradients_equal_a_dense_contraction(geometry):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("batch", [1, 2, 7])
-@pytest.mark.parametrize("geometry", [tree, hyperindex])
+@pytest.mark.parametrize("batch", [1, 7, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.parametrize("geometry", [hyperindex, pytest.param(tree, marks=pytest.mark.long)])
 def test_any_batch_size(geometry, batch):
     network = from_quimb(geometry(0))
     packed, structure = pack(network)
@@ -173,7 +173,10 @@ def test_log_norm_squared_equals_a_dense_contraction(geometry):
 
 
 @pytest.mark.parametrize("magnitude", [1e-30, 1e30])
-@pytest.mark.parametrize("geometry", [ring, hyperindex, disconnected])
+@pytest.mark.parametrize(
+    "geometry",
+    [disconnected, *(pytest.param(g, marks=pytest.mark.long) for g in (ring, hyperindex))],
+)
 def test_scale_of_any_size_in_single_precision(geometry, magnitude):
     network = from_quimb(geometry(0))
     packed, structure = pack(network)

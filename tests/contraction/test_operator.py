@@ -425,9 +425,7 @@ def test_members_are_mapped_over():
 # Layers -----------------------------------------------------------------------------------------
 
 
-@in_part(
-    "output_sites, output_site, cyclic", [(0, 2, 4), (1, 2)], [None, 0, 1], [False, True]
-)
+@in_part("output_sites, output_site, cyclic", [(0, 2, 4), (1, 2)], [None, 0, 1], [False, True])
 def test_layers(output_sites, output_site, cyclic, x64):
     n_outputs = None if output_site is None else 3
     network = random_layers(output_sites, cyclic, output_site, n_outputs)

@@ -677,7 +677,7 @@ def test_a_scaler_without_a_domain_to_scale_to_is_refused():
 # A user's second thoughts ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("generic", [False, True])
+@pytest.mark.parametrize("generic", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_given_network_is_cloned(data, generic):
     X, y = data
     network = quimb_chain()
@@ -692,8 +692,14 @@ def test_a_given_network_is_cloned(data, generic):
     assert np.isfinite(grid.cv_results_["mean_test_score"]).all()
 
 
-@pytest.mark.parametrize("n_members", [1, 2])
-@pytest.mark.parametrize("going_on", ["partial_fit", "warm_start"])
+@pytest.mark.parametrize(
+    ("going_on", "n_members"),
+    [
+        ("partial_fit", 2),
+        ("warm_start", 2),
+        *(pytest.param(how, 1, marks=pytest.mark.long) for how in ("partial_fit", "warm_start")),
+    ],
+)
 def test_training_goes_on_from_networks_changed_by_hand(data, n_members, going_on):
     X, y = data
     model = TNClassifier(**(LEARN | {"bond_dim": 6, "n_members": n_members}), warm_start=True)
@@ -757,7 +763,7 @@ def test_losses_as_functions_and_by_their_optax_names(data):
     assert "objective" not in str(info.value)
 
 
-@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("library", ["pandas", pytest.param("polars", marks=pytest.mark.long)])
 def test_columns_without_any_entry_are_of_either_kind(data, library):
     X, y = data
     columns = {"a": X[:, 0], "c": np.where(X[:, 1] > 0, "u", "v")}

@@ -222,7 +222,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in ("adamw", "value", "plateau", "line search", "chain with schedule")
+        name if name in ("value", "plateau", "line search", "chain with schedule")
         else pytest.param(name, marks=pytest.mark.long)
         for name in OPTIMIZERS
     ],
@@ -440,14 +440,15 @@ def test_dropout_draws_anew_each_epoch_at_its_rate():
 @pytest.mark.parametrize(
     ("n_features", "options", "rate"),
     [
-        (8, {"bond_dim": 2}, 5e-3),
-        (256, {"bond_dim": 2}, 5e-3 / 4),
+        # Each shape is compiled: what either number does alone is long.
+        pytest.param(8, {"bond_dim": 2}, 5e-3, marks=pytest.mark.long),
+        pytest.param(256, {"bond_dim": 2}, 5e-3 / 4, marks=pytest.mark.long),
         (4, {"bond_dim": 8}, 5e-3),
         (4, {"bond_dim": 32}, 5e-3 / 4),
         (70, {"bond_dim": 16}, 5e-3 * 64 / 70 / 2),
         # Nodes of three bonds, whose steps are larger by another root of the bond.
         (16, {"bond_dim": 32, "network": "ttn"}, 5e-3 / 8),
-        (16, {"bond_dim": 8, "network": "ttn"}, 5e-3),
+        pytest.param(16, {"bond_dim": 8, "network": "ttn"}, 5e-3, marks=pytest.mark.long),
         (4, {"bond_dim": 32, "learning_rate": 1e-2}, 1e-2),
     ],
 )
@@ -457,7 +458,14 @@ def test_default_rate_falls_with_the_number_of_sites_and_large_bonds(n_features,
     np.testing.assert_allclose(model.history_["learning_rate"], [rate])
 
 
-@pytest.mark.parametrize(("bond_dim", "share"), [(2, 0.25), (4, 0.5), (8, 1.0), (16, 1.0)])
+@pytest.mark.parametrize(
+    ("bond_dim", "share"),
+    [
+        (2, 0.25),
+        (16, 1.0),
+        *(pytest.param(*row, marks=pytest.mark.long) for row in [(4, 0.5), (8, 1.0)]),
+    ],
+)
 def test_decay_falls_with_small_bonds(bond_dim, share):
     mps = MPS.random(4, bond_dim=bond_dim, n_outputs=N_CLASSES, key=jax.random.key(0))
     packed, structure = pack(mps)

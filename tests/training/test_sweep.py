@@ -332,7 +332,10 @@ def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, x64)
 
 @pytest.mark.parametrize(
     ("kind", "n_sites"),
-    [("chain", 1), ("ternary", 2), pytest.param("chain", 2, marks=pytest.mark.long)],
+    [
+        ("chain", 1),
+        *(pytest.param(kind, 2, marks=pytest.mark.long) for kind in ("ternary", "chain")),
+    ],
 )
 def test_without_a_metric_one_objective_falls_from_bond_to_bond(kind, n_sites, x64):
     made = sweeper(kind, OBJECTIVES[3], size=4)
@@ -403,7 +406,10 @@ def test_the_unit_of_the_ridge_is_chosen_once_more_after_the_first_sweep(digits,
 
 @pytest.mark.parametrize(
     ("kind", "n_sites"),
-    [("end", 2), ("ternary", 2), pytest.param("end", 1, marks=pytest.mark.long)],
+    [
+        ("end", 2),
+        *(pytest.param(*pair, marks=pytest.mark.long) for pair in [("ternary", 2), ("end", 1)]),
+    ],
 )
 def test_what_is_above_is_made_again_where_it_does_not_fit(kind, n_sites, x64):
     objective = OBJECTIVES[2]
@@ -455,16 +461,18 @@ def teacher():
     ("n_sites", "bond_dim", "noise"),
     [
         (1, 2, 0),
-        (2, 2, 0),
-        *(pytest.param(2, 20, noise, marks=pytest.mark.long) for noise in (0, 0.05)),
+        *(
+            pytest.param(2, bond_dim, noise, marks=pytest.mark.long)
+            for bond_dim, noise in [(2, 0), (20, 0), (20, 0.05)]
+        ),
     ],
 )
 def test_bonds_find_the_rank_of_the_data(teacher, n_sites, bond_dim, noise):
     X, y = teacher
     noise = noise * np.random.default_rng(1).normal(size=3000)
     trainer = Sweep(
-        n_sites, max_bond=max(bond_dim, 10), cutoff=1e-4, ridge=1e-6, damping=1e-3, shrinkage=1e-3, steps=6,
-        steps_after=4, max_epochs=4,
+        n_sites, max_bond=max(bond_dim, 10), cutoff=1e-4, ridge=1e-6, damping=1e-3, shrinkage=1e-3,
+        steps=6, steps_after=4, max_epochs=4,
     )  # fmt: skip
     options = {"embedding": Legendre(1), "scaler": "common_min_max", "n_members": 1}
     model = TNRegressor(bond_dim, trainer=trainer, random_state=0, **options)
@@ -694,7 +702,7 @@ def test_other_settings_and_seeds_compile_nothing(digits):
     assert counts == [f._cache_size() for f in (run_updates, evaluate_root)]
     # One program within the arms and one at the root for updates, one to find states.
     before = run_updates._cache_size()
-    TNClassifier(**SMALL | {"bond_dim": 5}, trainer="sweep").fit(X, y)
+    TNClassifier(**SMALL | {"bond_dim": 5}, trainer=Sweep(max_epochs=1)).fit(X, y)
     assert run_updates._cache_size() == before + 3
 
 
@@ -707,7 +715,7 @@ def test_validation_compiles_once_while_ranks_change(digits):
     assert losses._cache_size() == before + 1
 
 
-@pytest.mark.parametrize("network", ["mps", "ttn"])
+@pytest.mark.parametrize("network", ["mps", pytest.param("ttn", marks=pytest.mark.long)])
 def test_one_column_has_no_bond_to_sweep(network):
     X = np.random.default_rng(0).uniform(size=(60, 1))
     for n_sites in (1, 2):
