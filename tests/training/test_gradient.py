@@ -328,7 +328,9 @@ def test_one_step_of_sgd_is_the_gradient_of_the_exact_loss():
     np.testing.assert_allclose(inner, (values[0] - values[1]) / 2e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 12, 64])
+@pytest.mark.parametrize(
+    "batch_size", [1, 12, *(pytest.param(n, marks=pytest.mark.long) for n in (4, 64))]
+)
 def test_epoch_loss_is_the_weighted_mean_over_samples(batch_size):
     problem = make_problem()
     trainer = Gradient(optimizer=FROZEN, max_epochs=2, batch_size=batch_size)
