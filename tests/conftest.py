@@ -65,7 +65,13 @@ LONG_EXAMPLES = {
 # they differ from it.
 DIFFERENT = {
     "DTTNClassifier": ("classifiers_train", "dtype", "nan", "one_label"),
-    "TNRegressor": ("partial_fit", "regressors_train", "multioutput", "regressors_int"),
+    "TNRegressor": (
+        "partial_fit",
+        "regressors_train",
+        "multioutput",
+        "regressors_int",
+        "supervised",
+    ),
     **dict.fromkeys(("TNAnomalyDetector", "TNBornMachine"), ("outlier", "partial_fit")),
 }
 # Checks of TNClassifier of which one is known to fail and of which tests of its own ask the others
