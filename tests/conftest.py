@@ -81,8 +81,9 @@ ASKED = (
     "class_weight_classifiers", "decision_proba_consistency", "estimators_pickle",
     "pipeline_consistency", "sample_weight_equivalence",
 )  # fmt: skip
-# A program holds some three megabytes, and up to thirty of the memory maps that a process may have.
-PROGRAMS = 400
+# A program holds some three megabytes, and up to thirty of the memory maps that a process may have:
+# how many there may be at all, and when a file begins, whose tests share what they compile.
+PROGRAMS, PROGRAMS_OF_OTHERS = 600, 200
 
 
 def cache_folder():
@@ -211,6 +212,13 @@ class Programs:
 
 programs = Programs()
 jax.monitoring.register_event_duration_secs_listener(programs)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs_of_others():
+    """Drop what other files compiled, rather than half of what this one has compiled."""
+    if programs.count > PROGRAMS_OF_OTHERS:
+        programs.drop()
 
 
 @pytest.fixture(autouse=True)
