@@ -40,3 +40,13 @@ def mostly_long(rows, seed=0):
         parameters.append(pytest.param(*row, marks=[pytest.mark.long] if values <= seen else []))
         seen |= values
     return parameters
+
+
+def mostly_of(rows, *axes, seed=0):
+    """Parameters of the same rows: those that bring values of these axes together, others long."""
+    parameters, seen = [], set()
+    for row in random.Random(seed).sample(rows, len(rows)):
+        values = tuple(str(row[axis]) for axis in axes)
+        parameters.append(pytest.param(*row, marks=[pytest.mark.long] if values in seen else []))
+        seen.add(values)
+    return parameters

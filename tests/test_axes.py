@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from covering import pairs
+from covering import mostly_long, pairs
 from jax.test_util import check_grads
 
 import tn4ml_plus
@@ -247,7 +247,8 @@ def test_an_augmentation_keeps_shapes_and_the_weight_of_targets(name):
 # Parts of image models ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("block", "merge"), pairs(names("block"), names("merge")))
+# Every block and every merge: with each other they are tried by tests of their own.
+@pytest.mark.parametrize(("block", "merge"), mostly_long(pairs(names("block"), names("merge"))))
 def test_an_image_model_of_any_parts_gives_finite_outputs_and_gradients(block, merge):
     parts = {"block": lookup("block", block), "merge": lookup("merge", merge)}
     variant = image.Variant((2,), (1,), stem=())

@@ -160,7 +160,14 @@ def test_any_batch_size(geometry, batch):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        # Generic networks of few more tensors than these.
+        pytest.param(g, marks=[pytest.mark.long] if g in (random_geometry, mpo, mera) else [])
+        for g in GEOMETRIES
+    ],
+)
 def test_log_norm_squared_equals_a_dense_contraction(geometry):
     network = from_quimb(geometry(0))
     packed, structure = pack(network)

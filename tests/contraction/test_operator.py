@@ -363,7 +363,7 @@ def test_dense_outputs_of_any_scale():
     np.testing.assert_allclose(squares, expected, rtol=1e-4)
 
 
-@every_boundary
+@pytest.mark.parametrize("cyclic", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_zero_sample_gives_zeros_and_finite_gradients(cyclic):
     packed, structure = pack(random_smpo(cyclic=cyclic))
     phi = samples(3).astype("f4")

@@ -564,7 +564,20 @@ def test_gradient_against_finite_differences(case):
     np.testing.assert_allclose(exact, difference, rtol=0, atol=1e-7 * scale)
 
 
-@every_case
+# The first of each class: what options change is tried in double precision.
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            marks=[pytest.mark.long]
+            if type(case.embedding) in {type(other.embedding) for other in CASES[:i]}
+            else [],
+        )
+        for i, case in enumerate(CASES)
+    ],
+    ids=label,
+)
 def test_value_and_finite_gradient_in_float32(case):
     X = np.concatenate([corners(case), sample(case, 5), (corners(case) + corners(case)[:1]) / 2])
     weights = np.random.default_rng(3).normal(

@@ -158,7 +158,13 @@ def test_embedded_rows_are_what_networks_read(iris):
 
 
 @pytest.mark.parametrize(
-    "embedding", [None, "trigonometric", PerFeature((Legendre(2), Trigonometric()))], ids=str
+    "embedding",
+    [
+        None,
+        pytest.param("trigonometric", marks=pytest.mark.long),
+        PerFeature((Legendre(2), Trigonometric())),
+    ],
+    ids=str,
 )
 def test_grams_are_integrals_over_the_domain(embedding):
     # Quantiles of uniform columns fill the domain evenly.
