@@ -39,7 +39,7 @@ def flights(path):
 def with_parts_of_dates(X):
     """The table with moments as numbers, for models that read none."""
     moment = X["time_hour"].dt
-    parts = {f"time_{name}": getattr(moment, name) for name in ("month", "dayofweek", "hour")}
+    parts = {f"its_{name}": getattr(moment, name) for name in ("month", "day_of_week", "hour")}
     return X.assign(time_hour=X["time_hour"].astype("int64"), **parts)
 
 
