@@ -11,8 +11,10 @@ from sklearn.metrics import log_loss
 import tn4ml_plus
 from tn4ml_plus.embeddings import Hat, Legendre
 from tn4ml_plus.ensembles import Candidate, Ensemble
-from tn4ml_plus.estimators import TNClassifier, TNRegressor
+from tn4ml_plus.estimators import TNClassifier, TNRegressor, _selection
+from tn4ml_plus.estimators._recipes import Data
 from tn4ml_plus.estimators._selection import _side_by_side
+from tn4ml_plus.tables import read_columns
 from tn4ml_plus.training import Gradient, Samples, Sweep
 
 LINES = [(0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6)]
@@ -238,3 +240,41 @@ def test_a_second_fit_of_the_same_shapes_compiles_nothing(data):
         before = _epoch._cache_size()
         TNClassifier(**SMALL | {"random_state": 1}).fit(X + 0.1, y)
         assert _epoch._cache_size() == before
+
+
+def test_classes_too_rare_to_be_set_aside_take_no_part(data):
+    X, _ = data
+    y = np.arange(300) % 2
+    y[:3] = 2, 3, 3
+    model = TNClassifier(**SMALL).fit(X, y)
+    assert len(model.selection_.candidates) == 4
+    assert model.predict_proba(X).shape == (300, 4)
+    # Of a hundred classes no row of each can be.
+    assert TNClassifier(**SMALL).fit(X, np.arange(300) % 100).selection_ is None
+
+
+def test_shares_are_one_or_one_for_each_network(data):
+    X, y = data
+    options = SMALL | {"n_members": 2, "embedding": Legendre(2)}
+    model = TNClassifier(**options, feature_dropout=(0.0, 0.3)).fit(X, y)
+    assert model.selection_ is None
+    with pytest.raises(ValueError, match=r"feature_dropout must be one number, or one for each of"):
+        TNClassifier(**options, feature_dropout=(0.0, 0.3, 0.1)).fit(X, y)
+
+
+def test_large_tables_are_thinned_out(monkeypatch):
+    monkeypatch.setattr(_selection, "_FEW_ROWS", 100)
+    monkeypatch.setattr(_selection, "_MOST_ROWS", 120)
+    rng = np.random.default_rng(0)
+    table = read_columns(rng.normal(size=(300, 3)))
+    data = Data(table, rng.integers(0, 2, 300), np.ones(300))
+    recipe = TNClassifier()._recipe((300, 3))
+    few = _selection._few(recipe, recipe.candidates, data, np.random.RandomState(0))
+    assert len(few.target) == 120
+    rows = [np.flatnonzero((table.floats == row).all(axis=1)).item() for row in few.table.floats]
+    assert rows == sorted(set(rows))
+    np.testing.assert_array_equal(few.target, data.target[rows])
+    # Wide vectors leave fewer, but never less than a few.
+    monkeypatch.setattr(_selection, "_BYTES", 1)
+    few = _selection._few(recipe, recipe.candidates, data, np.random.RandomState(0))
+    assert len(few.target) == 100

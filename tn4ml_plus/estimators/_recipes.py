@@ -19,6 +19,8 @@ from ..training import Gradient, Samples
 from ._densities import orthonormal
 from ._estimator import check_switches, split
 
+# Of fewer rows what is set aside tells less than the defaults know.
+LEAST_ROWS = 300
 # Rows that the least-squares start and the calibration look at.
 _START_ROWS = 4096
 #: Fields of trainers that are parameters of estimators, too.
@@ -69,8 +71,7 @@ def filled(defaults: Recipe, options, shape, owner: str) -> Recipe:
 
 def _candidates(recipe, options, n_samples, n_features):
     """Candidates for the resolution of columns, and for whether features are dropped."""
-    # Of few rows what is set aside tells less than the defaults know.
-    if recipe.task == "density" or options.trainer != "gradient" or n_samples < 300:
+    if recipe.task == "density" or options.trainer != "gradient" or n_samples < LEAST_ROWS:
         return
     embeddings, shares = [recipe.columns[0]], [recipe.trainer.feature_dropout]
     given = isinstance(recipe.network, qtn.TensorNetwork)

@@ -5,7 +5,6 @@ import warnings
 
 import jax
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from .._arrays import on_device
 from .._registry import variant
@@ -13,14 +12,14 @@ from ..ensembles import Candidate, Ensemble
 from ..errors import DivergenceWarning, InformationWarning, NotFiniteError
 from ..tables import TableReader
 from ..training import EarlyStopping
-from ._recipes import prepared
+from ._recipes import LEAST_ROWS, prepared
 
-# More rows tell no more, fewer less than they save.
-_LEAST_ROWS, _MOST_ROWS = 2000, 60_000
+# More rows than the most tell no more, these few take no memory worth counting.
+_FEW_ROWS, _MOST_ROWS = 2000, 60_000
 # The loss of what is not finite, of which a square still is.
 _DIVERGED = 1e100
-# What vectors of all embeddings take at most, in bytes.
-_BYTES = 1 << 29
+# What vectors take at most where all candidates have embeddings of their own, in bytes.
+_BYTES = 1 << 30
 _SHARE = 0.2
 # Networks of each candidate: a single one would take those that need no averaging for the best.
 _MEMBERS = 2
@@ -68,7 +67,11 @@ def select(recipe, data, outputs, rng):
     if all(raw is not None and raw.dtype == object for raw in table.raw):
         # Categories have no resolution.
         candidates = tuple(c for c in candidates if c.embedding is candidates[0].embedding)
-    if len(candidates) < 2:
+    data = _few(recipe, candidates, data, rng)
+    if recipe.task == "classification":
+        # Of which a fifth is a row: others cannot be set aside in proportion.
+        data = data.rows((np.bincount(data.target) * _SHARE >= 1)[data.target])
+    if len(candidates) < 2 or len(data.target) < LEAST_ROWS * _SHARE:
         return None
     with warnings.catch_warnings():
         # What columns lose is told once, by the fit; candidates that diverge are not chosen.
@@ -92,7 +95,6 @@ def _held_out(recipe, candidates, data, outputs, rng):
     }
     changes = {"n_members": _MEMBERS, "trainer": dataclasses.replace(trainer, **shorter)}
     recipe = dataclasses.replace(recipe, callbacks=(), **changes)
-    data = _few(recipe, data, len(embeddings), seed)
     ensembles, trained, held_out, neutrals, sites = [], [], [], [], [0]
     for embedding in embeddings:
         own = dataclasses.replace(recipe, columns=(embedding, recipe.columns[1]))
@@ -129,17 +131,18 @@ def _held_out(recipe, candidates, data, outputs, rng):
     return np.log(_MEMBERS) - np.logaddexp.reduce(-losses, axis=1), weight
 
 
-def _few(recipe, data, n_embeddings, seed):
-    """Rows that are worth the time, and the memory of their vectors."""
-    reader = TableReader.fit(data.table, data.weight, *recipe.columns, recipe.reading)
-    size = 4 * reader.nsites * reader.embedding.phys_dim * n_embeddings
-    n_samples, most = len(data.target), int(np.clip(_BYTES // size, _LEAST_ROWS, _MOST_ROWS))
-    if n_samples <= most:
-        return data
-    stratify = data.target if recipe.task == "classification" else None
-    options = {"train_size": most, "random_state": seed, "stratify": stratify}
-    rows, _ = train_test_split(np.arange(n_samples), **options)
-    return data.rows(np.isin(np.arange(n_samples), rows))
+def _few(recipe, candidates, data, rng):
+    """Rows that are worth the time, and the memory of their vectors, in their order."""
+    n_samples, most = len(data.target), _MOST_ROWS
+    if n_samples > _FEW_ROWS:
+        columns = candidates[-1].embedding, recipe.columns[1]
+        reader = TableReader.fit(data.table, data.weight, *columns, recipe.reading)
+        size = 4 * reader.nsites * reader.embedding.phys_dim * len(candidates)
+        most = int(np.clip(_BYTES // size, _FEW_ROWS, _MOST_ROWS))
+    chosen = np.ones(n_samples, bool)
+    if n_samples > most:
+        chosen[rng.permutation(n_samples)[most:]] = False
+    return data.rows(chosen)
 
 
 def _side_by_side(arrays):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._checks import check_instance, check_int, check_number
+from .._checks import check, check_instance, check_int, check_number
 from .._registry import variant
 from ._problem import bucket
 from ._risk import count, nan_unless_finite, over_members, start, updated
@@ -140,6 +140,11 @@ class Gradient(Trainer):
                 "optimizer brings its own learning rate: give learning_rate to it instead, e.g. "
                 "Gradient(optimizer=optax.adam(1e-3))."
             )
+
+    def check(self, problem):
+        n, given = problem.n_members, np.size(self.feature_dropout)
+        allowed = f"one number, or one for each of the {n} networks"
+        check("feature_dropout", self.feature_dropout, given in (1, n), allowed)
 
     def _batch_size(self, n_samples):
         """Samples per step."""
