@@ -1,14 +1,16 @@
-"""The development sets of the learning-quality benchmark and their splits."""
+"""The development sets of the learning-quality benchmark, their splits and measures."""
 
 import dataclasses
 import importlib.util
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn import datasets
+from sklearn.metrics import average_precision_score, mean_absolute_error, r2_score, roc_auc_score
 from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 
 logger = logging.getLogger(__name__)
@@ -22,21 +24,65 @@ Splits = list[tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A named table, its target, and the train/test row indices that belong to a seed."""
+    """A named table, its target, the train/test row indices of a seed, and what is measured.
+
+    measures: called with a fitted model, the test rows, their target and that of all rows.
+    """
 
     name: str
     X: pd.DataFrame
     y: np.ndarray
     split: Callable[[np.ndarray, int], Splits]
+    measures: Callable[..., dict[str, float]]
 
-    def scores(self, build: Callable, seed: int) -> list[float]:
-        """Test scores, accuracy or R², of the model ``build(seed)``, fold by fold."""
-        return [
-            build(seed)
-            .fit(self.X.iloc[train], self.y[train])
-            .score(self.X.iloc[test], self.y[test])
-            for train, test in self.split(self.y, seed)
-        ]
+    def scores(self, build: Callable, seed: int) -> list[dict[str, float]]:
+        """Every measure of the model ``build(seed)`` by name, fold by fold."""
+        return [self._fold(build(seed), *rows) for rows in self.split(self.y, seed)]
+
+    def _fold(self, model, train, test):
+        start = time.process_time()
+        model.fit(self.X.iloc[train], self.y[train])
+        seconds = time.process_time() - start
+        found = self.measures(model, self.X.iloc[test], self.y[test], self.y)
+        return {name: float(value) for name, value in found.items()} | {"seconds": seconds}
+
+
+def of_classes(model, X: pd.DataFrame, y: np.ndarray, everyone: np.ndarray) -> dict[str, float]:
+    """Measures of the probabilities that a classifier gives to the labels y.
+
+    AUROC is of each class against the rest, averaged; so is the average precision, over the
+    classes below a tenth of the table, where there are any.
+    """
+    probabilities = model.predict_proba(X)
+    truth = y[:, None] == model.classes_
+    clipped = np.clip(probabilities, 1e-7, None)
+    clipped /= clipped.sum(1, keepdims=True)
+    correct = truth[np.arange(len(y)), probabilities.argmax(1)]
+    found = {
+        "accuracy": correct.mean(),
+        "log_loss": -np.log(clipped[truth]).mean(),
+        "auroc": roc_auc_score(truth, probabilities),
+        "calibration": calibration_error(probabilities.max(1), correct),
+    }
+    rare = (everyone[:, None] == model.classes_).mean(0) < 0.1
+    if rare.any():
+        found["average_precision"] = average_precision_score(truth[:, rare], probabilities[:, rare])
+    return found
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int = 10) -> float:
+    """Mean distance between confidence and accuracy over bins of equal width, by their rows."""
+    bins = np.minimum((n_bins * confidence).astype(int), n_bins - 1)
+    return np.abs(np.bincount(bins, correct - confidence)).sum() / len(correct)
+
+
+def of_numbers(model, X: pd.DataFrame, y: np.ndarray, everyone: np.ndarray) -> dict[str, float]:
+    """R² of a regressor, and its absolute error in standard deviations of the target."""
+    predicted = model.predict(X)
+    return {
+        "r2": r2_score(y, predicted),
+        "mae": mean_absolute_error(y, predicted) / everyone.std(),
+    }
 
 
 def stratified_folds(y: np.ndarray, seed: int) -> Splits:
@@ -74,12 +120,16 @@ def classification(keel: Path | None) -> list[Task]:
         )
     else:
         frames |= {name: _keel(folder, name) for name in KEEL}
-    return [Task(name, X.loc[:, X.nunique() > 1], y, stratified) for name, (X, y) in frames.items()]
+    return [
+        Task(name, X.loc[:, X.nunique() > 1], y, stratified, of_classes)
+        for name, (X, y) in frames.items()
+    ]
 
 
 def cross_validation() -> list[Task]:
     """Breast cancer and digits by stratified 5-fold, one repeat a seed."""
-    return [Task(name, *_sklearn(name), stratified_folds) for name in ("breast_cancer", "digits")]
+    names = ("breast_cancer", "digits")
+    return [Task(name, *_sklearn(name), stratified_folds, of_classes) for name in names]
 
 
 def regression() -> list[Task]:
@@ -97,7 +147,7 @@ def regression() -> list[Task]:
         "housing": _housing(np.random.default_rng(5)),
         "interactions": _interactions(np.random.default_rng(6)),
     }
-    return [Task(name, _frame(X), y, folds) for name, (X, y) in tables.items()]
+    return [Task(name, _frame(X), y, folds, of_numbers) for name, (X, y) in tables.items()]
 
 
 def _sklearn(name: str) -> tuple[pd.DataFrame, np.ndarray]:

@@ -72,7 +72,7 @@ def tasks(keel):
     found = {task.name: task for task in quality_data.classification(keel)}
     X, y = images()
     split = [(np.arange(10_000), np.arange(10_000, len(y)))]
-    of_images = quality_data.Task(IMAGES, X, y, lambda y, seed: split)
+    of_images = quality_data.Task(IMAGES, X, y, lambda y, seed: split, quality_data.of_classes)
     return [*(found[name] for name in SETS if name in found), of_images]
 
 
