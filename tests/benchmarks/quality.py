@@ -8,6 +8,9 @@ A tuning run, which writes no table::
 
     python tests/benchmarks/quality.py --keel FOLDER --baselines baselines.json \
         --tables quality --sets wine,vehicle --seeds 1 --params '{"bond_dim": 12}'
+
+LightGBM, CatBoost and EBM take part where lightgbm, catboost and interpret-core are installed. EBM
+takes minutes a fit of several classes.
 """
 
 import argparse
@@ -175,6 +178,7 @@ def tables(keel):
             "at most 2000 training and 5000 test rows.",
             quality_data.classification(keel),
             CLASSIFIERS,
+            note=f"{Table.note} Boosting takes categories as they are.",
             recipes=partial(boosters, "Classifier"),
             further={
                 "log_loss": "Log loss in nats on the development sets, with probabilities of at "
