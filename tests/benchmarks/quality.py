@@ -188,7 +188,8 @@ def tables(keel):
                 "width.",
             },
             summary="Means over the development sets. AUROC is of each class against the rest, "
-            "averaged; seconds of fit are the processor's, compilation included.",
+            "averaged; seconds of fit are the processor's; what an earlier fit "
+            "compiled is used again.",
             summarised=("accuracy", "log_loss", "auroc", "calibration", "seconds"),
         ),
         "breast_cancer": Table(
@@ -207,8 +208,8 @@ def tables(keel):
             "picks its penalty, SVR sees a standardised target, forests have 300 trees.",
             recipes=partial(boosters, "Regressor"),
             summary="Means over the seven tasks of regression. MAE is the absolute error in "
-            "standard deviations of the target; seconds of fit are the processor's, compilation "
-            "included.",
+            "standard deviations of the target; seconds of fit are the processor's; what an "
+            "earlier fit compiled is used again.",
             summarised=("r2", "mae", "seconds"),
         ),
     }
@@ -264,7 +265,7 @@ def mean_ranks(values, less):
     deviations over seeds. A rank is one, and one more for each better model and a half for each
     tied one: that of averaged ties, and defined too where a tie of a tie is none.
     """
-    means, spreads = values.mean(2), values.std(2, ddof=min(1, values.shape[2] - 1))
+    means, spreads = values.mean(2), values.std(2, ddof=min(1, values.shape[2] - 1)).round(9)
     # Of task, model and other model.
     ahead = (means[:, None] - means[:, :, None]).round(9) * (-1 if less else 1)
     tied = (ahead == 0) | (abs(ahead) < np.maximum(spreads[:, None], spreads[:, :, None]))
@@ -298,12 +299,12 @@ def markdown(table, measure, names, models, values):
     caption = table.caption if measure == table.measure else table.further[measure]
     measure = MEASURES[measure]
     n_seeds, decimals, less = values.shape[2], measure.decimals, measure.less
-    values = measure.scale * values
-    means = values.mean(2)
+    means = measure.scale * values.mean(2)
 
     def cell(scores):
         # Unbroken in narrow columns.
         space = "\N{NO-BREAK SPACE}"
+        scores = measure.scale * scores
         spread = f"{space}±{space}{scores.std(ddof=1):.{decimals}f}" if n_seeds > 1 else ""
         return f"{scores.mean():.{decimals}f}{spread}"
 
@@ -329,7 +330,7 @@ def summary(table, models, values):
             texts = [f"{r:.2f}" for r in ranks]
             columns[f"rank in {measure.label.removesuffix(' %')}"] = bold(texts, ranks, less=True)
     return (
-        f"{table.summary} Over {over_seeds(found.shape[2])} {table.note}\n\n"
+        f"{table.summary} Means are also over {over_seeds(found.shape[2])} {table.note}\n\n"
         f"{grid(list(columns), zip(*columns.values()))}\n\n{machine(models)}\n"
     )
 
