@@ -10,7 +10,7 @@ A tuning run, which writes no table::
         --tables quality --sets wine,vehicle --seeds 1 --params '{"bond_dim": 12}'
 
 LightGBM, CatBoost and EBM take part where lightgbm, catboost and interpret-core are installed. EBM
-takes minutes a fit of several classes.
+takes up to minutes a fit.
 """
 
 import argparse
