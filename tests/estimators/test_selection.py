@@ -258,6 +258,9 @@ def test_shares_are_one_or_one_for_each_network(data):
     options = SMALL | {"n_members": 2, "embedding": Legendre(2)}
     model = TNClassifier(**options, feature_dropout=(0.0, 0.3)).fit(X, y)
     assert model.selection_ is None
+    # Embeddings are chosen by networks of another number.
+    model.set_params(embedding=None).fit(X, y)
+    assert shares(model.selection_) == [(0.0, 0.3)] * 2
     with pytest.raises(ValueError, match=r"feature_dropout must be one number, or one for each of"):
         TNClassifier(**options, feature_dropout=(0.0, 0.3, 0.1)).fit(X, y)
 

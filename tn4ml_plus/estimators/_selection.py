@@ -115,7 +115,8 @@ def _held_out(recipe, candidates, data, outputs, rng):
     ensemble = Ensemble.joined([ensembles[i] for i in which], [sites[i] for i in which])
     given = recipe, (trained, n_samples), held_out, _side_by_side(neutrals), rng
     problem = ensemble.problem(*given)
-    shares = np.repeat([each.feature_dropout for each in candidates], _MEMBERS).tolist()
+    # One share for each member of the fit says nothing of those that try.
+    shares = np.repeat([np.mean(each.feature_dropout) for each in candidates], _MEMBERS).tolist()
     trainer = dataclasses.replace(
         recipe.trainer, feature_dropout=tuple(shares), early_stopping=None
     )
