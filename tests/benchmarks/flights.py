@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from quality import grid, machine
-from quality_data import of_classes
+from quality_data import of_classes, over_folds
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -84,7 +84,7 @@ def main():
         model.fit(table[:TRAIN], y[:TRAIN])
         seconds = time.perf_counter() - start
         test = slice(CHOSEN, CHOSEN + TEST)
-        found = of_classes(model, table[test], y[test], y)
+        found = over_folds([of_classes(model, table[test], y[test], y)])
         late = model.predict_proba(table[test])[:, list(model.classes_).index("late")].mean()
         measured = (found[m] for m in ("auroc", "log_loss", "accuracy", "calibration"))
         rows.append(

@@ -26,7 +26,8 @@ Splits = list[tuple[np.ndarray, np.ndarray]]
 class Task:
     """A named table, its target, the train/test row indices of a seed, and what is measured.
 
-    measures: called with a fitted model, the test rows, their target and that of all rows.
+    measures: called with a fitted model, the test rows, their target and that of all rows; what
+        `over_folds` takes.
     """
 
     name: str
@@ -35,23 +36,39 @@ class Task:
     split: Callable[[np.ndarray, int], Splits]
     measures: Callable[..., dict[str, float]]
 
-    def scores(self, build: Callable, seed: int) -> list[dict[str, float]]:
-        """Every measure of the model ``build(seed)`` by name, fold by fold."""
-        return [self._fold(build(seed), *rows) for rows in self.split(self.y, seed)]
+    def scores(self, build: Callable, seed: int) -> dict[str, float]:
+        """Every measure of the model ``build(seed)`` by name."""
+        return over_folds([self._fold(build(seed), *rows) for rows in self.split(self.y, seed)])
 
     def _fold(self, model, train, test):
         start = time.process_time()
         model.fit(self.X.iloc[train], self.y[train])
         seconds = time.process_time() - start
-        found = self.measures(model, self.X.iloc[test], self.y[test], self.y)
-        return {name: float(value) for name, value in found.items()} | {"seconds": seconds}
+        return self.measures(model, self.X.iloc[test], self.y[test], self.y) | {"seconds": seconds}
 
 
-def of_classes(model, X: pd.DataFrame, y: np.ndarray, everyone: np.ndarray) -> dict[str, float]:
+def over_folds(found: list[dict]) -> dict[str, float]:
+    """Means over folds; of what was found row by row, the calibration error over all rows.
+
+    Folds of few rows have large errors even where probabilities are right: ``calibrated`` is the
+    mean error of labels that are drawn from them.
+    """
+    rows = [each.pop("rows") for each in found if "rows" in each]
+    measures = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+    if rows:
+        confidence, correct = np.concatenate(rows, axis=1)
+        drawn = np.random.default_rng(0).random((200, len(confidence))) < confidence
+        measures["calibration"] = calibration_error(confidence, correct)
+        measures["calibrated"] = np.mean([calibration_error(confidence, each) for each in drawn])
+    return measures
+
+
+def of_classes(model, X: pd.DataFrame, y: np.ndarray, everyone: np.ndarray) -> dict:
     """Measures of the probabilities that a classifier gives to the labels y.
 
     AUROC is of each class against the rest, averaged; so is the average precision, over the
-    classes below a tenth of the table, where there are any.
+    classes below a tenth of the table, where there are any. ``rows``: the largest probability of
+    each row, and whether its label was right.
     """
     probabilities = model.predict_proba(X)
     truth = y[:, None] == model.classes_
@@ -62,7 +79,7 @@ def of_classes(model, X: pd.DataFrame, y: np.ndarray, everyone: np.ndarray) -> d
         "accuracy": correct.mean(),
         "log_loss": -np.log(clipped[truth]).mean(),
         "auroc": roc_auc_score(truth, probabilities),
-        "calibration": calibration_error(probabilities.max(1), correct),
+        "rows": np.array([probabilities.max(1), correct]),
     }
     rare = (everyone[:, None] == model.classes_).mean(0) < 0.1
     if rare.any():
@@ -76,7 +93,7 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int =
     return np.abs(np.bincount(bins, correct - confidence)).sum() / len(correct)
 
 
-def of_numbers(model, X: pd.DataFrame, y: np.ndarray, everyone: np.ndarray) -> dict[str, float]:
+def of_numbers(model, X: pd.DataFrame, y: np.ndarray, everyone: np.ndarray) -> dict:
     """R² of a regressor, and its absolute error in standard deviations of the target."""
     predicted = model.predict(X)
     return {

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from tn4ml_plus._amplitude import Amplitude
 from tn4ml_plus._registry import names
 from tn4ml_plus.contraction import pack
+from tn4ml_plus.embeddings import Legendre
 from tn4ml_plus.ensembles import Ensemble, resolve_objective, resolve_trainer
 from tn4ml_plus.estimators import TNClassifier, TNRegressor
 from tn4ml_plus.io import from_tree, to_tree
@@ -170,9 +171,9 @@ def test_a_start_without_the_identity_is_its_own_anchor(name, is_itself):
 @pytest.mark.parametrize("name", names("initializer"))
 def test_a_long_chain_learns_from_every_start(name):
     X, y = load_digits(return_X_y=True)
-    model = TNClassifier(n_members=1, initializer=name, random_state=0).fit(
-        X[1000:1400], y[1000:1400]
-    )
+    given = {"embedding": Legendre(2), "feature_dropout": 0.2}
+    model = TNClassifier(n_members=1, initializer=name, random_state=0, **given)
+    model.fit(X[1000:1400], y[1000:1400])
     assert model.score(X[1400:], y[1400:]) > 0.8
 
 

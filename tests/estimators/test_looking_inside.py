@@ -20,6 +20,8 @@ from tn4ml_plus.networks import TTNSpec
 # Two members, the same everywhere, so that tests of the same table share compiled code.
 QUICK = {"n_members": 2, "max_epochs": 15, "random_state": 0}
 ALONE = QUICK | {"n_members": 1}
+# Nothing is chosen from the data.
+GIVEN = {"embedding": Legendre(4), "feature_dropout": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +70,15 @@ def test_a_classifier_is_explained_by_averaging_sites_out(iris, loss, network):
 def test_a_regressor_is_explained_in_units_of_its_targets(synthetic):
     X, _ = synthetic
     y = np.stack([3 * X[:, 0] - X[:, 1], 100 + 50 * X[:, 2]], axis=1)
-    model = TNRegressor(4, embedding=Legendre(1), scaler="common_min_max", **QUICK).fit(X, y)
+    linear = {"embedding": Legendre(1), "scaler": "common_min_max", "feature_dropout": 0.05}
+    model = TNRegressor(4, **linear, **QUICK).fit(X, y)
     found = model.explain(X)
     assert found.shape == (len(X), 10, 2)
     centred = X - X.mean(axis=0)
     np.testing.assert_allclose(found[:, 0, 0], 3 * centred[:, 0], atol=0.3)
     np.testing.assert_allclose(found[:, 2, 1], 50 * centred[:, 2], atol=5)
     assert np.abs(found[:, 3:, 0]).mean() < 0.05 * np.abs(found[:, 0, 0]).mean()
-    one = TNRegressor(4, n_members=1, max_epochs=1, random_state=0).fit(X, y[:, 0])
+    one = TNRegressor(4, n_members=1, max_epochs=1, **linear).fit(X, y[:, 0])
     assert one.explain(X[:5]).shape == (5, 10)
 
 
@@ -94,7 +97,7 @@ def test_a_density_is_explained_by_tracing_columns_out(iris):
 
 def test_columns_that_do_not_matter_are_told_from_those_that_do(synthetic):
     X, y = synthetic
-    clf = TNClassifier(6, n_members=1, random_state=0).fit(X, y)
+    clf = TNClassifier(6, n_members=1, random_state=0, **GIVEN).fit(X, y)
     assert clf.score(X, y) > 0.9
     share = np.abs(clf.explain(X)).mean(axis=0)
     assert share[:2].min() > 20 * share[2:].max()
@@ -102,9 +105,9 @@ def test_columns_that_do_not_matter_are_told_from_those_that_do(synthetic):
 
 def test_other_weights_give_another_picture(synthetic):
     X, y = synthetic
-    clf = TNClassifier(6, **ALONE).fit(X, y)
+    clf = TNClassifier(6, **ALONE, **GIVEN).fit(X, y)
     before = clf.explain(X, y)
-    again = TNClassifier(6, **ALONE).fit(X, y)
+    again = TNClassifier(6, **ALONE, **GIVEN).fit(X, y)
     np.testing.assert_array_equal(again.explain(X, y), before)
     rng = np.random.default_rng(0)
     for tensor in again.network_:
@@ -131,6 +134,7 @@ def test_orders_of_trained_models(synthetic, order, name):
     X, _ = synthetic
     y = X[:, 0] + 2 * X[:, 1] if name == "linear" else X[:, 0] * X[:, 1] * X[:, 2]
     options = {"embedding": Legendre(1), "scaler": "common_min_max", "n_members": 1}
+    options |= {"feature_dropout": 0.05}
     model = TNRegressor(8, learning_rate=1e-2, max_epochs=60, random_state=0, **options)
     model.fit(X[:, :5], y)
     assert model.score(X[:, :5], y) > 0.97
@@ -169,8 +173,8 @@ def test_embedded_rows_are_what_networks_read(iris):
 def test_grams_are_integrals_over_the_domain(embedding):
     # Quantiles of uniform columns fill the domain evenly.
     X = np.random.default_rng(0).uniform(size=(4000, 2))
-    clf = TNClassifier(2, embedding=embedding, scaler="min_max", max_epochs=1, random_state=0)
-    clf.fit(X, X[:, 0] > 0.5)
+    options = {"embedding": embedding, "feature_dropout": 0.0, "n_members": 1}
+    clf = TNClassifier(2, scaler="min_max", max_epochs=1, **options).fit(X, X[:, 0] > 0.5)
     width = np.diff(clf.embedding_.domains(2), axis=1)[:, :, None]
     np.testing.assert_allclose(clf.grams() / width, clf.grams(X), atol=0.03)
     phi = np.asarray(clf.embed(X), float)
@@ -211,7 +215,8 @@ def test_compression_keeps_the_predictions(iris, network, embedding):
 def test_samples_mend_what_is_cut():
     X, y = load_digits(return_X_y=True)
     X = X.reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(-1, 16)
-    clf = TNClassifier(12, n_members=1, random_state=0).fit(X[:1200], y[:1200])
+    options = {"embedding": Legendre(2), "feature_dropout": 0.2, "max_epochs": 20}
+    clf = TNClassifier(12, n_members=1, random_state=0, **options).fit(X[:1200], y[:1200])
     cut, mended = clf.compress(max_bond=3), clf.compress(max_bond=3, X=X[:1200], y=y[:1200])
     assert max(mended.network_.bond_sizes()) == 3
     scores = [model.score(X[1200:], y[1200:]) for model in (cut, mended, clf)]
@@ -224,7 +229,7 @@ def test_what_samples_do_not_show_is_not_cut():
     Z = rng.uniform(-1, 1, size=(600, 4))
     Z[::2, 3] = 0
     y = (Z[:, 0] * Z[:, 1] + Z[:, 3] > 0).astype(int)
-    clf = TNClassifier(8, n_members=1, embedding=Legendre(4), random_state=0).fit(Z, y)
+    clf = TNClassifier(8, n_members=1, random_state=0, **GIVEN).fit(Z, y)
     part = Z[::2], y[::2]
     same = clf.compress(8, 0.0, X=part[0], y=part[1])
     assert same.score(Z, y) > clf.score(Z, y) - 0.1

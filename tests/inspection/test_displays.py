@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tn4ml_plus import TNAnomalyDetector, TNBornMachine, TNClassifier, TNRegressor
-from tn4ml_plus.embeddings import Patches
+from tn4ml_plus.embeddings import Legendre, Patches
 from tn4ml_plus.estimators import Rotated
 from tn4ml_plus.inspection import (
     AttributionDisplay,
@@ -63,10 +63,15 @@ def classifier(iris):
     return TNClassifier(4, n_members=2, max_epochs=10, random_state=0).fit(*iris)
 
 
+# Nothing is chosen from the data.
+GIVEN = {"embedding": Legendre(2), "feature_dropout": 0.0}
+
+
 @pytest.fixture(scope="module")
 def tree(images):
     spec = TTNSpec(tree=Tree.image(4, 4))
-    return TNClassifier(4, n_members=1, network=spec, max_epochs=5, random_state=0).fit(*images)
+    options = {"n_members": 1, "max_epochs": 5, "random_state": 0, **GIVEN}
+    return TNClassifier(4, network=spec, **options).fit(*images)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +186,7 @@ def test_attributions_of_all_estimators(classifier, machine, detector, iris, ima
     of_anomaly = AttributionDisplay.from_estimator(detector, X).plot(sample=100)
     np.testing.assert_array_equal(of_anomaly.values, detector.explain(X))
     assert "anomaly score" in texts(of_anomaly.figure_)
-    regressor = TNRegressor(4, n_members=1, max_epochs=2, random_state=0)
+    regressor = TNRegressor(4, n_members=1, max_epochs=2, random_state=0, **GIVEN)
     regressor.fit(images[0], images[0][:, :2])
     several = AttributionDisplay.from_estimator(regressor, images[0], target=1, shape=(4, 4))
     np.testing.assert_array_equal(several.values, regressor.explain(images[0])[..., 1])
@@ -383,7 +388,7 @@ def test_pictures_are_optional(package, classifier, monkeypatch):
 
 def test_names_of_sites(iris, images):
     X, y = iris
-    fitted = {"max_epochs": 1, "n_members": 1, "random_state": 0}
+    fitted = {"max_epochs": 1, "n_members": 1, "random_state": 0, "feature_dropout": 0.0}
     assert TNClassifier(**fitted).fit(X, y).site_names() == list(X.columns)
     assert TNClassifier(**fitted).fit(X.to_numpy(), y).site_names() == ["x0", "x1", "x2", "x3"]
     patches = TNClassifier(embedding=Patches((4, 4), (2, 2)), **fitted).fit(*images)

@@ -7,7 +7,7 @@ from sklearn.metrics import mutual_info_score
 
 from tn4ml_plus import TNClassifier, TNRegressor, load
 from tn4ml_plus._registry import from_json, to_json
-from tn4ml_plus.embeddings import Embedded
+from tn4ml_plus.embeddings import Embedded, Legendre
 from tn4ml_plus.networks import MPSSpec, MutualInformation, Tree, TTNSpec, _arrangements
 
 # Features by the group whose hidden variable they show.
@@ -165,6 +165,7 @@ def test_orders_of_members():
 
 
 SMALL = {"bond_dim": 2, "max_epochs": 4, "feature_dropout": 0.0, "random_state": 0}
+SMALL |= {"embedding": Legendre(2)}
 
 
 @pytest.mark.parametrize("n_members", [2, pytest.param(1, marks=pytest.mark.long)])

@@ -21,7 +21,7 @@ from tn4ml_plus import (
     TNTransformer,
     load,
 )
-from tn4ml_plus.embeddings import OneHot, Periodic, WithMissing
+from tn4ml_plus.embeddings import Legendre, OneHot, Periodic, WithMissing
 from tn4ml_plus.errors import InformationWarning
 from tn4ml_plus.losses import CrossEntropy
 from tn4ml_plus.networks import MPS
@@ -318,6 +318,7 @@ def test_rare_classes_are_predicted_as_often_as_they_are():
     y = rng.random(3000) < p
     for loss in (None, CrossEntropy(label_smoothing=0.1)):
         options = {"n_members": 1, "max_epochs": 4, "learning_rate": 0.01, "random_state": 0}
+        options |= {"embedding": Legendre(2), "feature_dropout": 0.0}
         q = TNClassifier(3, loss=loss, **options).fit(X[:2000], y[:2000]).predict_proba(X[2000:])
         assert 0.75 < q[:, 1].mean() / p[2000:].mean() < 1.33
         assert q[:, 1].min() < 0.01
@@ -340,6 +341,7 @@ def test_as_many_categories_as_the_rows_bear():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         options = QUICK | {"max_epochs": 6, "learning_rate": 0.05, "decay": 0.0}
+        options |= {"feature_dropout": 0.2}
         model = TNClassifier(**options).fit(X[:1200], y[:1200])
     assert model.embedding_.embeddings[0] == OneHot(24)
     assert model.score(X[1200:], y[1200:]) > 0.95
@@ -403,7 +405,8 @@ def test_a_weekday_is_learned():
     rng = np.random.default_rng(0)
     days = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 365, 500), unit="D")
     frame, y = pd.DataFrame({"day": days}), days.day_of_week.isin([1, 4, 5]).astype(int)
-    model = TNClassifier(4, n_members=1, random_state=0).fit(frame[:400], y[:400])
+    options = {"n_members": 1, "feature_dropout": 0.2, "random_state": 0}
+    model = TNClassifier(4, embedding=Legendre(2), **options).fit(frame[:400], y[:400])
     assert model.score(frame[400:], y[400:]) > 0.95
 
 

@@ -18,6 +18,7 @@ from tn4ml_plus.initializers import RandomNormal
 from tn4ml_plus.losses import CrossEntropy, LogNorm
 from tn4ml_plus.networks import MPS
 from tn4ml_plus.training import (
+    LBFGS,
     Constant,
     EarlyStopping,
     Gradient,
@@ -419,6 +420,34 @@ def test_members_learn_apart():
         _, gradient = batch_value_and_grad(params, problem.structure, *arrays)
         for part, leaf in result.params.items():
             np.testing.assert_allclose(leaf[m], params[part] - 0.1 * gradient[part], atol=1e-10)
+
+
+def test_members_learn_from_samples_of_their_own():
+    subsets = np.array([[0, 2, 3, 5, 7, 8, 10], [1, 2, 4, 6, 7, 9, 3]])
+    problem = make_problem(2, subsets=subsets)
+    trainer = Gradient(max_epochs=2, batch_size=8, learning_rate=0.1, schedule=Constant())
+    found = trainer.train(problem)
+    for m, subset in enumerate(subsets):
+        samples = Samples(*(array[subset] for array in problem.samples))
+        alone = dataclasses.replace(
+            make_problem(),
+            samples=samples,
+            n_samples=len(subset),
+            params=jax.tree.map(lambda leaf, m=m: leaf[m : m + 1], problem.params),
+            subsets=None,
+        )
+        expected = trainer.train(alone)
+        for ours, theirs in zip(
+            jax.tree.leaves(found.params), jax.tree.leaves(expected.params), strict=True
+        ):
+            # Adam's steps do not depend on the scale of the gradient.
+            np.testing.assert_allclose(ours[m], theirs[0], atol=1e-6)
+
+
+def test_other_trainers_refuse_samples_of_each_member():
+    problem = make_problem(2, subsets=np.array([[0, 1], [2, 3]]))
+    with pytest.raises(ValueError, match="LBFGS trains all networks on the same samples"):
+        LBFGS(max_epochs=1).train(problem)
 
 
 def test_dropped_features_are_neutral():

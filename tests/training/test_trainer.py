@@ -15,6 +15,7 @@ import pytest
 from tn4ml_plus import TNBornMachine, TNClassifier, register
 from tn4ml_plus._registry import from_json, to_json
 from tn4ml_plus.contraction import SquaredNorm, contract, log_norm_squared, pack
+from tn4ml_plus.embeddings import Legendre
 from tn4ml_plus.errors import DivergenceWarning, DurationWarning, NotFiniteError
 from tn4ml_plus.initializers import RandomNormal
 from tn4ml_plus.losses import CrossEntropy, LogNorm, NegativeLogLikelihood
@@ -284,7 +285,8 @@ def test_a_loss_that_climbs_a_little_is_left_alone(losses):
 
 def test_gradients_that_explode_within_an_epoch_are_noticed():
     X = np.random.default_rng(0).normal(size=(300, 6))
-    model = TNClassifier(n_members=1, learning_rate=1.0, max_epochs=3, random_state=0)
+    given = {"embedding": Legendre(2), "feature_dropout": 0.2}
+    model = TNClassifier(n_members=1, learning_rate=1.0, max_epochs=3, random_state=0, **given)
     with pytest.warns(DivergenceWarning, match="Lower learning_rate") as told:
         model.fit(X, X[:, 0] > 0)
     assert len(told) == 1

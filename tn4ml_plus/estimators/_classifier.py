@@ -166,9 +166,9 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
     embedding_, history_
         The embedding in use; lists by name, one value per epoch.
     selection_ : `Selection` or None
-        How embeddings and shares of dropped features did on rows set aside, a fifth of at most
-        60,000, in half the epochs; None where nothing was to be chosen: both were given, a trainer
-        other than ``"gradient"``, below 300 rows, in streams.
+        How embeddings and shares of dropped features did on rows set aside, one or more fifths of
+        at most 60,000, in a quarter of the epochs; None where nothing was to be chosen: both were
+        given, a trainer other than ``"gradient"``, below 300 rows, in streams.
 
     Raises
     ------

@@ -1,17 +1,19 @@
 """Selection of the embedding and of feature dropout by what does best on rows set aside."""
 
 import dataclasses
+import itertools
 import warnings
 
 import jax
 import numpy as np
+from sklearn.model_selection import KFold, StratifiedKFold
 
 from .._arrays import on_device
 from .._registry import variant
 from ..ensembles import Candidate, Ensemble
 from ..errors import DivergenceWarning, InformationWarning, NotFiniteError
 from ..tables import TableReader
-from ..training import EarlyStopping
+from ..training import Gradient, Samples, Schedule, bucket
 from ._recipes import LEAST_ROWS, prepared
 
 # More rows than the most tell no more, these few take no memory worth counting.
@@ -20,9 +22,12 @@ _FEW_ROWS, _MOST_ROWS = 2000, 60_000
 _DIVERGED = 1e100
 # What vectors take at most where all candidates have embeddings of their own, in bytes.
 _BYTES = 1 << 30
-_SHARE = 0.2
-# Networks of each candidate: a single one would take those that need no averaging for the best.
-_MEMBERS = 2
+_N_FOLDS = 5
+# Share of the epochs of a fit, and the rate in its rates: short trainings at the rates of long ones
+# would prefer what learns by heart before it has done so.
+_LENGTH, _SPEED = 0.25, 2.0
+# Most work of all candidates together, in that of the networks of a fit.
+_BUDGET = 0.75
 
 
 @variant("state", eq=False)
@@ -59,8 +64,9 @@ class Selection:
 def select(recipe, data, outputs, rng):
     """The `Selection` among a recipe's candidates, None where there is nothing to choose.
 
-    All are trained together, as members of one ensemble that see the same rows through different
-    embeddings, for half the epochs and at most a quarter of the largest number of steps. See
+    All are trained together, as members of one ensemble that read the same rows through different
+    embeddings, each without one of five parts, by which it is judged: a quarter of the fit's epochs
+    at twice its learning rate, and as many parts as make three quarters of its work. See
     `prepared` for the parameters.
     """
     candidates, table = recipe.candidates, data.table
@@ -69,9 +75,9 @@ def select(recipe, data, outputs, rng):
         candidates = tuple(c for c in candidates if c.embedding is candidates[0].embedding)
     data = _few(recipe, candidates, data, rng)
     if recipe.task == "classification":
-        # Of which a fifth is a row: others cannot be set aside in proportion.
-        data = data.rows((np.bincount(data.target) * _SHARE >= 1)[data.target])
-    if len(candidates) < 2 or len(data.target) < LEAST_ROWS * _SHARE:
+        # Others cannot be set aside in proportion.
+        data = data.rows((np.bincount(data.target) >= _N_FOLDS)[data.target])
+    if len(candidates) < 2 or len(data.target) < LEAST_ROWS / _N_FOLDS:
         return None
     with warnings.catch_warnings():
         # What columns lose is told once, by the fit; candidates that diverge are not chosen.
@@ -83,53 +89,78 @@ def select(recipe, data, outputs, rng):
     return Selection(candidates, means, np.sqrt(differences**2 @ weight**2) / weight.sum())
 
 
+@dataclasses.dataclass(frozen=True)
+class _Brief(Gradient):
+    """Fewer epochs at a higher learning rate."""
+
+    def epochs(self, n_samples):
+        return max(1, round(_LENGTH * super().epochs(n_samples)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Faster(Schedule):
+    """A schedule at a higher rate."""
+
+    schedule: Schedule
+
+    def factors(self, total_steps):
+        return _SPEED * self.schedule.factors(total_steps)
+
+
 def _held_out(recipe, candidates, data, outputs, rng):
     """Losses (n_candidates, n_samples) on rows set aside, and the weights of these."""
     embeddings = list({id(each.embedding): each.embedding for each in candidates}.values())
-    trainer, seed = recipe.trainer, rng.randint(2**31 - 1)
-    shorter = {
-        "early_stopping": EarlyStopping(validation_fraction=_SHARE),
-        "max_epochs": trainer.max_epochs and -(-trainer.max_epochs // 2),
-        "min_steps": -(-trainer.min_steps // 2),
-        "max_steps": -(-trainer.max_steps // 4),
-    }
-    changes = {"n_members": _MEMBERS, "trainer": dataclasses.replace(trainer, **shorter)}
-    recipe = dataclasses.replace(recipe, callbacks=(), **changes)
-    ensembles, trained, held_out, neutrals, sites = [], [], [], [], [0]
+    n_parts = int(_BUDGET * recipe.n_members / (_LENGTH * len(candidates)))
+    n_parts, seed = int(np.clip(n_parts, 1, _N_FOLDS)), rng.randint(2**31 - 1)
+    # One share for each member of the fit says nothing of those that try.
+    shares = np.repeat([np.mean(each.feature_dropout) for each in candidates], n_parts).tolist()
+    trainer = _Brief(
+        **vars(recipe.trainer)
+        | {"schedule": _Faster(recipe.trainer.schedule), "feature_dropout": tuple(shares)}
+        | {"early_stopping": None}
+    )
+    recipe = dataclasses.replace(recipe, callbacks=(), n_members=n_parts, trainer=trainer)
+    ensembles, read, neutrals, sites = [], [], [], [0]
     for embedding in embeddings:
         own = dataclasses.replace(recipe, columns=(embedding, recipe.columns[1]))
         # With one seed, all see the same rows.
         given = prepared(own, data, np.random.RandomState(seed), None, outputs)
-        _, ensemble, (_, (samples, n_samples), validation, neutral, _) = given
+        _, ensemble, (_, (samples, n_samples), _, neutral, _) = given
         ensembles.append(ensemble)
-        trained.append(samples)
-        held_out.append(validation)
+        read.append(samples)
         neutrals.append(neutral)
         sites.append(sites[-1] + len(neutral))
-    trained, held_out = (
-        parts[0]._replace(phi=on_device(_side_by_side([part.phi for part in parts])))
-        for parts in (trained, held_out)
-    )
+    samples = read[0]._replace(phi=on_device(_side_by_side([each.phi for each in read])))
     numbers = {id(embedding): i for i, embedding in enumerate(embeddings)}
     which = [numbers[id(candidate.embedding)] for candidate in candidates]
     ensemble = Ensemble.joined([ensembles[i] for i in which], [sites[i] for i in which])
-    given = recipe, (trained, n_samples), held_out, _side_by_side(neutrals), rng
+    folds = StratifiedKFold if recipe.task == "classification" else KFold
+    folds = folds(_N_FOLDS, shuffle=True, random_state=rng).split(data.target, data.target)
+    trained, parts = zip(*itertools.islice(folds, n_parts), strict=True)
+    # Of one size.
+    trained = [rng.permutation(rows)[: min(map(len, trained))] for rows in trained]
+    held_out = np.concatenate(parts)
+    given = recipe, (samples, n_samples), _of(samples, held_out), _side_by_side(neutrals), rng
     problem = ensemble.problem(*given)
-    # One share for each member of the fit says nothing of those that try.
-    shares = np.repeat([np.mean(each.feature_dropout) for each in candidates], _MEMBERS).tolist()
-    trainer = dataclasses.replace(
-        recipe.trainer, feature_dropout=tuple(shares), early_stopping=None
-    )
+    subsets = np.tile(trained, (len(candidates), 1))
     try:
         # Nothing is asked of the rows set aside before the end.
-        params = trainer.train(dataclasses.replace(problem, validation=None)).params
+        brief = dataclasses.replace(problem, validation=None, subsets=subsets)
+        params = trainer.train(brief).params
     except NotFiniteError as error:
         params = error.result.params
     losses, weight = problem.validation_losses(params)
     losses = np.where(np.isfinite(losses), losses, _DIVERGED)
-    losses = losses.reshape(len(candidates), _MEMBERS, -1)
-    # Those of averaged likelihoods.
-    return np.log(_MEMBERS) - np.logaddexp.reduce(-losses, axis=1), weight
+    # Each row by the network that has not seen it.
+    owner = np.repeat(np.arange(n_parts), list(map(len, parts)))
+    return losses.reshape(len(candidates), n_parts, -1)[:, owner, np.arange(len(owner))], weight
+
+
+def _of(samples, rows):
+    """The samples of these numbers, padded."""
+    padding = (0, bucket(len(rows)) - len(rows))
+    phi, target, weight = (array[np.pad(rows, padding)] for array in samples)
+    return Samples(phi, target, weight * np.pad(np.ones(len(rows), weight.dtype), padding))
 
 
 def _few(recipe, candidates, data, rng):

@@ -108,6 +108,7 @@ class Gradient(Trainer):
     feature_dropout: float | tuple[float, ...] = 0.0
 
     trains_on_parts: ClassVar[bool] = True
+    trains_on_subsets: ClassVar[bool] = True
     advice: ClassVar[str] = "Lower learning_rate, set clip_norm, or use another initializer"
 
     def __post_init__(self):
@@ -168,7 +169,8 @@ class Gradient(Trainer):
     def step(self, problem, params, state, epoch):
         """One compiled epoch of shuffled minibatches."""
         batch_size, dtype = self._batch_size(problem.n_samples), problem.samples.weight.dtype
-        steps = -(-problem.n_samples // batch_size)
+        n_trained = problem.n_trained
+        steps = -(-n_trained // batch_size)
         # Networks of several bonds have rates and decays of their own.
         peaks, few = np.array([(_rate(s), _few(s)) for s in problem.structures]).T
         if self.learning_rate is not None:
@@ -184,9 +186,9 @@ class Gradient(Trainer):
         totals = np.asarray(totals, float)[:steps].mean(axis=1)
         # Of one sample it would be a matter of chance.
         begun = min(steps, -(-64 // batch_size))
-        first = totals[:begun].sum() / min(begun * batch_size, problem.n_samples)
+        first = totals[:begun].sum() / min(begun * batch_size, n_trained)
         numbers = {"learning_rate": float(rates[steps - 1].mean())}
-        return Step(params, state, totals.sum() / problem.n_samples, numbers, first)
+        return Step(params, state, totals.sum() / n_trained, numbers, first)
 
     def _dropped(self, problem, shape):
         """Features that the samples of an epoch lose, (*shape, nsites) bools, or None."""
@@ -239,10 +241,11 @@ def padded_rates(trainer, peak, n_samples, epoch, steps):
 
 def _batches(problem, batch_size, length):
     """Shuffled sample numbers, (length, n_members, batch_size) int32, -1 where there is none."""
-    n_samples, n_members = problem.n_samples, problem.n_members
+    n_members, n_trained = problem.n_members, problem.n_trained
+    subsets = [n_trained] * n_members if problem.subsets is None else problem.subsets
     flat = np.full((n_members, length * batch_size), -1, np.int32)
-    for row in flat:
-        row[:n_samples] = problem.random_state.permutation(n_samples)
+    for row, subset in zip(flat, subsets, strict=True):
+        row[:n_trained] = problem.random_state.permutation(subset)
     return flat.reshape(n_members, length, batch_size).transpose(1, 0, 2)
 
 

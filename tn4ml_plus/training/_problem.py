@@ -87,6 +87,7 @@ class Trainable(abc.ABC):
     params: Any
     state: Any = None
     validation: Any = None
+    subsets: Any = None
     callbacks: tuple = ()
     verbose: bool = False
 
@@ -128,6 +129,8 @@ class Problem(Trainable):
     orders : int array (n_members, nsites), optional
         The site of phi that each site of a network reads; None: the given order.
     validation : Samples, optional
+    subsets : int array (n_members, n_trained), optional
+        Numbers of the samples that each network is trained on, by `Gradient` alone; None: all.
     random_state : `numpy.random.RandomState`
     state : list of arrays, optional, leaves of a trainer's state to continue from; None: a new one
     n_seen : int, samples that the networks have been trained on before, summed over epochs
@@ -144,6 +147,7 @@ class Problem(Trainable):
     neutral: jax.Array
     orders: jax.Array | None = None
     validation: Samples | None = None
+    subsets: np.ndarray | None = None
     random_state: np.random.RandomState = dataclasses.field(default_factory=np.random.RandomState)
     state: Any = None
     n_seen: int = 0
@@ -167,6 +171,11 @@ class Problem(Trainable):
     def n_members(self) -> int:
         """Number of networks that are trained together."""
         return count(self.params)
+
+    @property
+    def n_trained(self) -> int:
+        """Number of samples that each network is trained on."""
+        return self.n_samples if self.subsets is None else self.subsets.shape[1]
 
     @property
     def effective_size(self) -> float:

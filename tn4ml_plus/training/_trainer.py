@@ -130,6 +130,8 @@ class Trainer(abc.ABC):
     default_epochs: ClassVar[int] = 100
     #: Whether `partial_train` is supported, for streams of samples.
     trains_on_parts: ClassVar[bool] = False
+    #: Whether each network may be trained on samples of its own, `Problem.subsets`.
+    trains_on_subsets: ClassVar[bool] = False
     #: What to do where the loss climbs or stops being finite, a clause.
     advice: ClassVar[str] = "Use another initializer or smaller steps"
 
@@ -227,6 +229,11 @@ def run(trainer, problem, n_epochs):
     weights are those of the epoch with the lowest loss, or those of the start.
     Training is resumed from the trainer's `Checkpoint` where there is one.
     """
+    if problem.subsets is not None and not trainer.trains_on_subsets:
+        raise ValueError(
+            f"{type(trainer).__name__} trains all networks on the same samples: leave subsets=None "
+            "or use Gradient."
+        )
     params, state = trainer.begin(problem)
     history, stopped = {"loss": [], "seconds": []}, False
     stopping = None if problem.validation is None else trainer.early_stopping
