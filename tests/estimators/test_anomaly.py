@@ -96,6 +96,7 @@ def auroc(detector, normal, anomalies):
 # Scores and the threshold ------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_defaults_find_what_breaks_a_relation(X):
     detector = TNAnomalyDetector(random_state=0).fit(X)
     normal = fresh(X)
@@ -137,6 +138,7 @@ def test_contamination_must_be_auto_or_a_share(X, contamination):
         TNAnomalyDetector(contamination=contamination).fit(X)
 
 
+@pytest.mark.long
 def test_a_rotated_view_sees_what_single_columns_do_not():
     # All mass on a thin diagonal in six columns; anomalies have the same columns one by one.
     rng = np.random.default_rng(0)

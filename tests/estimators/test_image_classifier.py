@@ -119,6 +119,7 @@ def test_images_that_are_no_squares(digits):
     assert model.image_shape_ == (1, 50, 1)
 
 
+@pytest.mark.long
 def test_sorted_images_train_as_shuffled_ones_do():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 8, 512)
@@ -415,6 +416,7 @@ def test_a_class_as_block_cannot_be_saved(digits, tmp_path):
         model.save(tmp_path / "model")
 
 
+@pytest.mark.long
 def test_grid_search_reaches_into_the_variant(digits):
     images, y = digits
     search = GridSearchCV(

@@ -224,6 +224,7 @@ def test_samples_mend_what_is_cut():
     assert mended.get_params() == clf.get_params()
 
 
+@pytest.mark.long
 def test_what_samples_do_not_show_is_not_cut():
     rng = np.random.default_rng(0)
     Z = rng.uniform(-1, 1, size=(600, 4))

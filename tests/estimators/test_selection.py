@@ -43,7 +43,7 @@ def test_a_rule_of_several_columns_loses_none_of_them():
     y = board[:, LINES].all(axis=2).any(axis=1).astype(int)
     model = TNClassifier(n_members=2, random_state=0).fit(X[:400], y[:400])
     # Categories have no resolution.
-    assert shares(model.selection_) == [0.2, 0.0]
+    assert shares(model.selection_) == [0.2, 0.0, 0.5]
     assert model.selection_.best.feature_dropout == 0.0
     dropped = TNClassifier(n_members=2, feature_dropout=0.2, random_state=0).fit(X[:400], y[:400])
     assert dropped.selection_ is None
@@ -55,8 +55,9 @@ def test_noise_is_not_learned_by_heart():
     rng = np.random.default_rng(1)
     X, y = rng.normal(size=(400, 11)), rng.integers(0, 2, 400)
     selection = TNClassifier(n_members=1, random_state=0).fit(X, y).selection_
-    assert selection.best == Candidate(Legendre(2), 0.2)
-    assert (selection.losses[1:] > selection.losses[0]).all()
+    # The more is dropped, the better.
+    assert selection.best == Candidate(Legendre(2), 0.5)
+    assert (selection.losses[1:-1] > selection.losses[0]).all()
     assert selection.errors[0] == 0
     assert (selection.errors[1:] > 0).all()
 
@@ -65,7 +66,7 @@ def test_fine_structure_is_resolved():
     X = np.random.default_rng(2).uniform(size=(500, 11))
     y = (np.sin(12 * X[:, 0]) > 0).astype(int)
     selection = TNClassifier(n_members=1, random_state=0).fit(X[:400], y[:400]).selection_
-    assert degrees(selection) == [2, 2, 4, 4]
+    assert degrees(selection) == [2, 2, 4, 2]
     assert selection.best.embedding == Legendre(4)
 
 
@@ -84,7 +85,12 @@ def test_more_rows_have_finer_candidates(n_samples, n_features, expected):
     recipe = TNClassifier()._recipe((n_samples, n_features))
     found = list(dict.fromkeys(candidate.embedding.degree for candidate in recipe.candidates))
     assert found == (expected or [])
-    assert {candidate.feature_dropout for candidate in recipe.candidates} <= {0.2, 0.0}
+    # Where rows are few some may be noisy, and fewer candidates are judged by more of them.
+    shares = [candidate.feature_dropout for candidate in recipe.candidates]
+    few = [0.2, *[0.0] * len(found), 0.5]
+    assert shares == (
+        [] if expected is None else few if n_samples < 2000 else [0.2, 0.0] * len(found)
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,8 +113,8 @@ def test_what_is_given_is_taken(data, options):
 def test_a_given_embedding_leaves_the_dropout_to_choose(data):
     X, y = data
     model = TNClassifier(**SMALL, embedding=Legendre(4)).fit(X, y)
-    assert degrees(model.selection_) == [4, 4]
-    assert shares(model.selection_) == [0.2, 0.0]
+    assert degrees(model.selection_) == [4, 4, 4]
+    assert shares(model.selection_) == [0.2, 0.0, 0.5]
     assert degrees(TNClassifier(**SMALL, feature_dropout=0.1).fit(X, y).selection_) == [2, 4]
 
 
@@ -158,7 +164,7 @@ def test_regressors_choose_too(data):
     X, _ = data
     y = np.stack([X[:, 0], X[:, 1] + X[:, 2]], axis=1)
     selection = TNRegressor(**SMALL | {"max_epochs": 200}).fit(X, y).selection_
-    assert shares(selection) == [0.05, 0.0, 0.05, 0.0]
+    assert shares(selection) == [0.05, 0.0, 0.0, 0.125]
     # The mean has an error of one.
     assert selection.losses.max() < 0.5
 

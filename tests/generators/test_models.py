@@ -466,6 +466,7 @@ def test_the_pipeline_reports_its_stages(teacher):
     assert type(cached(report.model.model)) is eqx.nn.MLP
 
 
+@pytest.mark.long
 def test_growth_in_vain_is_taken_back(teacher):
     pipeline = CompressionPipeline(
         **{**vars(QUICK), "bits": None, "bonds": (3, 4), "loss": constant_loss}
@@ -480,6 +481,7 @@ def constant_loss(outputs, y):
     return 0 * outputs.sum(1) + 1
 
 
+@pytest.mark.long
 def test_without_targets_the_model_teaches(teacher):
     pipeline = CompressionPipeline(**{**vars(QUICK), "loss": squared_distance, "bonds": ()})
     report = pipeline.run(teacher, TRAINING[0], validation=VALIDATION[0], key=KEY)

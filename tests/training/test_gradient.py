@@ -272,6 +272,7 @@ def test_sharpness_aware_steps_take_what_they_are_given(opaque):
         np.testing.assert_allclose(chained.train(problem).history["loss"], losses)
 
 
+@pytest.mark.long
 def test_lbfgs_of_optax_never_climbs_on_whole_batches():
     trainer = Gradient(optimizer=optax.lbfgs(memory_size=3), max_epochs=8, batch_size=12)
     losses = trainer.train(make_problem()).history["loss"]
@@ -349,7 +350,7 @@ def test_default_adam_with_its_schedule_and_decay():
     rates = 0.02 * WarmupCosine().factors(2 * STEPS)
     adam = optax.adam(lambda count: jnp.asarray(rates)[count], b1=0.9, b2=0.99)
     result = trainer.train(problem)
-    pull = 0.3 * np.sqrt(1000 / N_SAMPLES) * 2 / 8  # of bond 2
+    pull = 0.3 * np.sqrt(1000 / N_SAMPLES) * 2 / 8 * 5 / 8  # of bond 2 and of 5 sites
     assert_params(result, loop(problem, adam, 2, pull=pull, rates=rates))
     np.testing.assert_allclose(result.history["learning_rate"], rates[STEPS - 1 :: STEPS])
 
@@ -490,26 +491,25 @@ def test_default_rate_falls_with_the_number_of_sites_and_large_bonds(n_features,
 
 
 @pytest.mark.parametrize(
-    ("bond_dim", "share"),
+    ("n_sites", "bond_dim", "share"),
     [
-        (2, 0.25),
-        (16, 1.0),
-        *(pytest.param(*row, marks=pytest.mark.long) for row in [(4, 0.5), (8, 1.0)]),
+        (4, 2, 0.125),
+        (12, 16, 1.0),
+        *(pytest.param(*row, marks=pytest.mark.long) for row in [(8, 4, 0.5), (2, 8, 0.25)]),
     ],
 )
-def test_decay_falls_with_small_bonds(bond_dim, share):
-    mps = MPS.random(4, bond_dim=bond_dim, n_outputs=N_CLASSES, key=jax.random.key(0))
+def test_decay_falls_with_small_bonds_and_few_sites(n_sites, bond_dim, share):
+    mps = MPS.random(n_sites, bond_dim=bond_dim, n_outputs=N_CLASSES, key=jax.random.key(0))
     packed, structure = pack(mps)
     params = jax.tree.map(lambda leaf: leaf[None], packed)
     problem = dataclasses.replace(
         make_problem(), structures=(structure,), params=params,
-        anchor=jax.tree.map(lambda leaf: leaf - 1, params), orders=jnp.arange(4)[None],
+        anchor=jax.tree.map(lambda leaf: leaf - 1, params), orders=jnp.arange(n_sites)[None],
     )  # fmt: skip
     options = {"learning_rate": 1e-3, "max_epochs": 1, "batch_size": 12, "schedule": Constant()}
-    problem = dataclasses.replace(
-        problem, samples=problem.samples._replace(phi=problem.samples.phi[:, :4]),
-        neutral=problem.neutral[:4],
-    )  # fmt: skip
+    phi = jnp.ones((len(problem.samples.phi), n_sites, 2))
+    samples = problem.samples._replace(phi=phi)
+    problem = dataclasses.replace(problem, samples=samples, neutral=phi[0])
     still, pulled = (Gradient(decay=d, **options).train(problem).params for d in (0.0, 3.0))
     pull = 1e-3 * 3 * np.sqrt(1000 / N_SAMPLES) * share
     for before, after in zip(*map(jax.tree.leaves, (still, pulled)), strict=True):

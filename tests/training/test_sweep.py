@@ -245,10 +245,10 @@ def gaps(made, data, n_sites=2, stale=None, objectives=None):
         ("chain", "classification"),
         ("tree", "density"),
         ("ternary", "regression"),
-        ("end", "cross-entropy"),
         *(
             pytest.param(*pair, marks=pytest.mark.long)
             for pair in [
+                ("end", "cross-entropy"),
                 ("chain", "regression"),
                 ("chain", "density"),
                 ("tree", "classification"),
@@ -330,6 +330,7 @@ def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, x64)
         assert list(map(int, made.state.ranks)) == ranks
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "n_sites"),
     [
@@ -531,6 +532,7 @@ def test_bonds_shrink_where_little_is_needed(digits):
     assert narrow.score(X_test, y_test) > 0.9
 
 
+@pytest.mark.long
 def test_a_density_learns_by_sweeps(digits):
     X, X_test, _, _ = digits
     still, moved = Sweep(max_epochs=1, damping=1e9, ridge=0), Sweep(max_epochs=6)
@@ -574,6 +576,7 @@ def test_sweeps_over_many_sites_stay_finite():
     assert np.isfinite(density.history_["loss"]).all()
 
 
+@pytest.mark.long
 def test_gradients_go_on_where_sweeps_end(digits):
     X, X_test, y, y_test = digits
     trainers = [Sweep(max_epochs=2), Gradient(max_epochs=5, learning_rate=1e-3)]
@@ -641,6 +644,7 @@ def test_streams_are_swept_in_steps_that_become_shorter(digits):
     assert model.score(X_test, y_test) > 0.9
 
 
+@pytest.mark.long
 def test_few_samples_do_not_undo_a_fit(digits, tmp_path):
     X, X_test, y, y_test = digits
     model = TNClassifier(trainer="sweep", **SMALL).fit(X, y)
@@ -724,7 +728,7 @@ def test_one_column_has_no_bond_to_sweep(network):
         assert model.history_["bond_dims"][-1] == []
 
 
-@pytest.mark.parametrize("n_sites", [1, 2])
+@pytest.mark.parametrize("n_sites", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_bonds_are_no_larger_than_the_space_between_them(n_sites):
     X = np.random.default_rng(0).uniform(size=(80, 4))
     trainer = Sweep(n_sites, max_bond=1000, cutoff=0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ from ._estimator import check_switches, split
 
 # Of fewer rows what is set aside tells less than the defaults know.
 LEAST_ROWS = 300
+# The dropout of a candidate for noisy rows, in that of the default.
+_STRONGER = 2.5
 # Rows that the least-squares start and the calibration look at.
 _START_ROWS = 4096
 #: Fields of trainers that are parameters of estimators, too.
@@ -80,8 +83,15 @@ def _candidates(recipe, options, n_samples, n_features):
         embeddings += [e for e in map(Legendre, degrees) if e not in embeddings]
     if options.feature_dropout is None:
         shares.append(0.0)
-    if len(embeddings) + len(shares) > 2:
-        yield from itertools.starmap(Candidate, itertools.product(embeddings, shares))
+    if len(embeddings) + len(shares) == 2:
+        return
+    few = n_samples < 2000
+    yield from (Candidate(embeddings[0], share) for share in shares)
+    # Fewer candidates are judged by more rows.
+    others = itertools.product(embeddings[1:], shares[-1:] if few else shares)
+    yield from itertools.starmap(Candidate, others)
+    if options.feature_dropout is None and few:
+        yield Candidate(min(embeddings, key=attrgetter("phys_dim")), _STRONGER * shares[0])
 
 
 def fine_legendre(n_samples, n_features):

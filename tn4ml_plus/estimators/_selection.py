@@ -27,7 +27,7 @@ _N_FOLDS = 5
 # would prefer what learns by heart before it has done so.
 _LENGTH, _SPEED = 0.25, 2.0
 # Most work of all candidates together, in that of the networks of a fit.
-_BUDGET = 0.75
+_BUDGET = 0.9
 
 
 @variant("state", eq=False)
@@ -66,7 +66,7 @@ def select(recipe, data, outputs, rng):
 
     All are trained together, as members of one ensemble that read the same rows through different
     embeddings, each without one of five parts, by which it is judged: a quarter of the fit's epochs
-    at twice its learning rate, and as many parts as make three quarters of its work. See
+    at twice its learning rate, and as many parts as make nine tenths of its work. See
     `prepared` for the parameters.
     """
     candidates, table = recipe.candidates, data.table

@@ -20,6 +20,8 @@ from ._trainer import Step, Trainer
 _ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)
 # Bonds that the default rate and decay were tuned at; the second is that of densities.
 _BOND, _DENSITY_BOND = 8, 6
+# Sites from which on the decay of networks with outputs is the whole one.
+_SITES = 8
 
 
 class Schedule(abc.ABC):
@@ -91,7 +93,8 @@ class Gradient(Trainer):
         sqrt(1000 / size) with size the sum of the sample weights, at least n_samples, and below
         bond 8 (6 in densities) in proportion to the bond: entries settle where Adam's step, of size
         one, and the pull balance, up to 1 / decay from the start, and a path through many cores
-        adds up D such products a core.
+        adds up D such products a core. Below 8 sites, but in densities, it falls with the sites,
+        each of which has to do more.
     feature_dropout : float or tuple of float, one per member
         Share of the features that each sample loses in each step, in [0, 1).
     max_epochs, early_stopping, time_limit, callbacks : as in `Trainer`; max_epochs is exact
@@ -223,8 +226,10 @@ def _rate(structure):
 
 
 def _few(structure):
-    """Factor of the decay for small bonds, see `Gradient`."""
-    return min(1.0, structure.max_bond / (_DENSITY_BOND if structure.squared else _BOND))
+    """Factor of the decay for small bonds and few sites, see `Gradient`."""
+    if structure.squared:
+        return min(1.0, structure.max_bond / _DENSITY_BOND)
+    return min(1.0, structure.max_bond / _BOND) * min(1.0, structure.nsites / _SITES)
 
 
 def padded_rates(trainer, peak, n_samples, epoch, steps):
