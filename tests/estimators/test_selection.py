@@ -62,6 +62,37 @@ def test_noise_is_not_learned_by_heart():
     assert (selection.errors[1:] > 0).all()
 
 
+def test_each_row_is_judged_by_networks_that_have_not_seen_it(data, monkeypatch):
+    X, y = data
+    seen = []
+
+    class Spy(_selection._Brief):
+        def train(self, problem):
+            seen.append((self, problem, super().train(problem)))
+            return seen[-1][-1]
+
+    monkeypatch.setattr(_selection, "_Brief", Spy)
+    selection = TNClassifier(**SMALL | {"n_members": 4}).fit(X, y).selection_
+    ((trainer, problem, result),) = seen
+    n_parts = problem.n_members // 4
+    assert n_parts == 3
+    assert problem.subsets.shape == (4 * n_parts, 240)
+    assert trainer.feature_dropout == tuple(np.repeat(shares(selection), n_parts))
+    for c in range(4):
+        losses = []
+        for m in range(c * n_parts, (c + 1) * n_parts):
+            rows = np.setdiff1d(np.arange(300), problem.subsets[m])
+            samples = Samples(*(array[rows] for array in problem.samples))
+            judged = dataclasses.replace(problem, validation=samples)
+            losses.append(judged.validation_losses(result.params)[0][m])
+        assert np.mean(losses) == pytest.approx(selection.losses[c], rel=1e-5)
+    # Every candidate has the same parts, of which no two share a row.
+    folds = problem.subsets.reshape(4, n_parts, -1)
+    np.testing.assert_array_equal(folds, folds[:1].repeat(4, axis=0))
+    left = [set(range(300)) - set(rows) for rows in folds[0]]
+    assert len(set.union(*left)) == sum(map(len, left)) == 180
+
+
 def test_fine_structure_is_resolved():
     X = np.random.default_rng(2).uniform(size=(500, 11))
     y = (np.sin(12 * X[:, 0]) > 0).astype(int)
@@ -216,7 +247,7 @@ def test_members_of_several_embeddings_compute_what_each_does_alone(data, networ
     def problem(ensemble, recipe, phi, neutral):
         samples = Samples(phi, y[:60].astype(np.int32), np.ones(60, phi.dtype))
         rng = np.random.RandomState(0)
-        return ensemble.problem(recipe, (samples, 60), samples, neutral, rng)
+        return ensemble.problem(recipe, (samples, 60, None), samples, neutral, rng)
 
     alone = [problem(*each) for each in zip(ensembles, recipes, phis, neutrals, strict=True)]
     joined = Ensemble.joined(ensembles, [0, 3])

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import quimb.tensor as qtn
 
+from .._amplitude import Amplitude
 from .._arrays import on_device
 from .._registry import variant
 from ..contraction import SquaredNorm, calibrate, pack, unpack
@@ -24,6 +25,8 @@ from ._recipe import Recipe
 
 # Rows that are evaluated together.
 _BLOCK = 1024
+# Noise of targets in squared errors, of which few samples may show less.
+_LEAST_NOISE = 0.1
 
 
 class Batch(NamedTuple):
@@ -54,6 +57,9 @@ class Ensemble:
     squared : bool, whether the squared norms of outputs are trained, instead of the outputs
     trainer_state : dict, leaves of a trainer's state by its name, of at most one
     n_seen : int, number of samples that trainers have seen, epochs added up
+    noise : ndarray of shape (n_outputs,) or None
+        Variance of targets around what all networks agree on, by the samples that some have not
+        seen; None where all have seen all.
     """
 
     networks: list
@@ -63,6 +69,7 @@ class Ensemble:
     squared: bool = False
     trainer_state: dict = dataclasses.field(default_factory=dict)
     n_seen: int = 0
+    noise: np.ndarray | None = None
 
     @classmethod
     def start(cls, recipe: Recipe, batch: Batch, phys_dims, n_outputs, bias, rng) -> "Ensemble":
@@ -135,7 +142,8 @@ class Ensemble:
         Parameters
         ----------
         recipe : Recipe
-        samples : (Samples, int), padded, and how many of them are real
+        samples : (Samples, int, array or None)
+            Padded, how many of them are real, and `Problem.subsets`.
         validation : Samples or None
         neutral : ndarray of shape (nsites, phys_dim), vector of a dropped feature
         rng : RandomState
@@ -159,7 +167,10 @@ class Ensemble:
                 loss=recipe.objective.loss,
                 trainer_state={name: leaves} if leaves else {},
                 n_seen=self.n_seen + result.n_iter * problem.n_samples,
+                noise=None,
             )
+            if problem.subsets is not None:
+                trained = dataclasses.replace(trained, noise=trained._noise(problem))
             return trained, result.history, result.n_iter
 
         try:
@@ -171,7 +182,7 @@ class Ensemble:
 
     def problem(self, recipe: Recipe, samples, validation, neutral, rng) -> Problem:
         """The networks' training on samples, see `Ensemble.train` for the parameters."""
-        samples, n_samples = samples
+        samples, n_samples, subsets = samples
         packs = [pack(member) for member in self.networks]
         # In the precision of now, whichever the networks were trained in.
         params = jax.tree.map(
@@ -191,6 +202,7 @@ class Ensemble:
             neutral=on_device(neutral),
             orders=self._orders(),
             validation=validation,
+            subsets=subsets,
             random_state=rng,
             # What another trainer has left means nothing to this one.
             state=state.get(type(recipe.trainer).__name__),
@@ -249,7 +261,7 @@ class Ensemble:
             compress(network, max_bond, cutoff, grams[order])
             for network, order in zip(self.networks, self.orders, strict=True)
         ]
-        return dataclasses.replace(self, networks=networks, trainer_state={})
+        return dataclasses.replace(self, networks=networks, trainer_state={}, noise=None)
 
     def to_state(self) -> dict:
         """Arrays and values that the registry can store, as `from_state` takes them."""
@@ -263,6 +275,20 @@ class Ensemble:
         anchor = jax.tree.map(on_device, state["anchor"])
         state = {name: value for name, value in state.items() if name != "structures"}
         return cls(**state | {"networks": networks, "anchor": anchor})
+
+    def _noise(self, problem):
+        """The `noise` of networks that were trained on subsets of a problem's samples."""
+        n_members, n_samples = len(self.networks), problem.n_samples
+        values = self.evaluate([(problem.samples.phi, n_samples)], Amplitude.dense)
+        target, weight = (np.asarray(a, float)[:n_samples] for a in problem.samples[1:])
+        unseen = np.ones((n_members, n_samples))
+        np.put_along_axis(unseen, problem.subsets, 0.0, axis=1)
+        unseen *= weight / (unseen @ weight).sum()
+        # The square of a network's error, and its share that differs from network to network.
+        errors = np.einsum("mn,mnk->k", unseen, (values - target) ** 2)
+        others = (values.sum(axis=0) - values) / (n_members - 1)
+        own = np.einsum("mn,mnk->k", unseen, (values - others) ** 2) * (1 - 1 / n_members)
+        return np.maximum(errors - own, _LEAST_NOISE * errors)
 
     def _trained(self, structure):
         """Structure to be trained: that of a packed network, or one that wraps it."""

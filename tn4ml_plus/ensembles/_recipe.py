@@ -38,6 +38,9 @@ class Recipe:
     verbose : bool
     candidates : tuple of Candidate
         What a `Selection` chooses from, the default first.
+    leaves_out : bool
+        Whether each of several networks is trained without a part of the rows, by which the noise
+        of targets is measured.
     """
 
     task: str
@@ -54,6 +57,7 @@ class Recipe:
     callbacks: tuple = ()
     verbose: bool = False
     candidates: tuple = ()
+    leaves_out: bool = False
 
 
 @variant("candidate")

@@ -24,6 +24,8 @@ from ._estimator import check_switches, split
 LEAST_ROWS = 300
 # The dropout of a candidate for noisy rows, in that of the default.
 _STRONGER = 2.5
+# A network leaves out no more than one of these parts of the rows.
+_LEAST_PARTS = 4
 # Rows that the least-squares start and the calibration look at.
 _START_ROWS = 4096
 #: Fields of trainers that are parameters of estimators, too.
@@ -153,6 +155,17 @@ class Data(NamedTuple):
         return Data(self.table.rows(chosen), self.target[chosen], self.weight[chosen])
 
 
+def _subsets(recipe, n_samples, before, rng):
+    """Rows that each network is trained on, (n_members, n), None where all are on all."""
+    n_parts = max(recipe.n_members, _LEAST_PARTS)
+    able = getattr(recipe.trainer, "trains_on_subsets", False) and recipe.n_members > 1
+    if not (recipe.leaves_out and able and before is None and n_samples >= 2 * n_parts):
+        return None
+    parts = np.array_split(rng.permutation(n_samples), n_parts)[: recipe.n_members]
+    subsets = [np.setdiff1d(np.arange(n_samples), part) for part in parts]
+    return np.array([rows[: min(map(len, subsets))] for rows in subsets])
+
+
 def prepared(recipe, data, rng, before=None, outputs=(None, None)):
     """Reader, ensemble before training, and the arguments of its `train`.
 
@@ -182,5 +195,5 @@ def prepared(recipe, data, rng, before=None, outputs=(None, None)):
         )
 
     held_out = None if validation is None else samples(validation)
-    fitted = samples(fitting), len(fitting)
+    fitted = samples(fitting), len(fitting), _subsets(recipe, len(fitting), before, rng)
     return reader, ensemble, (recipe, fitted, held_out, reader.neutral, rng)

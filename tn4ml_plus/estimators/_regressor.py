@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_consistent_length
 from .._amplitude import Amplitude
 from .._registry import variant
 from ..ensembles import Recipe
-from ..losses import SquaredError
+from ..losses import Quantile, SquaredError
 from ..tables import AVERAGED, read_table, read_weight, unmasked
 from ..training import Gradient
 from ._base import TensorNetworkEstimator
@@ -65,7 +65,9 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
 
     Parameters
     ----------
-    n_members : int, networks whose predictions are averaged
+    n_members : int
+        Networks whose predictions are averaged. Each of several is trained without another part of
+        the rows, a quarter or less, from which `predict` has standard deviations.
     loss : str, Loss or callable
         Loss of standardised targets. None takes the squared error; names of optax's losses, such as
         ``"log_cosh"``, are valid too. ``Quantile(0.95)`` predicts what 95 % of the targets lie
@@ -80,6 +82,7 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
         Gradient(feature_dropout=0.05, decay=1.0, min_steps=1000),
         (legendre, "quantile_sigmoid"),
         AVERAGED,
+        leaves_out=True,
     )
 
     def __sklearn_tags__(self):
@@ -123,9 +126,48 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
         self._train(data, (data.target.shape[1], None), partial_fit)
 
     @reads
-    def predict(self, X) -> np.ndarray:
-        """Predicted targets, (n_samples,) or (n_samples, n_targets) as y was."""
-        return self._target.inverse(np.mean(self._predict(X, Amplitude.dense), axis=0))
+    def predict(self, X, return_std=False):
+        """Predicted targets, (n_samples,) or (n_samples, n_targets) as y was.
+
+        Parameters
+        ----------
+        X : array or frame of shape (n_samples, n_features)
+        return_std : bool
+            Whether to return their standard deviations, too: the noise that targets showed around
+            networks that had not seen them, and how far the networks differ at each row, which
+            counts in full, since they share most rows and err together. Where errors are normal,
+            90 % of the targets or a few more lie within 1.64 of these.
+
+        Returns
+        -------
+        predictions : ndarray, or (ndarray, ndarray) with return_std
+
+        Raises
+        ------
+        ValueError
+            With return_std where no network left out rows: of a single one, after ``partial_fit``,
+            warm starts and `compress`, with trainers other than gradients, from fewer than eight
+            rows; and for quantiles.
+        """
+        values = self._predict(X, Amplitude.dense)
+        mean = self._target.inverse(np.mean(values, axis=0))
+        if not return_std:
+            return mean
+        noise, n_members = self._ensemble.noise, len(values)
+        if isinstance(self._ensemble.loss, Quantile):
+            raise ValueError(
+                f"Standard deviations are those around a mean, and {self._ensemble.loss} predicts "
+                "none: leave return_std, or use loss=None."
+            )
+        if noise is None:
+            raise ValueError(
+                "All networks were trained on all rows, which say nothing of the errors on others: "
+                "for standard deviations fit once on eight rows or more, with n_members=2 or more, "
+                'trainer="gradient" and neither partial_fit nor warm_start nor compress after it.'
+            )
+        # Of a mean of independent networks it would be the second part alone.
+        between = np.var(values, axis=0, ddof=1) * (1 + 1 / n_members)
+        return mean, self._target.in_units(np.sqrt(noise + between))
 
     @reads
     def explain(self, X) -> np.ndarray:

@@ -119,13 +119,14 @@ def _held_out(recipe, candidates, data, outputs, rng):
         | {"schedule": _Faster(recipe.trainer.schedule), "feature_dropout": tuple(shares)}
         | {"early_stopping": None}
     )
-    recipe = dataclasses.replace(recipe, callbacks=(), n_members=n_parts, trainer=trainer)
+    changes = {"callbacks": (), "leaves_out": False, "n_members": n_parts, "trainer": trainer}
+    recipe = dataclasses.replace(recipe, **changes)
     ensembles, read, neutrals, sites = [], [], [], [0]
     for embedding in embeddings:
         own = dataclasses.replace(recipe, columns=(embedding, recipe.columns[1]))
         # With one seed, all see the same rows.
         given = prepared(own, data, np.random.RandomState(seed), None, outputs)
-        _, ensemble, (_, (samples, n_samples), _, neutral, _) = given
+        _, ensemble, (_, (samples, n_samples, _), _, neutral, _) = given
         ensembles.append(ensemble)
         read.append(samples)
         neutrals.append(neutral)
@@ -140,7 +141,7 @@ def _held_out(recipe, candidates, data, outputs, rng):
     # Of one size.
     trained = [rng.permutation(rows)[: min(map(len, trained))] for rows in trained]
     held_out = np.concatenate(parts)
-    given = recipe, (samples, n_samples), _of(samples, held_out), _side_by_side(neutrals), rng
+    given = recipe, (samples, n_samples, None), _of(samples, held_out), _side_by_side(neutrals), rng
     problem = ensemble.problem(*given)
     subsets = np.tile(trained, (len(candidates), 1))
     try:
