@@ -146,7 +146,8 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
         as far as these differ between rows. ``"linear"``: as the time only.
     learning_rate, max_epochs, batch_size, feature_dropout, decay : number or None
         Override the trainer's own values where not None. An explicit max_epochs is taken exactly. A
-        feature_dropout of None is 0.2, or 0 where that does better on rows set aside.
+        feature_dropout of None is 0.2, or 0, or for less than 2,000 rows 0.5, where that does
+        better on rows set aside.
     early_stopping : bool, whether to keep the weights that did best on a tenth that is set aside
     class_weight : None, "balanced" or dict, as in scikit-learn
     warm_start : bool, whether fit goes on from the present networks

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import warnings
+from operator import attrgetter
 
 import jax
 import numpy as np
@@ -66,8 +67,8 @@ def select(recipe, data, outputs, rng):
 
     All are trained together, as members of one ensemble that read the same rows through different
     embeddings, each without one of five parts, by which it is judged: a quarter of the fit's epochs
-    at twice its learning rate, and as many parts as make nine tenths of its work. See
-    `prepared` for the parameters.
+    at twice its learning rate, and as many parts as make nine tenths of its work. See `prepared`
+    for the parameters.
     """
     candidates, table = recipe.candidates, data.table
     if all(raw is not None and raw.dtype == object for raw in table.raw):
@@ -168,7 +169,8 @@ def _few(recipe, candidates, data, rng):
     """Rows that are worth the time, and the memory of their vectors, in their order."""
     n_samples, most = len(data.target), _MOST_ROWS
     if n_samples > _FEW_ROWS:
-        columns = candidates[-1].embedding, recipe.columns[1]
+        finest = max((each.embedding for each in candidates), key=attrgetter("phys_dim"))
+        columns = finest, recipe.columns[1]
         reader = TableReader.fit(data.table, data.weight, *columns, recipe.reading)
         size = 4 * reader.nsites * reader.embedding.phys_dim * len(candidates)
         most = int(np.clip(_BYTES // size, _FEW_ROWS, _MOST_ROWS))
