@@ -116,12 +116,13 @@ def test_more_rows_have_finer_candidates(n_samples, n_features, expected):
     recipe = TNClassifier()._recipe((n_samples, n_features))
     found = list(dict.fromkeys(candidate.embedding.degree for candidate in recipe.candidates))
     assert found == (expected or [])
-    # Where rows are few some may be noisy, and fewer candidates are judged by more of them.
     shares = [candidate.feature_dropout for candidate in recipe.candidates]
-    few = [0.2, *[0.0] * len(found), 0.5]
-    assert shares == (
-        [] if expected is None else few if n_samples < 2000 else [0.2, 0.0] * len(found)
-    )
+    star = [0.2, *[0.0] * len(found)]
+    # Where rows are few some may be noisy.
+    few = [*star, 0.5]
+    some = [0.2, 0.0] * len(found)
+    sizes = {299: [], 300: few, 2000: some, 10_000: star}
+    assert shares == sizes[n_samples]
 
 
 @pytest.mark.parametrize(
@@ -318,3 +319,26 @@ def test_large_tables_are_thinned_out(monkeypatch):
     monkeypatch.setattr(_selection, "_BYTES", 1)
     few = _selection._few(recipe, recipe.candidates, data, np.random.RandomState(0))
     assert len(few.target) == 100
+
+
+def test_networks_of_one_part_are_averaged(data, monkeypatch):
+    X, y = data
+    monkeypatch.setattr(_selection, "_AVERAGED_ROWS", 300)
+    seen = []
+
+    class Spy(_selection._Brief):
+        def train(self, problem):
+            seen.append((problem, super().train(problem)))
+            return seen[-1][-1]
+
+    monkeypatch.setattr(_selection, "_Brief", Spy)
+    selection = TNClassifier(**SMALL | {"n_members": 4}).fit(X, y).selection_
+    ((problem, result),) = seen
+    assert problem.subsets.shape == (12, 240)
+    assert (problem.subsets == problem.subsets[0]).all()
+    rows = np.setdiff1d(np.arange(300), problem.subsets[0])
+    samples = Samples(*(array[rows] for array in problem.samples))
+    judged = dataclasses.replace(problem, validation=samples)
+    losses = judged.validation_losses(result.params)[0].reshape(4, 3, 60)
+    expected = -np.log(np.exp(-losses).mean(axis=1)).mean(axis=1)
+    np.testing.assert_allclose(selection.losses, expected, rtol=1e-5)

@@ -87,10 +87,10 @@ def _candidates(recipe, options, n_samples, n_features):
         shares.append(0.0)
     if len(embeddings) + len(shares) == 2:
         return
-    few = n_samples < 2000
+    few, many = n_samples < 2000, n_samples >= 10_000
     yield from (Candidate(embeddings[0], share) for share in shares)
-    # Fewer candidates are judged by more rows.
-    others = itertools.product(embeddings[1:], shares[-1:] if few else shares)
+    # Fewer candidates have more networks that judge them.
+    others = itertools.product(embeddings[1:], shares[-1:] if few or many else shares)
     yield from itertools.starmap(Candidate, others)
     if options.feature_dropout is None and few:
         yield Candidate(min(embeddings, key=attrgetter("phys_dim")), _STRONGER * shares[0])

@@ -27,6 +27,8 @@ _N_FOLDS = 5
 # Share of the epochs of a fit, and the rate in its rates: short trainings at the rates of long ones
 # would prefer what learns by heart before it has done so.
 _LENGTH, _SPEED = 0.25, 2.0
+# From so many rows on a part tells enough, and networks are judged as the fit's will be: averaged.
+_AVERAGED_ROWS = 10_000
 # Most work of all candidates together, in that of the networks of a fit.
 _BUDGET = 0.9
 
@@ -111,16 +113,18 @@ class _Faster(Schedule):
 def _held_out(recipe, candidates, data, outputs, rng):
     """Losses (n_candidates, n_samples) on rows set aside, and the weights of these."""
     embeddings = list({id(each.embedding): each.embedding for each in candidates}.values())
-    n_parts = int(_BUDGET * recipe.n_members / (_LENGTH * len(candidates)))
-    n_parts, seed = int(np.clip(n_parts, 1, _N_FOLDS)), rng.randint(2**31 - 1)
+    n_networks = int(_BUDGET * recipe.n_members / (_LENGTH * len(candidates)))
+    n_networks, seed = int(np.clip(n_networks, 1, _N_FOLDS)), rng.randint(2**31 - 1)
+    n_parts = n_networks if len(data.target) < _AVERAGED_ROWS else 1
     # One share for each member of the fit says nothing of those that try.
-    shares = np.repeat([np.mean(each.feature_dropout) for each in candidates], n_parts).tolist()
+    shares = [np.mean(each.feature_dropout) for each in candidates]
+    shares = np.repeat(shares, n_networks).tolist()
     trainer = _Brief(
         **vars(recipe.trainer)
         | {"schedule": _Faster(recipe.trainer.schedule), "feature_dropout": tuple(shares)}
         | {"early_stopping": None}
     )
-    changes = {"callbacks": (), "leaves_out": False, "n_members": n_parts, "trainer": trainer}
+    changes = {"callbacks": (), "leaves_out": False, "n_members": n_networks, "trainer": trainer}
     recipe = dataclasses.replace(recipe, **changes)
     ensembles, read, neutrals, sites = [], [], [], [0]
     for embedding in embeddings:
@@ -144,7 +148,7 @@ def _held_out(recipe, candidates, data, outputs, rng):
     held_out = np.concatenate(parts)
     given = recipe, (samples, n_samples, None), _of(samples, held_out), _side_by_side(neutrals), rng
     problem = ensemble.problem(*given)
-    subsets = np.tile(trained, (len(candidates), 1))
+    subsets = np.tile(trained, (len(candidates) * n_networks // n_parts, 1))
     try:
         # Nothing is asked of the rows set aside before the end.
         brief = dataclasses.replace(problem, validation=None, subsets=subsets)
@@ -153,9 +157,11 @@ def _held_out(recipe, candidates, data, outputs, rng):
         params = error.result.params
     losses, weight = problem.validation_losses(params)
     losses = np.where(np.isfinite(losses), losses, _DIVERGED)
-    # Each row by the network that has not seen it.
+    losses = losses.reshape(len(candidates), -1, n_parts, len(held_out))
+    # Those of averaged likelihoods, and each row by the networks that have not seen it.
+    losses = np.log(losses.shape[1]) - np.logaddexp.reduce(-losses, axis=1)
     owner = np.repeat(np.arange(n_parts), list(map(len, parts)))
-    return losses.reshape(len(candidates), n_parts, -1)[:, owner, np.arange(len(owner))], weight
+    return losses[:, owner, np.arange(len(owner))], weight
 
 
 def _of(samples, rows):
