@@ -170,7 +170,7 @@ def test_unit_weights_change_nothing_and_others_do(data):
 def test_weights_are_repetitions_where_nothing_is_drawn_by_sample(data):
     X, y = data[0][:30], data[1][:30] + data[0][:30, 0]
     weight = np.arange(30) % 3
-    options = LEARN | {"batch_size": 64, "max_epochs": 100, "n_members": 2}
+    options = LEARN | {"batch_size": 64, "max_epochs": 100, "n_members": 1}
     weighted = TNRegressor(**options).fit(X, y, sample_weight=weight).predict(X)
     repeated = TNRegressor(**options).fit(np.repeat(X, weight, 0), np.repeat(y, weight)).predict(X)
     plain = TNRegressor(**options).fit(X, y).predict(X)

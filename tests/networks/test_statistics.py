@@ -199,7 +199,7 @@ def test_estimators_arrange_features_by_their_data(grouped, n_members, tmp_path)
 
 def test_sites_of_several_features_are_refused(grouped):
     spec = MPSSpec(order=MutualInformation())
-    model = TNRegressor(network=spec, embedding=Embedded(5), **SMALL)
+    model = TNRegressor(network=spec, **SMALL | {"embedding": Embedded(5)})
     with pytest.raises(ValueError, match="2 sites read 10 of them: give an order or a tree"):
         model.fit(np.abs(grouped), grouped[:, 0])
 
