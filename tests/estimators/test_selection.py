@@ -342,3 +342,12 @@ def test_networks_of_one_part_are_averaged(data, monkeypatch):
     losses = judged.validation_losses(result.params)[0].reshape(4, 3, 60)
     expected = -np.log(np.exp(-losses).mean(axis=1)).mean(axis=1)
     np.testing.assert_allclose(selection.losses, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_rows", [60, 1600])
+def test_any_number_of_rows_judges(n_rows):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(5 * n_rows, 2))
+    model = TNClassifier(**SMALL).fit(X, X[:, 0] > 0)
+    assert np.isfinite(model.selection_.losses).all()
+    assert (model.selection_.losses < 0.8).all()

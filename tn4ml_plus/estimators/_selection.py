@@ -13,8 +13,8 @@ from .._arrays import on_device
 from .._registry import variant
 from ..ensembles import Candidate, Ensemble
 from ..errors import DivergenceWarning, InformationWarning, NotFiniteError
-from ..tables import TableReader
-from ..training import Gradient, Samples, Schedule, bucket
+from ..tables import TableReader, padded_length
+from ..training import Gradient, Samples, Schedule
 from ._recipes import LEAST_ROWS, prepared
 
 # More rows than the most tell no more, these few take no memory worth counting.
@@ -166,7 +166,7 @@ def _held_out(recipe, candidates, data, outputs, rng):
 
 def _of(samples, rows):
     """The samples of these numbers, padded."""
-    padding = (0, bucket(len(rows)) - len(rows))
+    padding = (0, padded_length(len(rows)) - len(rows))
     phi, target, weight = (array[np.pad(rows, padding)] for array in samples)
     return Samples(phi, target, weight * np.pad(np.ones(len(rows), weight.dtype), padding))
 
