@@ -174,8 +174,10 @@ def test_gradient_of_the_objective_against_finite_differences():
     np.testing.assert_allclose(total, 3 * loss, rtol=1e-12)
 
 
-def test_the_validation_loss_is_the_weighted_mean_over_the_samples():
-    problem = make_problem(n_members=2)
+# A bucket of 1,792, which is no multiple of the block of 1,024, and one of 12.
+@pytest.mark.parametrize("n_samples", [N_SAMPLES, 1600])
+def test_the_validation_loss_is_the_weighted_mean_over_the_samples(n_samples):
+    problem = make_problem(n_members=2, n_samples=n_samples)
     problem = dataclasses.replace(problem, validation=problem.samples)
     found, weight = problem.validation_losses(problem.params)
     assert found.shape == (2, len(weight)) == (2, (problem.samples.weight > 0).sum())

@@ -136,7 +136,8 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
             Whether to return their standard deviations, too: the noise that targets showed around
             networks that had not seen them, and how far the networks differ at each row, which
             counts in full, since they share most rows and err together. Where errors are normal,
-            90 % of the targets or a few more lie within 1.64 of these.
+            90 % of the targets or a few more lie within 1.64 of these. Networks changed by hand
+            keep the noise around those that were trained.
 
         Returns
         -------

@@ -93,8 +93,8 @@ class Gradient(Trainer):
         sqrt(1000 / size) with size the sum of the sample weights, at least n_samples, and below
         bond 8 (6 in densities) in proportion to the bond: entries settle where Adam's step, of size
         one, and the pull balance, up to 1 / decay from the start, and a path through many cores
-        adds up D such products a core. Below 8 sites, but in densities, it falls with the sites,
-        each of which has to do more.
+        adds up D such products a core. Except in densities it falls with the sites, too, below 8
+        of them, since each has to do more.
     feature_dropout : float or tuple of float, one per member
         Share of the features that each sample loses in each step, in [0, 1).
     max_epochs, early_stopping, time_limit, callbacks : as in `Trainer`; max_epochs is exact

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -218,7 +219,8 @@ class Problem(Trainable):
         """Losses (n_members, n_samples) on the validation samples, and their weights."""
         # Arrays are contracted as large as they are; a structure that kept to the ranks of each
         # epoch would compile anew.
-        block = min(1024, len(self.validation.weight))
+        length = len(self.validation.weight)
+        block = length if length <= 1024 else math.gcd(length, 1024)
         found = losses(self._risk(self.validation, 1), params, block)
         weight = np.asarray(self.validation.weight, float)
         return np.asarray(found, float)[:, weight > 0], weight[weight > 0]
