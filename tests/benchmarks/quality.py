@@ -41,6 +41,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -51,13 +52,20 @@ from threadpoolctl import threadpool_limits
 logger = logging.getLogger("quality")
 
 
-def tabular(estimator, numeric="passthrough"):
-    """The estimator behind one-hot categories and the given treatment of numeric columns."""
-    one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-    categorical = make_column_selector(dtype_include="category")
-    return make_pipeline(
-        make_column_transformer((one_hot, categorical), remainder=numeric), estimator
+def tabular(estimator, *numeric):
+    """The estimator behind one-hot categories, at most 17 for each column, and median values.
+
+    What was missing has a column of its own; ``numeric`` comes after the median values.
+    """
+    one_hot = OneHotEncoder(
+        handle_unknown="infrequent_if_exist", max_categories=17, sparse_output=False
     )
+    medians = SimpleImputer(strategy="median", add_indicator=True)
+    categorical = make_column_selector(dtype_exclude="number")
+    columns = make_column_transformer(
+        (one_hot, categorical), remainder=make_pipeline(medians, *numeric)
+    )
+    return make_pipeline(columns, estimator)
 
 
 def scaled(estimator):
@@ -111,7 +119,7 @@ def boosters(kind, task):
         if imported(module):
             model = getattr(imported(module), prefix + kind)
             if name == "CatBoost":
-                categories = list(task.X.select_dtypes("category"))
+                categories = list(task.X.select_dtypes(exclude="number"))
                 options = options | {"cat_features": categories}
             found[name] = lambda seed, m=model, o=options: m(random_state=seed, **o)
     return found
@@ -137,6 +145,8 @@ MEASURES = {
     "auroc": Measure("AUROC %", 100.0, 1),
     "calibration": Measure("ECE %", 100.0, 1, less=True),
     "calibrated": Measure("ECE % if calibrated", 100.0, 1, less=None),
+    "average_precision": Measure("average precision %", 100.0, 1),
+    "rare": Measure("probability / frequency", decimals=2, less=None),
     "r2": Measure("R²", ranked=True),
     "mae": Measure("MAE", less=True),
     "seconds": Measure("seconds", decimals=2, less=True),
@@ -315,7 +325,8 @@ def markdown(table, measure, names, models, values):
 
     rows = [[n, *bold(map(cell, v), m, less)] for n, v, m in zip(names, values, means)]
     rows.append(["mean", *(f"{m:.{decimals}f}" for m in means.mean(0))])
-    rows.append(["mean rank", *(f"{r:.2f}" for r in mean_ranks(values, less))])
+    if less is not None:
+        rows.append(["mean rank", *(f"{r:.2f}" for r in mean_ranks(values, less))])
     return (
         f"{caption} Mean ± standard deviation over {over_seeds(n_seeds)} {table.note}\n\n"
         f"{grid(['set', *models], rows)}\n\n{machine(models)}\n"
@@ -382,14 +393,16 @@ def compare(name, table, args):
             pass
         models = ours | models
 
-    found = [[scores[f"{name}/{t.name}/{m}"][:n_seeds] for m in models] for t in tasks]
-    values = {
-        measure: np.array([[[s[measure] for s in seeds] for seeds in row] for row in found])
-        for measure in {table.measure, *table.further, *table.summarised}
-    }
-    shown = [table.measure, *table.further]
-    names = [task.name for task in tasks]
-    texts = {m: markdown(table, m, names, list(models), values[m]) for m in shown}
+    found = {t.name: [scores[f"{name}/{t.name}/{m}"][:n_seeds] for m in models] for t in tasks}
+    texts, values = {}, {}
+    for measure in (table.measure, *table.further, *table.summarised):
+        # Not all tables have rare classes.
+        rows = {task: row for task, row in found.items() if measure in row[0][0]}
+        values[measure] = np.array(
+            [[[s[measure] for s in seeds] for seeds in row] for row in rows.values()]
+        )
+        if rows and measure in (table.measure, *table.further):
+            texts[measure] = markdown(table, measure, list(rows), list(models), values[measure])
     made = {name: texts.pop(table.measure)} | {f"{name}_{m}": text for m, text in texts.items()}
     if table.summary:
         made[f"{name}_summary"] = summary(table, list(models), values)

@@ -67,8 +67,9 @@ def of_classes(model, X: pd.DataFrame, y: np.ndarray, everyone: np.ndarray) -> d
     """Measures of the probabilities that a classifier gives to the labels y.
 
     AUROC is of each class against the rest, averaged; so is the average precision, over the
-    classes below a tenth of the table, where there are any. ``rows``: the largest probability of
-    each row, and whether its label was right.
+    classes below a tenth of the table, where there are any. ``rare``: mean probability of all
+    classes below a twentieth, over their frequency among the rows. ``rows``: the largest
+    probability of each row, and whether its label was right.
     """
     probabilities = model.predict_proba(X)
     truth = y[:, None] == model.classes_
@@ -81,9 +82,11 @@ def of_classes(model, X: pd.DataFrame, y: np.ndarray, everyone: np.ndarray) -> d
         "auroc": roc_auc_score(truth, probabilities),
         "rows": np.array([probabilities.max(1), correct]),
     }
-    rare = (everyone[:, None] == model.classes_).mean(0) < 0.1
-    if rare.any():
+    share = (everyone[:, None] == model.classes_).mean(0)
+    if (rare := share < 0.1).any():
         found["average_precision"] = average_precision_score(truth[:, rare], probabilities[:, rare])
+    if (rare := share < 0.05).any():
+        found["rare"] = probabilities[:, rare].mean() / truth[:, rare].mean()
     return found
 
 
@@ -115,15 +118,15 @@ def folds(y: np.ndarray, seed: int) -> Splits:
 
 def stratified(y: np.ndarray, seed: int) -> Splits:
     """5-fold up to 1000 rows; above, one 70/30 split of at most 2000 and 5000 rows."""
-    n = len(y)
-    if n <= 1000:
-        return stratified_folds(y, seed)
-    n_train = min(int(0.7 * n), 2000)
-    n_test = min(n - n_train, 5000)
-    train, test = train_test_split(
-        np.arange(n), train_size=n_train, test_size=n_test, stratify=y, random_state=seed
-    )
-    return [(train, test)]
+    return stratified_folds(y, seed) if len(y) <= 1000 else one_split(y, seed)
+
+
+def one_split(y: np.ndarray, seed: int) -> Splits:
+    """One 70/30 split of at most 2000 and 5000 rows, with labels in proportion."""
+    n_train = min(int(0.7 * len(y)), 2000)
+    sizes = {"train_size": n_train, "test_size": min(len(y) - n_train, 5000)}
+    labels = None if y.dtype.kind == "f" else y
+    return [tuple(train_test_split(np.arange(len(y)), **sizes, stratify=labels, random_state=seed))]
 
 
 def classification(keel: Path | None) -> list[Task]:
