@@ -228,7 +228,9 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
         scores = self._scores(table)
         if self.contamination == "auto":
             low, high = np.percentile(scores, (25, 75))
-            self.offset_ = float(low - 1.5 * (high - low))
+            # Rounding, which differs with the number of rows, shall not tell equal rows apart.
+            spread = max(high - low, 1e-5 * max(1.0, abs(low)))
+            self.offset_ = float(low - 1.5 * spread)
         else:
             self.offset_ = float(np.percentile(scores, 100 * self.contamination))
         baseline = np.zeros(table.shape[1])

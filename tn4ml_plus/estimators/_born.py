@@ -79,6 +79,7 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
         self._fit_density(X, sample_weight, partial_fit=True)
 
     def _fit_density(self, X, sample_weight, partial_fit=False):
+        self._check_imputation()
         going_on = self._goes_on(partial_fit)
         table = read_table(self, X, reset=not going_on)
         weight = read_weight(sample_weight, len(table))
@@ -159,8 +160,7 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
         ----------
         X : array or frame of shape (n_samples, n_features)
         """
-        valid = self.imputation in ("mean", "draw")
-        check("imputation", self.imputation, valid, '"mean" or "draw"')
+        self._check_imputation()
         draw = partial(self._drawn, rng=check_random_state(self.random_state))
         found = self._filled(self._imputed if self.imputation == "mean" else draw, X)
         wanted = _get_output_config("transform", self)["dense"]
@@ -170,14 +170,18 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
         found = nw.from_native(found)
         return found.to_pandas() if wanted == "pandas" else found.to_polars()
 
+    def _check_imputation(self):
+        valid = self.imputation in ("mean", "draw")
+        check("imputation", self.imputation, valid, '"mean" or "draw"')
+
     def _filled(self, fill, X):
         """X with its gaps filled by a function of its table."""
         table = self._read(X)
         gaps = [
-            np.isnan(column).any() if values is None else any(map(is_missing, values))
+            np.isnan(column) if values is None else np.array([*map(is_missing, values)], bool)
             for column, values in zip(table.floats.T, table.raw, strict=True)
         ]
-        return self._reader.build(fill(table), like=X, gaps=np.array(gaps))
+        return self._reader.build(fill(table), like=X, gaps=np.stack(gaps, axis=1))
 
     def _imputed(self, table):
         """Columns of a table without gaps, (n_samples, n_features) floats or objects."""

@@ -50,9 +50,7 @@ def read_classes(estimator, X, y, sample_weight, classes=None, going_on=False):
         raise ValueError(
             f"{type(estimator).__name__} requires y to be passed, but the target y is None."
         )
-    y = column_or_1d(unmasked(y, "y"), warn=True)
-    if y.dtype == object:
-        y = _of_one_type(y)
+    y = _of_one_type(column_or_1d(_as_labels(unmasked(y, "y")), warn=True))
     if y.dtype.kind in "fc":
         check_array(y, ensure_2d=False, input_name="y")
     check_classification_targets(y)
@@ -71,14 +69,27 @@ def read_classes(estimator, X, y, sample_weight, classes=None, going_on=False):
     valid = isinstance(given, dict | None) or (isinstance(given, str) and given == "balanced")
     check("class_weight", given, valid, "None, 'balanced' or a dict of labels")
     by_class = compute_sample_weight(given, y)
-    check("class_weight", given, (by_class > 0).all(), "positive for every class")
-    weight = weight * by_class
+    # Those of other classes, next to which they are nothing, count as zero.
+    valid = np.isfinite(by_class).all() and (by_class > by_class.max() * 1e-30).all()
+    check("class_weight", given, valid, "positive for every class, and of comparable sizes")
+    weight = read_weight(weight * read_weight(by_class, len(y)), len(y))
     kept = weight > 0
     return codes.astype(np.int32)[kept], weight[kept], kept
 
 
+def _as_labels(y):
+    """Labels of which NumPy would make text: numbers and gaps beside text, and text of its own."""
+    if isinstance(y, list | tuple) and {str} < {type(label) for label in y}:
+        return np.array(y, object)
+    return (
+        np.array(y.tolist(), object) if getattr(y, "dtype", None) == np.dtypes.StringDType() else y
+    )
+
+
 def _of_one_type(y):
     """Labels that can be sorted; ValueError for gaps and for labels of several types."""
+    if y.dtype.kind not in "OMm":
+        return y
     missing = sum(map(is_missing, y))
     if missing:
         raise ValueError(f"Input y contains NaN or None in {missing} places: leave these rows out.")

@@ -1,5 +1,7 @@
 """Regression."""
 
+import re
+
 import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.utils import check_array, column_or_1d
@@ -15,6 +17,8 @@ from ._base import TensorNetworkEstimator
 from ._estimator import OutputOptions, as_estimator, fits, reads
 from ._recipes import Data, legendre
 
+_MOMENTS = re.compile("date|time|duration|period")
+
 
 @variant("state", eq=False)
 class TargetScaling:
@@ -25,21 +29,23 @@ class TargetScaling:
     one_column: bool
 
     @classmethod
-    def fit(cls, y, weight, one_column):
-        """Fit to targets (n_samples, n_targets)."""
+    def fit(cls, y, weight, one_column, is_all):
+        """Fit to targets (n_samples, n_targets), which may be all or the first of several parts."""
         # Without their powers of two, so that no square overflows or vanishes.
         exponents = np.frexp(np.abs(y).max(axis=0))[1]
         u = np.ldexp(y, -exponents)
         mean = np.average(u, axis=0, weights=weight)
         deviation = np.sqrt(np.average((u - mean) ** 2, axis=0, weights=weight))
-        deviation = np.ldexp(deviation, exponents)
-        return cls(np.ldexp(mean, exponents), np.where(deviation > 0, deviation, 1.0), one_column)
+        mean, deviation = np.ldexp(mean, exponents), np.ldexp(deviation, exponents)
+        # Nothing is added to a constant, unless others may follow.
+        unit = 0.0 if is_all else np.where(mean == 0, 1.0, np.minimum(np.abs(mean), 1.0))
+        return cls(mean, np.where(deviation > 0, deviation, unit), one_column)
 
     def transform(self, y):
         """Standardised targets; ValueError for another number of them."""
         if y.shape[1] != len(self.mean):
             raise ValueError(f"y has {y.shape[1]} targets, the first call had {len(self.mean)}.")
-        return (y - self.mean) / self.deviation
+        return (y - self.mean) / np.where(self.deviation > 0, self.deviation, 1.0)
 
     def in_units(self, values):
         """Differences (..., n_targets) of standardised targets in units of y."""
@@ -49,6 +55,22 @@ class TargetScaling:
     def inverse(self, y):
         """Targets as given."""
         return self.in_units(y) + self.mean
+
+
+def _read_numbers(y):
+    """Validated targets, float64; ValueError for what is no number."""
+    if isinstance(y, dict):
+        raise ValueError("y is a dict: make an array or a frame of its values.")
+    dtypes = np.atleast_1d(getattr(y, "dtypes", getattr(y, "dtype", ())))
+    moments = {str(d) for d in dtypes if _MOMENTS.search(str(d).lower())}
+    if moments:
+        raise ValueError(
+            f"y has dtype {' and '.join(sorted(moments))}: give numbers, such as days since a date."
+        )
+    try:
+        return check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"y must hold numbers that are floats: {error}.") from None
 
 
 @as_estimator
@@ -113,7 +135,7 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
-        y = check_array(unmasked(y, "y"), ensure_2d=False, dtype=np.float64, input_name="y")
+        y = _read_numbers(unmasked(y, "y"))
         check_consistent_length(table.floats, y)
         one_column = y.ndim == 1 or y.shape[1] == 1
         if one_column and y.ndim == 2:
@@ -121,7 +143,8 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
         data = Data(table, y.reshape(len(y), -1), read_weight(sample_weight, len(y)))
         data = data.rows(data.weight > 0)
         if not going_on:
-            self._target = TargetScaling.fit(data.target, data.weight, one_column)
+            is_all = not (partial_fit or self.warm_start)
+            self._target = TargetScaling.fit(data.target, data.weight, one_column, is_all)
         data = data._replace(target=self._target.transform(data.target))
         self._train(data, (data.target.shape[1], None), partial_fit)
 

@@ -20,10 +20,10 @@ _MANY_NUMBERS = 16
 _DATES = datetime.date, np.datetime64
 _SPANS = datetime.timedelta, np.timedelta64
 
-#: Kinds of columns: numbers, which may be integers, booleans or spans of time in seconds; moments
-#: and times of day; categories.
-NUMBER, INTEGER, BOOLEAN, SPAN = "number", "integer", "boolean", "span"
-MOMENT, CLOCK, CATEGORY = "moment", "time of day", "category"
+#: Kinds of columns: numbers, which may be integers, booleans, decimals or spans of time in seconds;
+#: moments, days and times of day; categories, which may be bytes.
+NUMBER, INTEGER, BOOLEAN, DECIMAL, SPAN = "number", "integer", "boolean", "decimal", "span"
+MOMENT, DAY, CLOCK, CATEGORY, BYTES = "moment", "day", "time of day", "category", "bytes"
 #: What moments are read as: the time since 1970, and phases of periods.
 TIME = "time"
 _DAY = np.timedelta64(1, "D")
@@ -67,7 +67,8 @@ def read_values(name, values, categorical=False, wall=None):
         try:  # NumPy makes text of numbers that are beside text.
             return values.astype(float), None, NUMBER
         except ValueError:
-            return np.full(len(values), np.nan), _plain(name, values.astype(object)), CATEGORY
+            plain = _plain(name, values.astype(object))
+            return np.full(len(values), np.nan), plain, CATEGORY if kind == "U" else BYTES
     return _read_objects(name, values.astype(object), categorical)
 
 
@@ -118,6 +119,8 @@ def _read_objects(name, values, categorical):
         floats[present] = [_number(value) for value in values[present]]
         if all_are(bool, np.bool_):
             return floats, None, BOOLEAN
+        if all_are(decimal.Decimal):
+            return floats, None, DECIMAL
         return floats, None, INTEGER if all_are(numbers.Integral) else NUMBER
     if all_are(*_SPANS):
         floats[present] = [_in_seconds(value) for value in values[present]]
@@ -135,7 +138,7 @@ def _read_objects(name, values, categorical):
                 f"Column {name!r} holds moments at the ends of the calendar, which have no "
                 "universal time: put NaN in place of what stands for no date."
             ) from None
-        return _seconds(universal), wall, MOMENT
+        return _seconds(universal), wall, DAY if kinds == {datetime.date} else MOMENT
     entries = _plain(name, values, present)
     figures = {v for v in entries if isinstance(v, int | float)}
     texts = {v for v in entries if isinstance(v, str)}
@@ -144,7 +147,7 @@ def _read_objects(name, values, categorical):
             f"Column {name!r} holds {len(figures)} different numbers, and text such as "
             f"{min(texts)!r}: put NaN in place of the text, or make all of the column text."
         )
-    return floats, entries, CATEGORY
+    return floats, entries, BYTES if all_are(bytes) else CATEGORY
 
 
 def _seconds(moments):

@@ -10,7 +10,7 @@ from scipy import sparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from ._frames import Make
+from ._frames import Make, dtype_of
 from ._kinds import BOOLEAN, INTEGER, NUMBER, read_values
 
 
@@ -87,7 +87,7 @@ def read_columns(X, estimator=None) -> Table:
         raise ValueError("X is a dict: make a frame of it, such as pandas.DataFrame(X).")
     if hasattr(type(X), "collect"):
         raise ValueError(f"X is a {type(X).__name__}, which holds no rows yet: pass X.collect().")
-    names = X.columns if hasattr(X, "dtypes") else getattr(X, "column_names", ())
+    names = getattr(X, "columns", ()) if hasattr(X, "dtypes") else getattr(X, "column_names", ())
     twice = [str(name) for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(f"Columns appear twice: {', '.join(sorted(twice))}. Rename them.")
@@ -155,8 +155,8 @@ def _of_series(series):
     *parts, kind = read_values(name, values, categorical, wall)
     if kind == NUMBER and (dtype.is_integer() or dtype == nw.Boolean):
         kind = INTEGER if dtype.is_integer() else BOOLEAN
-    own = native.dtype if series.implementation.is_pandas() else dtype
-    return *parts, kind, str(own), zone
+    own = dtype_of(native) if series.implementation.is_pandas() else str(dtype)
+    return *parts, kind, own, zone
 
 
 def _without_mask(X):
