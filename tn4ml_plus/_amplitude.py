@@ -1,11 +1,12 @@
 """Network outputs with an exact scale: a value and an integer power of two."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ._arrays import one_program
 
 
 def power_of_two(exponent, dtype):
@@ -17,7 +18,7 @@ def power_of_two(exponent, dtype):
 
 
 # Exact arithmetic is one program where nothing else is being compiled.
-@partial(jax.jit, inline=True)
+@one_program
 def scale_by_power_of_two(value, exponent):
     """value * 2**exponent, exact until it leaves the range of value's dtype (then 0 or inf)."""
     limit = 1000 if value.dtype == jnp.float64 else 124
@@ -33,7 +34,7 @@ def times_power_of_two(value, exponent):
     return value * power_of_two(exponent, value.dtype)[(None,) * (value.ndim - 1)]
 
 
-@partial(jax.jit, inline=True)
+@one_program
 def exponent_of(v):
     """Base-2 exponents of the largest moduli over the first axis, (D, batch) -> (batch,) int32."""
     integer = {4: jnp.int32, 8: jnp.int64}[v.dtype.itemsize]
@@ -63,11 +64,22 @@ class Amplitude(NamedTuple):
 
     def dense(self):
         """Plain numbers, (batch, *outputs); 0 or inf beyond the range of the dtype."""
-        return scale_by_power_of_two(self.value, self._by_output(self.exponent))
+        return _dense(*self)
 
     def log_abs(self):
         """Natural logarithm of the modulus, (batch, *outputs); -inf where the value is zero."""
-        return jnp.log(jnp.abs(self.value)) + self._by_output(self.log_scale)
+        return _log_abs(*self)
 
-    def _by_output(self, x):
-        return x.reshape(x.shape + (1,) * (self.value.ndim - x.ndim))
+
+@one_program
+def _dense(value, exponent):
+    return scale_by_power_of_two(value, _by_output(value, exponent))
+
+
+@one_program
+def _log_abs(value, exponent):
+    return jnp.log(jnp.abs(value)) + _by_output(value, Amplitude(value, exponent).log_scale)
+
+
+def _by_output(value, x):
+    return x.reshape(x.shape + (1,) * (value.ndim - x.ndim))

@@ -205,6 +205,21 @@ def test_labels_that_cannot_be_sorted(y, message):
         TNClassifier(**QUICK).fit(np.ones((ROWS, 2)), list(y) * 20)
 
 
+def test_labels_are_checked_wherever_they_are_given():
+    X, model = NUMBERS[:, None], TNClassifier(**QUICK).fit(NUMBERS[:, None], Y)
+    for classes, message in (
+        ([0, 1, np.nan], "Input classes contains NaN"),
+        (["a", "b", None], "Input classes contains NaN or None in 1 places"),
+        ([0, "b"], "classes holds labels of several types, int and str"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TNClassifier(**QUICK).partial_fit(X, Y, classes=classes)
+    with pytest.raises(ValueError, match="y contains NaN or None in 60 places"):
+        model.explain(X, [None] * ROWS)
+    with pytest.raises(ValueError, match=r"labels of type date: make them strings, by astype\(str"):
+        TNClassifier(**QUICK).fit(X, DAYS)
+
+
 def test_labels_of_text_of_their_own():
     text = np.array(["left", "right"], np.dtypes.StringDType())[Y]
     assert TNClassifier(**QUICK).fit(X := NUMBERS[:, None], text).classes_.tolist() == [
@@ -237,6 +252,11 @@ def test_targets_that_are_all_the_same(value):
         TNRegressor(**QUICK).fit(NUMBERS[:, None], np.full(ROWS, value)).predict(NUMBERS[:, None])
     )
     np.testing.assert_allclose(found, value, rtol=1e-3)
+
+
+def test_weights_that_are_no_numbers():
+    with pytest.raises(ValueError, match="sample_weight holds moments or spans of time"):
+        TNRegressor(**QUICK).fit(NUMBERS[:, None], Y, np.array(HOURS, "M8[s]"))
 
 
 def test_series_are_no_tables():
@@ -543,6 +563,8 @@ def test_entries_are_of_the_type_of_fitting_and_stay_where_there_are_no_gaps(nam
         assert min(drawn.to_list()) >= 2**63
     entries = [None if i == 2 else v for i, v in enumerate(whole["a"].to_list())]
     gone = own.DataFrame({"a": own.Series(entries, dtype=whole["a"].dtype), "b": NUMBERS})
+    drawn = machine.sample(2, given=gone, random_state=0)["a"].to_list()
+    assert drawn[:4:2] + drawn[6::2] == entries[:2] + entries[3:]
     found = machine.impute(gone)["a"].to_list()
     assert found[:2] + found[3:] == entries[:2] + entries[3:]
     assert type(found[2]) is type(found[1])

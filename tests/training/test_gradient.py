@@ -11,7 +11,7 @@ import optax
 import pytest
 from tqdm import tqdm
 
-from tn4ml_plus import TNClassifier, load
+from tn4ml_plus import TNClassifier, TNRegressor, load
 from tn4ml_plus.contraction import contract, log_norm_squared, pack
 from tn4ml_plus.errors import NotFiniteError
 from tn4ml_plus.initializers import RandomNormal
@@ -837,3 +837,9 @@ def test_bad_stopping(options, message):
 def test_bad_warmup(warmup):
     with pytest.raises(ValueError, match="warmup must be a finite number of at least 0 and below"):
         WarmupCosine(warmup=warmup)
+
+
+def test_an_optimizer_that_starts_from_more_than_parameters_is_named():
+    slow = optax.lookahead(optax.sgd(0.1), 5, 0.5)
+    with pytest.raises(ValueError, match="The optimizer lookahead does not start from the cores"):
+        TNRegressor(2, n_members=1, trainer=Gradient(optimizer=slow)).fit(np.eye(9), np.arange(9))

@@ -116,12 +116,17 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
         random_state : int, RandomState or None
         """
         check_int("n_samples", n_samples, at_least=1)
+        rng = check_random_state(random_state)
         if given is None:
-            table = self._nothing(n_samples)
-        else:
-            table = self._read(_as_rows(given))
-            table = table.rows(np.repeat(np.arange(len(table)), n_samples))
-        return self._reader.build(self._drawn(table, check_random_state(random_state)))
+            return self._reader.build(self._drawn(self._nothing(n_samples), rng))
+        table = self._read(_as_rows(given))
+        repeated = np.repeat(np.arange(len(table)), n_samples)
+        table, frame = table.rows(repeated), nw.from_native(given, pass_through=True)
+        drawn = self._drawn(table, rng)
+        if not isinstance(frame, nw.DataFrame):
+            return self._reader.build(drawn)
+        like = nw.maybe_reset_index(frame[repeated.tolist()]).to_native()
+        return self._reader.build(drawn, like=like, gaps=_gaps(table))
 
     def _drawn(self, table, rng):
         """Columns of a table whose gaps are drawn, (n_samples, n_features) floats or objects."""
@@ -177,11 +182,7 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
     def _filled(self, fill, X):
         """X with its gaps filled by a function of its table."""
         table = self._read(X)
-        gaps = [
-            np.isnan(column) if values is None else np.array([*map(is_missing, values)], bool)
-            for column, values in zip(table.floats.T, table.raw, strict=True)
-        ]
-        return self._reader.build(fill(table), like=X, gaps=np.stack(gaps, axis=1))
+        return self._reader.build(fill(table), like=X, gaps=_gaps(table))
 
     def _imputed(self, table):
         """Columns of a table without gaps, (n_samples, n_features) floats or objects."""
@@ -252,6 +253,15 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
                 known = np.array([not is_missing(value) for value in values], bool)
                 out[known, j] = values[known]
         return out
+
+
+def _gaps(table):
+    """Where entries of a table are missing, (n_samples, n_features)."""
+    gaps = [
+        np.isnan(column) if values is None else np.array([*map(is_missing, values)], bool)
+        for column, values in zip(table.floats.T, table.raw, strict=True)
+    ]
+    return np.stack(gaps, axis=1)
 
 
 def _as_rows(given):

@@ -21,6 +21,8 @@ from ._base import TensorNetworkEstimator
 from ._estimator import OutputOptions, as_estimator, fits, reads
 from ._recipes import Data, legendre
 
+_LABELS = str, bytes, bool, np.bool_, int, float, np.integer, np.floating
+
 
 class ProbabilisticClassifier(ClassifierMixin):
     """Mixin of classifiers: what follows from `predict_proba` and `classes_`."""
@@ -50,14 +52,13 @@ def read_classes(estimator, X, y, sample_weight, classes=None, going_on=False):
         raise ValueError(
             f"{type(estimator).__name__} requires y to be passed, but the target y is None."
         )
-    y = _of_one_type(column_or_1d(_as_labels(unmasked(y, "y")), warn=True))
-    if y.dtype.kind in "fc":
-        check_array(y, ensure_2d=False, input_name="y")
+    y = _read_labels(y)
     check_classification_targets(y)
     check_consistent_length(X, y)
+    known = np.unique(y if classes is None else _read_labels(classes, "classes"))
     if not going_on:
-        estimator.classes_ = np.unique(y if classes is None else classes)
-    elif classes is not None and not np.array_equal(np.unique(classes), estimator.classes_):
+        estimator.classes_ = known
+    elif classes is not None and not np.array_equal(known, estimator.classes_):
         raise ValueError(f"classes differ from those of the first call, {estimator.classes_}.")
     codes = _codes(y, estimator.classes_)
     if len(estimator.classes_) < 2:
@@ -77,29 +78,31 @@ def read_classes(estimator, X, y, sample_weight, classes=None, going_on=False):
     return codes.astype(np.int32)[kept], weight[kept], kept
 
 
-def _as_labels(y):
-    """Labels of which NumPy would make text: numbers and gaps beside text, and text of its own."""
-    if isinstance(y, list | tuple) and {str} < {type(label) for label in y}:
-        return np.array(y, object)
-    return (
-        np.array(y.tolist(), object) if getattr(y, "dtype", None) == np.dtypes.StringDType() else y
-    )
-
-
-def _of_one_type(y):
-    """Labels that can be sorted; ValueError for gaps and for labels of several types."""
+def _read_labels(y, name="y"):
+    """Labels that can be sorted, (n,); ValueError for gaps and for labels of several types."""
+    unmasked(y, name)
+    # NumPy would make text of numbers and gaps beside text.
+    mixed = isinstance(y, list | tuple) and {str} < {type(label) for label in y}
+    own = getattr(y, "dtype", None) == np.dtypes.StringDType()
+    y = column_or_1d(np.array(list(y), object) if mixed or own else y, warn=True)
+    if y.dtype.kind in "fc":
+        check_array(y, ensure_2d=False, input_name=name)
     if y.dtype.kind not in "OMm":
         return y
     missing = sum(map(is_missing, y))
     if missing:
-        raise ValueError(f"Input y contains NaN or None in {missing} places: leave these rows out.")
-    kinds = sorted({type(label).__name__ for label in y})
+        raise ValueError(
+            f"Input {name} contains NaN or None in {missing} places: leave these rows out."
+        )
+    kinds = {type(label) for label in y.tolist()}
+    words = " and ".join(sorted(kind.__name__ for kind in kinds))
+    if y.dtype == object and not all(issubclass(kind, _LABELS) for kind in kinds):
+        raise ValueError(f"{name} holds labels of type {words}: make them strings, by astype(str).")
     try:
         np.unique(y)
     except TypeError:
         raise ValueError(
-            f"y holds labels of several types, {' and '.join(kinds)}: make them all strings, or "
-            "all numbers."
+            f"{name} holds labels of several types, {words}: make them all strings, or all numbers."
         ) from None
     return y
 
@@ -258,11 +261,7 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
             return np.mean([_probabilities(self._ensemble.loss, part) for part in parts], axis=0)
 
         present, without = map(mean, zip(*self._without(X), strict=True))
-        labels = (
-            self.classes_[np.argmax(present, axis=1)]
-            if y is None
-            else column_or_1d(unmasked(y, "y"))
-        )
+        labels = self.classes_[np.argmax(present, axis=1)] if y is None else _read_labels(y)
         check_consistent_length(present, labels)
         rows, chosen = np.arange(len(labels)), _codes(labels, self.classes_)
         tiny = np.finfo(float).tiny

@@ -1,6 +1,7 @@
 """Trained generators further on: larger bonds, integer cores, files of pytrees."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import equinox as eqx
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arrays import on_device
+from .._arrays import on_device, one_program
 from .._checks import check, check_int, check_number
 from ..io import read, write
 from ._base import Activation, Generator, built, is_generator, mapped, parameters
@@ -69,6 +70,7 @@ def _grown(generator, bond_dim, key, noise):
     return built(type(generator), generator, **new)
 
 
+@partial(one_program, static_argnums=1)
 def _larger(array, shape, key, noise):
     """The array in the leading corner of a larger one, noise elsewhere."""
     scale = noise * jnp.sqrt(jnp.mean(array**2)) if array.size else 0
@@ -76,6 +78,7 @@ def _larger(array, shape, key, noise):
     return new.at[tuple(map(slice, array.shape))].set(array)
 
 
+@partial(one_program, static_argnums=(1, 2, 3))
 def _larger_layer(layer, old, new, inner, key, noise):
     """A layer that reads bonds `new`; inner: whether it makes such bonds too."""
     split, keep = jax.random.split(key)
@@ -131,13 +134,10 @@ class Quantised(Generator):
     def rounded(self):
         """The generator that the forward pass sees."""
 
-        def straight_through(array):
-            if not eqx.is_inexact_array(array):
-                return array
-            codes, scales = encode(array, self.bits)
-            return array + jax.lax.stop_gradient(codes.astype(array.dtype) * scales - array)
+        def rounded(array):
+            return _rounded(array, self.bits) if eqx.is_inexact_array(array) else array
 
-        return jax.tree.map(straight_through, self.generator, is_leaf=_is_activation)
+        return jax.tree.map(rounded, self.generator, is_leaf=_is_activation)
 
     def __call__(self):
         return self.rounded()()
@@ -162,6 +162,14 @@ class Quantised(Generator):
         return integers + scales + sum(p.nbytes for p in kept)
 
 
+@partial(one_program, static_argnums=1)
+def _rounded(array, bits):
+    # Gradients pass as if nothing were rounded.
+    codes, scales = encode(array, bits)
+    return array + jax.lax.stop_gradient(codes.astype(array.dtype) * scales - array)
+
+
+@partial(one_program, static_argnums=1)
 def encode(array, bits):
     """Integers (int8) and the scale of each core; cores are the last two axes of an array."""
     axes = tuple(range(max(0, array.ndim - 2), array.ndim))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .._arrays import one_program
 from .._checks import check_int, check_number
 from .._types import ArrayLike
 from ..errors import NotFiniteError
@@ -62,6 +63,12 @@ def isometry(tree) -> jax.Array:
     return sum((_off_isometry(a) for a in arrays if a.size and a.ndim > 1), jnp.zeros(()))
 
 
+@one_program
+def _root_mean_square(weight):
+    return jnp.sqrt(jnp.mean(weight**2))
+
+
+@one_program
 def _off_isometry(array):
     if array.shape[-2] > array.shape[-1]:
         array = jnp.swapaxes(array, -1, -2)
@@ -162,7 +169,7 @@ def fit(
             f"weight has shape {weight.shape}, the generator makes {generator.shape}: build the "
             "generator with the weight's shape."
         )
-    rms = float(jnp.sqrt(jnp.mean(weight**2)))
+    rms = float(_root_mean_square(weight))
     if not 0 < rms < np.inf:
         raise ValueError("weight must be finite and not all zero: there is nothing to fit.")
     if n_entries is not None and key is None:

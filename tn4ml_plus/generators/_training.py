@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._amplitude import Amplitude
+from .._arrays import on_device, one_program
 from .._checks import check_int, check_number
 from ..errors import NotFiniteError
 from ..losses import CrossEntropy, Loss
@@ -97,10 +99,9 @@ class _ModelGradient(Trainer):
 
     def step(self, problem, params, state, epoch):
         n_steps, size = self._batches(problem)
-        key = jax.random.split(problem.key, self.max_epochs)[epoch]
-        order = jax.random.permutation(key, problem.n_samples)[: n_steps * size]
+        order = _drawn(problem.key, epoch, self.max_epochs, problem.n_samples, (n_steps, size))
         program = self._optimizer(problem), problem.loss, problem.apply, self.isometry_weight
-        samples = problem.X, problem.y, order.reshape(n_steps, size)
+        samples = problem.X, problem.y, order
         params, state, loss = _epoch(params, state, *samples, program)
         return Step(params, state, float(loss))
 
@@ -214,7 +215,7 @@ def predict(model, X, *, apply=per_sample, batch_size=1024):
     model, X, apply : as in `train`
     batch_size : int, samples at a time
     """
-    X = jnp.asarray(X)
+    X = on_device(X)
     batches = [_outputs(model, X[i : i + batch_size], apply) for i in range(0, len(X), batch_size)]
     return jnp.concatenate(batches)
 
@@ -227,7 +228,7 @@ def evaluate(model, X, y, *, loss=CROSS_ENTROPY, apply=per_sample, batch_size=10
 
 
 def _samples(X, y):
-    X, y = jnp.asarray(X), jnp.asarray(y)
+    X, y = on_device(X), on_device(y)
     if len(X) != len(y) or not len(X):
         raise ValueError(f"There must be one target per sample, got {len(y)} for {len(X)}.")
     return X, y
@@ -243,6 +244,13 @@ def _losses(outputs, y, loss):
             f"the shape {found.shape}: sum over the axes of outputs."
         )
     return found
+
+
+@partial(one_program, static_argnums=(2, 3, 4))
+def _drawn(key, epoch, n_epochs, n_samples, shape):
+    """Numbers of the samples of each step of an epoch."""
+    key = jax.random.split(key, n_epochs)[epoch]
+    return jax.random.permutation(key, n_samples)[: shape[0] * shape[1]].reshape(shape)
 
 
 @eqx.filter_jit

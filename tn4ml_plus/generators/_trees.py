@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _arrays
 from .._arrays import on_device
 from .._checks import check, check_int, check_number, int_tuple
 from ._base import ELU, Activation, Generator, Identity, cast, check_dtype, one_program
@@ -285,17 +286,20 @@ def _normal(key, shapes, dtype):
     return [part.reshape(shape) for part, shape in zip(numbers, shapes, strict=True)]
 
 
+@_arrays.one_program
 def near_identity(noise, numbers):
     """Gates (n, size, size): the identity and noise."""
     return jnp.eye(numbers.shape[-1], dtype=numbers.dtype)[None] + noise * numbers
 
 
+@_arrays.one_program
 def _scaled(layer, factor):
     """The layer times a factor."""
     each = jnp.asarray(jnp.abs(factor) ** (1 / len(layer.cores)), layer.split.dtype)
     return Layer(signed(each * layer.split, factor), each * layer.keep, layer.gates)
 
 
+@_arrays.one_program
 def signed(cores, factor):
     """Cores, the first of which takes the sign of a factor."""
     return cores.at[0].multiply(jnp.sign(factor).astype(cores.dtype))

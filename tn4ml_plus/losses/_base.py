@@ -208,15 +208,20 @@ class Loss(_Minimised, abc.ABC):
                 f"{type(self).__name__} is a {self.task} loss and gives no class probabilities; "
                 "use a classification loss such as CrossEntropy()."
             )
-        # Subtracting the largest output before the scale is applied keeps probabilities right even
-        # where the outputs themselves leave the range of the dtype.
-        largest = jax.lax.stop_gradient(amplitude.value.max(axis=-1, keepdims=True))
-        outputs = amplitude._replace(value=amplitude.value - largest).dense()
-        return outputs - jnp.log(jnp.sum(jnp.exp(outputs), axis=-1, keepdims=True))
+        return _log_softmax(amplitude)
 
     def probabilities(self, amplitude: Amplitude) -> ByClass:
         """Class probabilities, (batch, n_classes), rows summing to 1."""
         return jnp.exp(self.log_probabilities(amplitude))
+
+
+@one_program
+def _log_softmax(amplitude):
+    # Subtracting the largest output before the scale is applied keeps probabilities right even
+    # where the outputs themselves leave the range of the dtype.
+    largest = jax.lax.stop_gradient(amplitude.value.max(axis=-1, keepdims=True))
+    outputs = amplitude._replace(value=amplitude.value - largest).dense()
+    return outputs - jnp.log(jnp.sum(jnp.exp(outputs), axis=-1, keepdims=True))
 
 
 @partial(one_program, static_argnums=0)

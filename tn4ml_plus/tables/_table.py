@@ -198,6 +198,8 @@ def read_weight(sample_weight, n_samples: int) -> np.ndarray:
     if sample_weight is None or isinstance(sample_weight, numbers.Number):
         sample_weight = np.full(n_samples, 1.0 if sample_weight is None else sample_weight)
     unmasked(sample_weight, "sample_weight")
+    if np.asarray(sample_weight).dtype.kind in "mM":
+        raise ValueError("sample_weight holds moments or spans of time: give numbers.")
     weight = check_array(
         sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
     )

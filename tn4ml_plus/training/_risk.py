@@ -68,8 +68,22 @@ def over_members(function, n_members, in_axes):
 
 @partial(jax.jit, static_argnames="optimizer")
 def start(optimizer, params):
-    """The state of an optax transformation for each member, random keys as their numbers."""
-    return jax.vmap(lambda p: _numbers_of_keys(optimizer.init(p)))(params)
+    """The state of an optax transformation for each member, random keys as their numbers.
+
+    ValueError for a transformation that starts from more than parameters.
+    """
+
+    def init(params):
+        try:
+            return _numbers_of_keys(optimizer.init(params))
+        except AttributeError as error:
+            name = optimizer.init.__qualname__.partition(".")[0]
+            raise ValueError(
+                f"The optimizer {name} does not start from the cores of networks alone ({error}): "
+                "take another one."
+            ) from error
+
+    return jax.vmap(init)(params)
 
 
 def updated(optimizer, gradient, state, params, **extra):
