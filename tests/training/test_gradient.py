@@ -839,7 +839,7 @@ def test_bad_warmup(warmup):
         WarmupCosine(warmup=warmup)
 
 
-def test_an_optimizer_that_starts_from_more_than_parameters_is_named():
+def test_an_optimizer_that_takes_more_than_parameters_is_named():
     slow = optax.lookahead(optax.sgd(0.1), 5, 0.5)
-    with pytest.raises(ValueError, match="The optimizer lookahead does not start from the cores"):
+    with pytest.raises(ValueError, match="The optimizer lookahead takes more than"):
         TNRegressor(2, n_members=1, trainer=Gradient(optimizer=slow)).fit(np.eye(9), np.arange(9))

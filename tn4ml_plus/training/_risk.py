@@ -68,28 +68,14 @@ def over_members(function, n_members, in_axes):
 
 @partial(jax.jit, static_argnames="optimizer")
 def start(optimizer, params):
-    """The state of an optax transformation for each member, random keys as their numbers.
-
-    ValueError for a transformation that starts from more than parameters.
-    """
-
-    def init(params):
-        try:
-            return _numbers_of_keys(optimizer.init(params))
-        except AttributeError as error:
-            name = optimizer.init.__qualname__.partition(".")[0]
-            raise ValueError(
-                f"The optimizer {name} does not start from the cores of networks alone ({error}): "
-                "take another one."
-            ) from error
-
-    return jax.vmap(init)(params)
+    """The state of an optax transformation for each member, random keys as their numbers."""
+    return jax.vmap(lambda p: _numbers_of_keys(optimizer.init(p)))(params)
 
 
 def updated(optimizer, gradient, state, params, **extra):
     """Updates of an optax transformation, which mixes dtypes, and its next state.
 
-    Of the extra arguments it gets those that it takes.
+    Of the extra arguments it gets those that it takes. ValueError where these are not enough.
     """
     update = optax.with_extra_args_support(optimizer).update
     if "grad_fn" not in inspect.signature(update).parameters:
@@ -111,6 +97,12 @@ def updated(optimizer, gradient, state, params, **extra):
                 unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
                 if not unknown or extra.pop(unknown[1], None) is None:
                     raise
+            except AttributeError as error:
+                name = optimizer.update.__qualname__.partition(".")[0]
+                raise ValueError(
+                    f"The optimizer {name} takes more than gradients and parameters ({error}): "
+                    "take another one."
+                ) from error
 
 
 def _is_key(leaf):
