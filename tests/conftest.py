@@ -5,6 +5,7 @@ import gc
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -75,11 +76,12 @@ DIFFERENT = {
     **dict.fromkeys(("TNAnomalyDetector", "TNBornMachine"), ("outlier", "partial_fit")),
 }
 # Checks of TNClassifier of which one is known to fail and of which tests of its own ask the others
-# more strictly: what balanced weights are, which score has which probability, and that pickled,
-# cloned and piped models are the same. Each trains on tables of other shapes.
+# more strictly: what balanced weights are, which score has which probability, labels and columns of
+# all kinds, and that pickled, cloned and piped models are the same. Each trains on tables of other
+# shapes.
 ASKED = (
-    "class_weight_classifiers", "decision_proba_consistency", "estimators_pickle",
-    "pipeline_consistency", "sample_weight_equivalence",
+    "class_weight_classifiers", "classifiers_classes", "decision_proba_consistency", "dtype",
+    "estimators_pickle", "pipeline_consistency", "sample_weight_equivalence",
 )  # fmt: skip
 # A program holds some three megabytes, and up to thirty of the memory maps that a process may have:
 # how many there may be at all, and when a file begins, whose tests share what they compile.
@@ -176,8 +178,20 @@ def is_long_example(item):
     return isinstance(item, DoctestItem) and item.name.rpartition(".")[2] in LONG_EXAMPLES
 
 
+def beyond_some(items):
+    """Of tests marked as ``some(n)``, whose parameters are alike, all but each n-th of them."""
+    counts = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("some"):
+            counts[item.function] += 1
+            if (counts[item.function] - 1) % mark.args[0]:
+                yield item
+
+
 def pytest_collection_modifyitems(items):
     """Mark what is numerical and put the slowest files first."""
+    for item in beyond_some(items):
+        item.add_marker("long")
     for item in items:
         if item.nodeid.startswith(NUMERICAL):
             item.add_marker("numerical")

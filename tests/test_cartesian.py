@@ -292,6 +292,7 @@ def whole(network):
 
 
 # What meets here and not above are topologies and initializers; all else is long.
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("name", "topology", "initializer"),
     mostly_of(pairs(names("embedding"), TOPOLOGIES, INITIALIZERS), 1, 2),

@@ -71,6 +71,7 @@ SHORT = [
 ]
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(("nsites", "output", "cyclic"), SHORT)
 def test_short_chains_in_single_precision(nsites, output, cyclic):
     n_outputs = None if output is None else 2

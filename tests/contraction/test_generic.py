@@ -124,6 +124,7 @@ def assert_close(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12 * max(np.abs(b).max(), 1))
 
 
+@pytest.mark.some(2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_outputs_and_gradients_equal_a_dense_contraction(geometry):

@@ -121,6 +121,7 @@ def ragged_samples(batch=4):
     return phi
 
 
+@pytest.mark.some(2)
 @every_output
 def test_outputs_and_squared_norms(output_sites, cyclic, x64):
     smpo = random_smpo(output_sites, cyclic)
@@ -324,6 +325,7 @@ def test_identity_aware_start_is_of_order_one(spacing):
     assert (np.abs(squares) < 6).all()
 
 
+@pytest.mark.some(2)
 @in_part("name, cyclic", names("initializer"), [False, True])
 def test_any_initializer_of_many_sites_is_finite(name, cyclic):
     initializer = resolve("initializer", name)
@@ -464,6 +466,7 @@ def test_layers_whose_sizes_differ(x64):
     np.testing.assert_allclose(outputs, dense(network, phi), rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", names("initializer"))
 def test_calibration_from_any_start(name):
     phi = np.random.default_rng(0).uniform(0, 1, (16, LONG, 2)).astype("f4")

@@ -327,6 +327,7 @@ KEPT = [drop_tags, rename_tags, swap_tags, rename_bonds, reverse_tensors, transp
 RESHAPED = [merge_neighbours, extra_bond, insert_identity]
 
 
+@pytest.mark.some(2)
 @every_network
 @pytest.mark.parametrize("change", KEPT + RESHAPED)
 def test_a_network_changed_by_hand_has_the_same_outputs(name, change):

@@ -74,6 +74,7 @@ def assert_close(ours, theirs, rtol):
     np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol * scale)
 
 
+@pytest.mark.some(2)
 @every_tree
 @pytest.mark.parametrize(
     ("dtype", "rtol"),
@@ -111,6 +112,7 @@ def test_outputs_and_gradients_equal_a_dense_contraction(tree, dtype, rtol):
         assert_close(np.where(real, d_phi, 0), d_phi_dense, 5 * rtol)
 
 
+@pytest.mark.some(2)
 @every_tree
 def test_norms_and_plain_amplitudes(tree):
     with jax.enable_x64(True):

@@ -201,6 +201,7 @@ def test_names_of_scalers_are_as_good_as_the_objects(X):
         np.testing.assert_array_equal(*scores)
 
 
+@pytest.mark.long
 def test_columns_constant_in_fitting_cost_the_same_wherever_they_go(X):
     X = np.column_stack([X, np.full(len(X), 7.0)])
     X[:3, 4] = np.nan
@@ -309,6 +310,7 @@ def test_rotated_columns_alone_are_not_explained(X):
         detector.explain(X)
 
 
+@pytest.mark.long
 def test_the_smpo_explains_what_it_detects(X):
     # The program of the next test.
     detector = TNAnomalyDetector(4, scaler="gaussian_cdf", random_state=0, **TNAD).fit(X)
@@ -394,6 +396,7 @@ def test_options_that_do_not_fit_are_refused_before_training(X):
         TNAnomalyDetector().score_samples(X)
 
 
+@pytest.mark.long
 def test_a_given_embedding_is_made_orthonormal_for_likelihoods_only(X):
     options = dict(SINGLE)
     # Its components are linearly dependent but for rounding, which only a density minds.

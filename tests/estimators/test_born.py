@@ -122,6 +122,7 @@ BASES = {
 
 
 # In pairs: a basis acts on one site, whatever network joins how many of them.
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("basis", "n_features", "network"), pairs(list(BASES), [1, 2, 3], ["mps", "ttn"])
 )
@@ -269,6 +270,7 @@ def conditional_distribution(density, S, columns):
     return u
 
 
+@pytest.mark.long
 def test_samples_have_the_correlations(machine, clusters):
     pair = machine.marginal([0, 1])
     S = pair.sample(300, random_state=0)
@@ -380,6 +382,7 @@ def test_every_kind_of_missing_category(dtype):
     assert set(found["side"]) == {"left", "right"}
 
 
+@pytest.mark.long
 def test_imputed_digits_are_better_than_means():
     X = load_digits().data[:600, 16:48]
     rng = np.random.default_rng(0)

@@ -99,6 +99,7 @@ def test_probabilities_are_the_mean_over_members(data):
     np.testing.assert_allclose(np.mean(alone, axis=0), both, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_regression_of_several_targets(data):
     X, y = data
     Y = np.stack([100.0 * y + 7, -1e-3 * X[:, 1]], axis=1)
@@ -338,6 +339,7 @@ def test_clone_and_pickle_and_refit(data, estimator):
     assert np.abs(weights_of(other)[0] - weights_of(model)[0]).max() > 1e-4
 
 
+@pytest.mark.long
 def test_parallel_grid_search_equals_the_serial_one(data):
     X, y = data
     grid = {"learning_rate": [1e-3, 2e-2], "bond_dim": [2]}
@@ -866,6 +868,7 @@ def test_trees_learn_and_stay_live(data):
     assert info.match("5 leaves, but there are 4 sites")
 
 
+@pytest.mark.long
 def test_networks_are_values_in_grids(data):
     X, y = data
     key = jax.random.key(0)

@@ -78,6 +78,7 @@ def test_it_classifies_images_it_never_saw(digits):
     assert (model.predict(images[200:]) == model.classes_[p.argmax(1)]).all()
 
 
+@pytest.mark.long
 def test_all_forms_of_the_same_images_train_the_same_model(digits):
     images, y = digits
     forms = {
@@ -110,6 +111,7 @@ def test_colours_are_standardised_each(digits):
     np.testing.assert_array_equal(model.predict_proba(colours), flat.predict_proba(colours))
 
 
+@pytest.mark.long
 def test_images_that_are_no_squares(digits):
     images, y = digits
     model = DTTNClassifier(**SMALL, image_shape=(4, 16)).fit(images.reshape(300, -1), y)
@@ -325,6 +327,7 @@ def test_folding_predicts_the_same(digits, fitted):
     assert not folded.model_.moments
 
 
+@pytest.mark.long
 def test_the_tree_of_a_trained_classifier(digits):
     images, y = digits
     # Blocks of 2 x 2 pixels as their sums, since nodes of the tree join the whole image.

@@ -142,6 +142,7 @@ def test_what_is_given_is_taken(data, options):
     assert model.embedding_ == options.get("embedding", Legendre(2))
 
 
+@pytest.mark.long
 def test_a_given_embedding_leaves_the_dropout_to_choose(data):
     X, y = data
     model = TNClassifier(**SMALL, embedding=Legendre(4)).fit(X, y)
@@ -226,9 +227,7 @@ def test_what_does_not_stay_finite_is_not_chosen(data, monkeypatch):
     "network",
     [
         "mps",
-        "ttn",
-        pytest.param("smpo", marks=pytest.mark.long),
-        pytest.param("mera", marks=pytest.mark.long),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("ttn", "smpo", "mera")),
     ],
 )
 def test_members_of_several_embeddings_compute_what_each_does_alone(data, network):
@@ -280,6 +279,7 @@ def test_a_second_fit_of_the_same_shapes_compiles_nothing(data):
         assert _epoch._cache_size() == before
 
 
+@pytest.mark.long
 def test_classes_too_rare_to_be_set_aside_take_no_part(data):
     X, _ = data
     y = np.arange(300) % 2
@@ -344,7 +344,7 @@ def test_networks_of_one_part_are_averaged(data, monkeypatch):
     np.testing.assert_allclose(selection.losses, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("n_rows", [60, 1600])
+@pytest.mark.parametrize("n_rows", [60, pytest.param(1600, marks=pytest.mark.long)])
 def test_any_number_of_rows_judges(n_rows):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(5 * n_rows, 2))

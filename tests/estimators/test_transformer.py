@@ -186,6 +186,7 @@ def test_without_truncation_the_stack_is_the_composition_to_the_number(X):
         np.testing.assert_allclose(whole, contract(*pack(top), Z).dense(), atol=1e-12)
 
 
+@pytest.mark.long
 def test_a_classifier_on_top_and_its_stack():
     X, y = load_iris(return_X_y=True)
     options = {"n_members": 1, "random_state": 0, "decay": 0.0, "feature_dropout": 0.0}

@@ -121,6 +121,7 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(("sizes", "generator"), mostly_long(pairs(NETWORKS, TREES)))
 def test_identity_activation_is_the_quimb_network(sizes, generator, x64):
     shape, bond_dim, radix = sizes
@@ -144,6 +145,7 @@ def test_nonlinear_generators_are_no_networks():
         TTNGenerator((64, 64), key=KEY).to_quimb()
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("size", [64, 32, 8, 3, 1])
 def test_brick_wall_is_the_circuit(size, x64):
     """Powers of two add up to the size; each circuit is contracted gate by gate."""
@@ -278,6 +280,7 @@ WEIGHTS = [
 
 # In pairs, of which one for each value now: a tree gives a state of modes, whatever a tensorisation
 # makes of it, and the sizes only pad and slice that.
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("sizes", "generator", "tensorisation"),
     mostly_long(pairs(WEIGHTS, TREES, [Paired(), RowMajor()])),
@@ -354,12 +357,14 @@ def test_products_refuse_what_does_not_fit():
 # Start --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(("generator", "activation"), mostly_long(pairs(TREES, ACTIVATIONS)))
 def test_weights_start_with_the_wished_size(generator, activation):
     made = make(generator, (256, 256), activation=activation, bond_dim=3)
     assert np.sqrt(np.mean(form(made) ** 2)) == pytest.approx(np.sqrt(2 / 256), rel=1e-4)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("generator", ALL)
 def test_another_size_may_be_wished(generator):
     weight = form(make(generator, SHAPE, rms=0.5))
@@ -384,6 +389,7 @@ def test_keys_decide_starts(generator):
     assert not jnp.allclose(first, form(make(generator, SHAPE, key=jax.random.key(1))))
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("generator", ALL)
 def test_dtype_is_kept(generator, x64):
     for dtype in (jnp.float32, jnp.float64):

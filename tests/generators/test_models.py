@@ -64,6 +64,7 @@ def test_linear_is_the_layer_that_it_caches(use_bias):
     assert_close(call(layer, x[0]), call(dense, x[0]))
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "options",
     [
@@ -231,6 +232,7 @@ POINTS = jnp.linspace(-1, 1, 32)
 SMOOTH = jnp.exp(-20 * (POINTS[:, None] - POINTS[None]) ** 2)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "options", [{}, {"n_entries": 256, "key": KEY}, {"loss": optax.huber_loss}]
 )
@@ -252,6 +254,7 @@ def test_fits_find_the_size_and_the_sign(tree):
     assert_close(fitted.generator(), -7 * start(), 1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [0, *(pytest.param(i, marks=pytest.mark.long) for i in (1, 2))])
 def test_some_entries_teach_all(seed):
     places = np.arange(64)
@@ -266,6 +269,7 @@ def test_only_generators_are_fitted():
         fit(compressed_perceptron(), jnp.ones((64, 64)))
 
 
+@pytest.mark.long
 def test_fits_do_not_shrink_to_zero():
     """A narrow band, of which a start by chance has next to nothing."""
     points = jnp.linspace(-1, 1, 256)
@@ -328,6 +332,7 @@ def compressed_perceptron(key=KEY):
     return compress(perceptron(), lambda m: m.layers[1], key=key)
 
 
+@pytest.mark.long
 def test_compressed_models_learn():
     trained = train(compressed_perceptron(), *TRAINING, key=KEY, n_epochs=20, validation=VALIDATION)
     accuracy = (predict(trained.model, VALIDATION[0]).argmax(1) == VALIDATION[1]).mean()
@@ -386,6 +391,7 @@ def test_bad_options_of_training_are_named(options, message):
         train(perceptron(), **arguments)
 
 
+@pytest.mark.long
 def test_students_come_near_their_teachers():
     teacher = train(perceptron(), *TRAINING, key=KEY, n_epochs=5).model
     student = compressed_perceptron()

@@ -38,6 +38,7 @@ def images(shape=(4, 3, 2), n=5):
     return jnp.asarray(np.random.default_rng(1).normal(size=(n, *shape)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "millions", "dagger"),
     [("T", 7.823, 7.803), ("S", 12.938, 12.908), ("L", 35.227, 35.171)],
@@ -82,6 +83,7 @@ def test_an_aim_is_what_its_formula_says(x64):
     np.testing.assert_allclose(block(x, []), expected, atol=1e-10)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("block", "merge"),
     mostly_long(
@@ -103,6 +105,7 @@ def test_moments_of_a_batch_put_in_place_give_its_outputs_again(block, merge, x6
         np.testing.assert_allclose(new, (1 + variance) / 2)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("block", "merge"),
     mostly_long(pairs([*INTERACTIONS, TokenMixing], [BatchNormProduct, LayerNormProduct])),
@@ -126,6 +129,7 @@ VARIANTS_OF_TREES = [
 ]
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("variant", "block"), mostly_long(pairs(VARIANTS_OF_TREES, INTERACTIONS)), ids=str
 )
@@ -221,6 +225,7 @@ def test_gradients_agree_with_differences(trained):
     check_grads(loss, leaves, order=1, modes=["rev"], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [*list(BLOCKS)[:1], *(pytest.param(b, marks=pytest.mark.long) for b in list(BLOCKS)[1:])],
@@ -329,6 +334,7 @@ def test_numbers_of_blocks_are_checked():
         TokenMixing(4, head_dim=0, key=jax.random.key(0))
 
 
+@pytest.mark.long
 def test_many_networks_are_made_at_once():
     keys = jax.random.split(jax.random.key(0), 3)
     many = eqx.filter_vmap(lambda key: DTTN(SMALL, (4, 3, 2), 3, key=key))(keys)

@@ -305,6 +305,7 @@ def test_samples_of_tables_with_categories(iris):
         display.plot(features=[3])
 
 
+@pytest.mark.long
 def test_compression(classifier, iris):
     X, y = iris
     display = CompressionDisplay.from_estimator(classifier, X, y, bond_dims=(1, 2))
@@ -333,6 +334,7 @@ def test_layers_that_say_nothing_are_points(iris):
         separability_by_layer([X[:50]], y[:50])
 
 
+@pytest.mark.long
 def test_pipelines_and_searches(iris):
     X, y = iris
     model = TNClassifier(3, n_members=1, max_epochs=3, random_state=0)
@@ -386,6 +388,7 @@ def test_pictures_are_optional(package, classifier, monkeypatch):
         NetworkDisplay.from_network(mera).plot()
 
 
+@pytest.mark.long
 def test_names_of_sites(iris, images):
     X, y = iris
     fitted = {"max_epochs": 1, "n_members": 1, "random_state": 0, "feature_dropout": 0.0}

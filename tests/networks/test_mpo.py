@@ -80,6 +80,7 @@ def test_pack_and_unpack_round_trip(cyclic, output_sites):
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.some(2)
 @every_kind
 def test_copies_and_views(cyclic, output_sites):
     for network in (random_smpo(cyclic, output_sites), random_layers(cyclic, output_sites)):
@@ -357,10 +358,7 @@ NETWORKS = ["mpo", "smpo", SMPOSpec(output_sites=(1,)), SMPOSpec(cyclic=True, sp
 # An MPO is an SMPO with outputs everywhere, and one output is less than two.
 @pytest.mark.parametrize(
     "network",
-    [
-        pytest.param(n, marks=[pytest.mark.long] if i % 2 == 0 else [])
-        for i, n in enumerate(NETWORKS)
-    ],
+    [pytest.param(n, marks=[pytest.mark.long] if i < 3 else []) for i, n in enumerate(NETWORKS)],
     ids=str,
 )
 def test_classifiers_learn(network):
@@ -374,6 +372,7 @@ def test_classifiers_learn(network):
     assert loss[-1] < 0.5 * loss[0]
 
 
+@pytest.mark.long
 def test_a_regressor_learns():
     X = np.random.default_rng(0).uniform(-1, 1, (200, 4))
     y = X[:, 0] - X[:, 3] + X[:, 1]

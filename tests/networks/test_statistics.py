@@ -168,6 +168,7 @@ SMALL = {"bond_dim": 2, "max_epochs": 4, "feature_dropout": 0.0, "random_state":
 SMALL |= {"embedding": Legendre(2)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n_members", [2, pytest.param(1, marks=pytest.mark.long)])
 def test_estimators_arrange_features_by_their_data(grouped, n_members, tmp_path):
     X = grouped.copy()

@@ -282,6 +282,7 @@ def test_lbfgs_of_optax_never_climbs_on_whole_batches():
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.long
 def test_extra_arguments_are_those_of_each_member():
     problem = make_problem(n_members=2)
     for max_rate in (0.01, 100.0):

@@ -62,12 +62,19 @@ def equal(first, second):
         {},
         # Two at a time, since each program of training takes long to compile.
         {"ema": 0.9, "optimizer": optax.sgd(0.1, momentum=0.9)},
-        {
-            "augmentations": (RandomCrop(1), Mixup(probability=0.2), CutMix(probability=0.2)),
-            "dtype": "bfloat16",
-        },
-        pytest.param(
-            {"clip_norm": None, "weight_decay": 0.0, "label_smoothing": 0.0}, marks=pytest.mark.long
+        *(
+            pytest.param(options, marks=pytest.mark.long)
+            for options in [
+                {
+                    "augmentations": (
+                        RandomCrop(1),
+                        Mixup(probability=0.2),
+                        CutMix(probability=0.2),
+                    ),
+                    "dtype": "bfloat16",
+                },
+                {"clip_norm": None, "weight_decay": 0.0, "label_smoothing": 0.0},
+            ]
         ),
     ],
     ids=lambda options: " ".join(options) or "default",
@@ -109,6 +116,7 @@ def test_weights_of_zero_and_padding_teach_nothing():
     assert equal(given.task["params"], result.params)
 
 
+@pytest.mark.long
 def test_early_stopping_keeps_the_best_weights():
     # Labels that nothing tells: what is learned is noise, and the validation loss rises.
     samples, validation = labelled(40, 0, contrast=0), labelled(100, 1, contrast=0)

@@ -20,13 +20,18 @@ def classifier(*trainers, **options):
     return TNClassifier(4, trainer=list(trainers), **options)
 
 
-@pytest.mark.parametrize("second", [Sweep(max_epochs=1), IsometricSweep(max_epochs=1)], ids=str)
+@pytest.mark.parametrize(
+    "second",
+    [IsometricSweep(max_epochs=1), pytest.param(Sweep(max_epochs=1), marks=pytest.mark.long)],
+    ids=str,
+)
 def test_sweeps_follow_sweeps_of_other_sizes(second):
     model = classifier(NARROW, second, n_members=2).fit(X, y)
     assert model.n_iter_ == 2
     assert model.score(X, y) > 0.9
 
 
+@pytest.mark.long
 def test_members_of_different_ranks_become_isometric():
     model = classifier(Sweep(cutoff=1e-3), n_members=3, warm_start=True).fit(X, y)
     assert len({max(network.bond_sizes()) for network in model.networks_}) > 1

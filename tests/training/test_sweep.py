@@ -244,10 +244,10 @@ def gaps(made, data, n_sites=2, stale=None, objectives=None):
     [
         ("chain", "classification"),
         ("tree", "density"),
-        ("ternary", "regression"),
         *(
             pytest.param(*pair, marks=pytest.mark.long)
             for pair in [
+                ("ternary", "regression"),
                 ("end", "cross-entropy"),
                 ("chain", "regression"),
                 ("chain", "density"),
@@ -295,9 +295,8 @@ def test_a_stale_environment_shows_in_the_gradients(stale, x64):
 @pytest.mark.parametrize(
     ("kind", "objective"),
     [
-        ("chain", OBJECTIVES[6]),
         ("tree", OBJECTIVES[2]),
-        *(pytest.param("chain", OBJECTIVES[i], marks=pytest.mark.long) for i in (2, 3, 4, 5)),
+        *(pytest.param("chain", OBJECTIVES[i], marks=pytest.mark.long) for i in (2, 3, 4, 5, 6)),
     ],
     ids=str,
 )
@@ -392,6 +391,7 @@ def test_an_improved_root_balances_loss_and_ridge(x64):
     assert (values[0] - values[1]) / 2e-4 == pytest.approx(-ridge, rel=1e-4)
 
 
+@pytest.mark.long
 def test_the_unit_of_the_ridge_is_chosen_once_more_after_the_first_sweep(digits, monkeypatch):
     X, _, y, _ = digits
     calls, original = [], Sweeper.choose_unit
@@ -569,6 +569,7 @@ def test_an_operator_learns_by_sweeps(digits, n_sites, quick):
     assert normal.mean() > other.mean()
 
 
+@pytest.mark.long
 def test_sweeps_over_many_sites_stay_finite():
     X = np.random.RandomState(0).uniform(size=(30, 784))
     density = TNBornMachine(2, trainer=Sweep(max_epochs=1), random_state=0).fit(X)
@@ -595,6 +596,7 @@ def test_gradients_go_on_where_sweeps_end(digits):
     assert model.history_["loss"][-1] < losses[-1]
 
 
+@pytest.mark.long
 def test_lists_of_trainers_share_the_flat_options(digits):
     X, _, y, _ = digits
     model = TNClassifier(
@@ -710,6 +712,7 @@ def test_other_settings_and_seeds_compile_nothing(digits):
     assert run_updates._cache_size() == before + 3
 
 
+@pytest.mark.long
 def test_validation_compiles_once_while_ranks_change(digits):
     X, _, y, _ = digits
     trainer = Sweep(n_sites=1, expansion=1, max_bond=6, max_epochs=3)
