@@ -29,8 +29,8 @@ from tn4ml_plus.training._gradient import (
     Minibatches,
     _batches,
     _epoch,
-    _few,
     _rate,
+    _share,
     padded_rates,
 )
 from tn4ml_plus.training._problem import bucket
@@ -174,7 +174,7 @@ class Shared(Gradient):
         dropped = self._dropped(problem, rows.shape)
         dropped = None if dropped is None else dropped[:, None]
         batches = Minibatches(rows[:, None], rates.astype(dtype), steps, dropped)
-        decay = self.decay * np.sqrt(1000 / problem.effective_size) * _few(structure)
+        decay = self.decay * np.sqrt(1000 / problem.effective_size) * _share(structure)
         traced = SharedRisk(problem.risk), params, moments, anchor, batches
         decay = np.array([decay], dtype)
         params, moments, totals = _epoch(_ADAM, self.clip_norm, *traced, decay)

@@ -43,7 +43,7 @@ def test_a_rule_of_several_columns_loses_none_of_them():
     y = board[:, LINES].all(axis=2).any(axis=1).astype(int)
     model = TNClassifier(n_members=2, random_state=0).fit(X[:400], y[:400])
     # Categories have no resolution.
-    assert shares(model.selection_) == [0.2, 0.0, 0.5]
+    assert shares(model.selection_) == [0.2, 0.0, 0.2]
     assert model.selection_.best.feature_dropout == 0.0
     dropped = TNClassifier(n_members=2, feature_dropout=0.2, random_state=0).fit(X[:400], y[:400])
     assert dropped.selection_ is None
@@ -55,8 +55,8 @@ def test_noise_is_not_learned_by_heart():
     rng = np.random.default_rng(1)
     X, y = rng.normal(size=(400, 11)), rng.integers(0, 2, 400)
     selection = TNClassifier(n_members=1, random_state=0).fit(X, y).selection_
-    # The more is dropped, the better.
-    assert selection.best == Candidate(Legendre(2), 0.5)
+    # The less is learned, the better.
+    assert selection.best == Candidate(Legendre(2), 0.2, 6.0)
     assert (selection.losses[1:-1] > selection.losses[0]).all()
     assert selection.errors[0] == 0
     assert (selection.errors[1:] > 0).all()
@@ -119,10 +119,18 @@ def test_more_rows_have_finer_candidates(n_samples, n_features, expected):
     shares = [candidate.feature_dropout for candidate in recipe.candidates]
     star = [0.2, *[0.0] * len(found)]
     # Where rows are few some may be noisy.
-    few = [*star, 0.5]
+    few = [*star, 0.2]
     some = [0.2, 0.0] * len(found)
     sizes = {299: [], 300: few, 2000: some, 10_000: star}
     assert shares == sizes[n_samples]
+    decays = [candidate.decay for candidate in recipe.candidates]
+    assert decays == (
+        [None] * (len(shares) - 1) + [6.0] if n_samples == 300 else [None] * len(shares)
+    )
+    # What is given is not chosen.
+    for given in ({"decay": 1.0}, {"feature_dropout": 0.1}):
+        recipe = TNClassifier(**given)._recipe((n_samples, n_features))
+        assert {candidate.decay for candidate in recipe.candidates} <= {None}
 
 
 @pytest.mark.parametrize(
@@ -147,7 +155,7 @@ def test_a_given_embedding_leaves_the_dropout_to_choose(data):
     X, y = data
     model = TNClassifier(**SMALL, embedding=Legendre(4)).fit(X, y)
     assert degrees(model.selection_) == [4, 4, 4]
-    assert shares(model.selection_) == [0.2, 0.0, 0.5]
+    assert shares(model.selection_) == [0.2, 0.0, 0.2]
     assert degrees(TNClassifier(**SMALL, feature_dropout=0.1).fit(X, y).selection_) == [2, 4]
 
 
@@ -197,7 +205,7 @@ def test_regressors_choose_too(data):
     X, _ = data
     y = np.stack([X[:, 0], X[:, 1] + X[:, 2]], axis=1)
     selection = TNRegressor(**SMALL | {"max_epochs": 200}).fit(X, y).selection_
-    assert shares(selection) == [0.05, 0.0, 0.0, 0.125]
+    assert shares(selection) == [0.05, 0.0, 0.0, 0.05]
     # The mean has an error of one.
     assert selection.losses.max() < 0.5
 

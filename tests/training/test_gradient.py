@@ -498,10 +498,11 @@ def test_default_rate_falls_with_the_number_of_sites_and_large_bonds(n_features,
     [
         (4, 2, 0.125),
         (12, 16, 1.0),
+        (96, 8, 1.5),
         *(pytest.param(*row, marks=pytest.mark.long) for row in [(8, 4, 0.5), (2, 8, 0.25)]),
     ],
 )
-def test_decay_falls_with_small_bonds_and_few_sites(n_sites, bond_dim, share):
+def test_decay_falls_with_small_bonds_and_few_sites_and_rises_with_many(n_sites, bond_dim, share):
     mps = MPS.random(n_sites, bond_dim=bond_dim, n_outputs=N_CLASSES, key=jax.random.key(0))
     packed, structure = pack(mps)
     params = jax.tree.map(lambda leaf: leaf[None], packed)

@@ -62,20 +62,25 @@ class Recipe:
 
 @variant("candidate")
 class Candidate:
-    """An embedding and a feature dropout that a selection may choose.
+    """An embedding, a feature dropout and a decay that a selection may choose.
 
     Parameters
     ----------
     embedding : Embedding
     feature_dropout : float
+    decay : float or None, which leaves that of the trainer
     """
 
     embedding: Embedding
     feature_dropout: float
+    decay: float | None = None
 
     def of(self, recipe: Recipe) -> Recipe:
         """The recipe with this, and nothing left to choose."""
-        trainer = dataclasses.replace(recipe.trainer, feature_dropout=self.feature_dropout)
+        decay = recipe.trainer.decay if self.decay is None else self.decay
+        trainer = dataclasses.replace(
+            recipe.trainer, feature_dropout=self.feature_dropout, decay=decay
+        )
         columns = self.embedding, recipe.columns[1]
         return dataclasses.replace(recipe, columns=columns, trainer=trainer, candidates=())
 

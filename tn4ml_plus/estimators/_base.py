@@ -194,7 +194,9 @@ class TensorNetworkEstimator(HoldsNetworks, NetworkOptions, ResumableOptions):
         selection = getattr(self, "selection_", None)  # which earlier versions did not store
         own = before is not None and self.feature_dropout is not None
         if selection and self.trainer == "gradient" and not own:
-            recipe = selection.best.of(recipe)
+            best = selection.best
+            best = best if self.decay is None else dataclasses.replace(best, decay=None)
+            recipe = best.of(recipe)
         reader, ensemble, arguments = prepared(recipe, data, rng, before, outputs)
 
         def keep(ensemble, new, epochs):

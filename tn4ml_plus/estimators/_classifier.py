@@ -160,8 +160,8 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
         as far as these differ between rows. ``"linear"``: as the time only.
     learning_rate, max_epochs, batch_size, feature_dropout, decay : number or None
         Override the trainer's own values where not None. An explicit max_epochs is taken exactly. A
-        feature_dropout of None is 0.2, or 0, or for less than 2,000 rows 0.5, where that does
-        better on rows set aside.
+        feature_dropout of None is 0.2, or 0 where that does better on rows set aside; so is a decay
+        of None for less than 2,000 rows that of the trainer or four times it.
     early_stopping : bool, whether to keep the weights that did best on a tenth that is set aside
     class_weight : None, "balanced" or dict, as in scikit-learn
     warm_start : bool, whether fit goes on from the present networks
@@ -181,9 +181,9 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
     embedding_, history_
         The embedding in use; lists by name, one value per epoch.
     selection_ : `Selection` or None
-        How embeddings and shares of dropped features did on rows set aside, one or more fifths of
-        at most 60,000, in a quarter of the epochs; None where nothing was to be chosen: both were
-        given, a trainer other than ``"gradient"``, below 300 rows, in streams.
+        How embeddings, shares of dropped features and decays did on rows set aside, one or more
+        fifths of at most 60,000, in a quarter of the epochs; None where nothing was to be chosen:
+        the first two were given, a trainer other than ``"gradient"``, below 300 rows, in streams.
 
     Raises
     ------

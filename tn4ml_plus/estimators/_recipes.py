@@ -22,8 +22,8 @@ from ._estimator import check_switches, split
 
 # Of fewer rows what is set aside tells less than the defaults know.
 LEAST_ROWS = 300
-# The dropout of a candidate for noisy rows, in that of the default.
-_STRONGER = 2.5
+# The decay of a candidate for noisy rows, in that of the default.
+_STRONGER = 4.0
 # A network leaves out no more than one of these parts of the rows.
 _LEAST_PARTS = 4
 # Rows that the least-squares start and the calibration look at.
@@ -92,8 +92,9 @@ def _candidates(recipe, options, n_samples, n_features):
     # Fewer candidates have more networks that judge them.
     others = itertools.product(embeddings[1:], shares[-1:] if few or many else shares)
     yield from itertools.starmap(Candidate, others)
-    if options.feature_dropout is None and few:
-        yield Candidate(min(embeddings, key=attrgetter("phys_dim")), _STRONGER * shares[0])
+    if options.feature_dropout is None and options.decay is None and few:
+        coarsest = min(embeddings, key=attrgetter("phys_dim"))
+        yield Candidate(coarsest, shares[0], _STRONGER * float(recipe.trainer.decay))
 
 
 def fine_legendre(n_samples, n_features):

@@ -1,4 +1,4 @@
-"""Selection of the embedding and of feature dropout by what does best on rows set aside."""
+"""Selection of the embedding, of feature dropout and decay by what does best on rows set aside."""
 
 import dataclasses
 import itertools
@@ -35,7 +35,7 @@ _BUDGET = 0.9
 
 @variant("state", eq=False)
 class Selection:
-    """Candidates for the embedding and for feature dropout, and how they did on rows set aside.
+    """Candidates for embedding, feature dropout and decay, and how they did on rows set aside.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Selection:
     >>> from tn4ml_plus.ensembles import Candidate
     >>> candidates = Candidate(Legendre(2), 0.2), Candidate(Legendre(2), 0.0)
     >>> Selection(candidates, np.array([0.5, 0.4]), np.array([0.0, 0.02])).best
-    Candidate(embedding=Legendre(degree=2, orthonormal=False), feature_dropout=0.0)
+    Candidate(embedding=Legendre(degree=2, orthonormal=False), feature_dropout=0.0, decay=None)
     """
 
     candidates: tuple
@@ -116,14 +116,14 @@ def _held_out(recipe, candidates, data, outputs, rng):
     n_networks = int(_BUDGET * recipe.n_members / (_LENGTH * len(candidates)))
     n_networks, seed = int(np.clip(n_networks, 1, _N_FOLDS)), rng.randint(2**31 - 1)
     n_parts = n_networks if len(data.target) < _AVERAGED_ROWS else 1
-    # One share for each member of the fit says nothing of those that try.
-    shares = [np.mean(each.feature_dropout) for each in candidates]
-    shares = np.repeat(shares, n_networks).tolist()
-    trainer = _Brief(
-        **vars(recipe.trainer)
-        | {"schedule": _Faster(recipe.trainer.schedule), "feature_dropout": tuple(shares)}
-        | {"early_stopping": None}
-    )
+    # One number for each member of the fit says nothing of those that try.
+    trainers = [candidate.of(recipe).trainer for candidate in candidates]
+    own = {
+        name: tuple(np.repeat([np.mean(getattr(t, name)) for t in trainers], n_networks).tolist())
+        for name in ("feature_dropout", "decay")
+    }
+    brief = {"schedule": _Faster(recipe.trainer.schedule), "early_stopping": None}
+    trainer = _Brief(**vars(recipe.trainer) | brief | own)
     changes = {"callbacks": (), "leaves_out": False, "n_members": n_networks, "trainer": trainer}
     recipe = dataclasses.replace(recipe, **changes)
     ensembles, read, neutrals, sites = [], [], [], [0]

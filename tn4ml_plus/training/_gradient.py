@@ -20,8 +20,9 @@ from ._trainer import Step, Trainer
 _ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)
 # Bonds that the default rate and decay were tuned at; the second is that of densities.
 _BOND, _DENSITY_BOND = 8, 6
-# Sites from which on the decay of networks with outputs is the whole one.
-_SITES = 8
+# Sites from which on the decay of networks with outputs is the whole one, and those beyond which
+# it rises and the rate falls.
+_SITES, _MANY_SITES = 8, 64
 
 
 class Schedule(abc.ABC):
@@ -88,13 +89,14 @@ class Gradient(Trainer):
         Where max_epochs is None, training takes 40 epochs but at least min_steps and at most
         max_steps steps, rounded to whole epochs and never less than one.
     clip_norm : float, optional, cap on the gradient's global norm
-    decay : float
+    decay : float or tuple of float, one per member
         Pull toward the identity start per unit of learning rate for 1000 samples, scaled by
         sqrt(1000 / size) with size the sum of the sample weights, at least n_samples, and below
         bond 8 (6 in densities) in proportion to the bond: entries settle where Adam's step, of size
         one, and the pull balance, up to 1 / decay from the start, and a path through many cores
         adds up D such products a core. Except in densities it falls with the sites, too, below 8
-        of them, since each has to do more.
+        of them, since each has to do more, and rises with them beyond 64, as what they add up to
+        does.
     feature_dropout : float or tuple of float, one per member
         Share of the features that each sample loses in each step, in [0, 1).
     max_epochs, early_stopping, time_limit, callbacks : as in `Trainer`; max_epochs is exact
@@ -107,7 +109,7 @@ class Gradient(Trainer):
     min_steps: int = 500
     max_steps: int = 3000
     clip_norm: float | None = None
-    decay: float = 0.0
+    decay: float | tuple[float, ...] = 0.0
     feature_dropout: float | tuple[float, ...] = 0.0
 
     trains_on_parts: ClassVar[bool] = True
@@ -122,10 +124,10 @@ class Gradient(Trainer):
             check_int(name, getattr(self, name), 1)
         check_instance("schedule", self.schedule, Schedule)
         check_number("clip_norm", self.clip_norm, above=0, optional=True)
-        check_number("decay", self.decay, at_least=0)
-        several = isinstance(self.feature_dropout, tuple)
-        for share in self.feature_dropout if several else (self.feature_dropout,):
-            check_number("feature_dropout", share, at_least=0, below=1)
+        for name, bounds in (("decay", {}), ("feature_dropout", {"below": 1})):
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                check_number(name, number, at_least=0, **bounds)
         if self.optimizer is None:
             return
         parts = (getattr(self.optimizer, name, None) for name in ("init", "update"))
@@ -134,7 +136,7 @@ class Gradient(Trainer):
                 f"optimizer must be an optax transformation, got {self.optimizer!r}: write "
                 "optax.adam(1e-3)."
             )
-        if self.decay > 0:
+        if np.any(self.decay):
             raise ValueError(
                 "decay goes with the default optimizer: chain optax.add_decayed_weights into "
                 "yours, or set decay=0."
@@ -146,9 +148,11 @@ class Gradient(Trainer):
             )
 
     def check(self, problem):
-        n, given = problem.n_members, np.size(self.feature_dropout)
-        allowed = f"one number, or one for each of the {n} networks"
-        check("feature_dropout", self.feature_dropout, given in (1, n), allowed)
+        n = problem.n_members
+        for name in ("decay", "feature_dropout"):
+            value = getattr(self, name)
+            allowed = f"one number, or one for each of the {n} networks"
+            check(name, value, np.size(value) in (1, n), allowed)
 
     def _batch_size(self, n_samples):
         """Samples per step."""
@@ -175,14 +179,16 @@ class Gradient(Trainer):
         n_trained = problem.n_trained
         steps = -(-n_trained // batch_size)
         # Networks of several bonds have rates and decays of their own.
-        peaks, few = np.array([(_rate(s), _few(s)) for s in problem.structures]).T
+        peaks, shares = np.array([(_rate(s), _share(s)) for s in problem.structures]).T
         if self.learning_rate is not None:
             peaks[:] = self.learning_rate
         rows = _batches(problem, batch_size, bucket(steps))
         rates = padded_rates(self, peaks, problem.n_samples, epoch, steps)
         dropped = self._dropped(problem, rows.shape)
         batches = Minibatches(rows, rates.astype(dtype), steps, dropped)
-        decay = (self.decay * np.sqrt(1000 / problem.effective_size) * few).astype(dtype)
+        decay = np.multiply(self.decay, np.sqrt(1000 / problem.effective_size) * shares).astype(
+            dtype
+        )
         static = self.optimizer or _ADAM, self.clip_norm
         traced = problem.risk, params, state, problem.anchor, batches, decay
         params, state, totals = _epoch(*static, *traced)
@@ -222,14 +228,15 @@ class Minibatches(NamedTuple):
 def _rate(structure):
     """Default learning rate, see `Gradient`."""
     excess = max(1.0, structure.max_bond / _BOND)
-    return 5e-3 * min(1.0, 64 / structure.nsites) * excess ** (-structure.max_degree / 2)
+    return 5e-3 * min(1.0, _MANY_SITES / structure.nsites) * excess ** (-structure.max_degree / 2)
 
 
-def _few(structure):
-    """Factor of the decay for small bonds and few sites, see `Gradient`."""
+def _share(structure):
+    """Factor of the decay for small bonds, few and many sites, see `Gradient`."""
     if structure.squared:
         return min(1.0, structure.max_bond / _DENSITY_BOND)
-    return min(1.0, structure.max_bond / _BOND) * min(1.0, structure.nsites / _SITES)
+    few, many = min(1.0, structure.nsites / _SITES), max(1.0, structure.nsites / _MANY_SITES)
+    return min(1.0, structure.max_bond / _BOND) * few * many
 
 
 def padded_rates(trainer, peak, n_samples, epoch, steps):
