@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss
 import tn4ml_plus
 from tn4ml_plus.embeddings import Hat, Legendre
 from tn4ml_plus.ensembles import Candidate, Ensemble
-from tn4ml_plus.estimators import TNClassifier, TNRegressor, _selection
+from tn4ml_plus.estimators import Selection, TNClassifier, TNRegressor, _selection
 from tn4ml_plus.estimators._recipes import Data
 from tn4ml_plus.estimators._selection import _side_by_side
 from tn4ml_plus.tables import read_columns
@@ -187,6 +187,28 @@ def test_training_on_keeps_the_choice(data):
     # What is given meanwhile counts more.
     model.set_params(feature_dropout=0.3).fit(X[:60], y[:60])
     assert shown[-1] == 0.3
+
+
+def test_a_decay_that_was_chosen_is_kept_unless_one_is_given(data):
+    X, y = data
+    options = SMALL | {"max_epochs": 1}
+    model = TNClassifier(**options, embedding=Legendre(2), warm_start=True).fit(X, y)
+    shown = []
+
+    class Watching(Gradient):
+        def step(self, problem, *rest):
+            shown.append(self.decay)
+            return super().step(problem, *rest)
+
+    recipe = dataclasses.replace(
+        model._recipe((300, 3)), trainer=Watching(max_epochs=1, decay=1.0), candidates=()
+    )
+    model._recipe = lambda shape: recipe
+    chosen = Candidate(Legendre(2), 0.0, 5.0)
+    model.selection_ = Selection((chosen,), np.zeros(1), np.zeros(1))
+    model.fit(X, y)
+    model.set_params(decay=1.0).fit(X, y)
+    assert shown == [5.0, 1.0]
 
 
 def test_it_repeats_exactly_and_is_stored(data, tmp_path):
