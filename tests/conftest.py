@@ -22,20 +22,25 @@ SPEED = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_spli
 CACHE_BYTES = 1 << 30
 # CPU seconds of the slowest files, which are started first so that no worker ends with one alone.
 SECONDS = {
-    "tests/contraction/test_operator.py": 45,
-    "tests/estimators/test_anomaly.py": 45,
-    "tests/estimators/test_check_estimator.py": 35,
+    "tests/contraction/test_generic.py": 25,
+    "tests/contraction/test_operator.py": 25,
+    "tests/embeddings/test_embeddings.py": 25,
+    "tests/estimators/test_anomaly.py": 25,
+    "tests/estimators/test_born.py": 20,
+    "tests/estimators/test_check_estimator.py": 30,
     "tests/estimators/test_estimators.py": 40,
-    "tests/estimators/test_image_classifier.py": 60,
-    "tests/estimators/test_looking_inside.py": 45,
-    "tests/generators/test_generators.py": 45,
-    "tests/generators/test_models.py": 55,
-    "tests/image/test_dttn.py": 40,
-    "tests/inspection/test_displays.py": 55,
-    "tests/test_axes.py": 35,
-    "tests/test_cartesian.py": 55,
-    "tests/training/test_gradient.py": 25,
-    "tests/training/test_sweep.py": 110,
+    "tests/estimators/test_image_classifier.py": 30,
+    "tests/estimators/test_looking_inside.py": 25,
+    "tests/estimators/test_selection.py": 30,
+    "tests/generators/test_generators.py": 40,
+    "tests/generators/test_models.py": 30,
+    "tests/generators/test_parts.py": 25,
+    "tests/image/test_dttn.py": 20,
+    "tests/tables/test_kinds.py": 35,
+    "tests/test_axes.py": 45,
+    "tests/test_cartesian.py": 25,
+    "tests/training/test_gradient.py": 35,
+    "tests/training/test_sweep.py": 60,
 }
 # Tests whose results the processor rounds, by how they begin: .ci/run all repeats them on others.
 NUMERICAL = (
