@@ -34,8 +34,12 @@ LEVELS = {
     "__init__": 6,
     "__main__": 6,
 }
-# Models with generators are trained by the same loop as networks.
-ALLOWED_SIDEWAYS = {("networks", "initializers"), ("generators", "training")}
+# Models with generators are trained by the same loop as networks; amplitudes are arrays.
+ALLOWED_SIDEWAYS = {
+    ("networks", "initializers"),
+    ("generators", "training"),
+    ("_amplitude", "_arrays"),
+}
 OPTIONAL = {"matplotlib", "pandas", "polars", "pyarrow", "torch", "equinox"}
 
 
