@@ -376,12 +376,12 @@ def test_a_trainer_trains_calls_back_and_tells_its_history(name, trained):
 @every("trainer")
 def test_a_trainer_minimises_penalties_and_watches_validation_samples(name, trained):
     trainer, (free, X, y, _) = variant("trainer", name), trained(name)
-    loss = losses.SquaredError() + 1.0 * losses.LogNorm()
-    pulled = model(trainer, loss=loss, early_stopping=True).fit(X, y)
+    pulled = model(trainer, loss=losses.SquaredError() + 1.0 * losses.LogNorm()).fit(X, y)
     logs = [abs(np.log(float(each.network_.norm()))) for each in (free, pulled)]
     assert logs[1] < 0.8 * logs[0]
-    found = pulled.history_["validation_loss"]
-    assert len(found) == pulled.n_iter_
+    stopped = model(trainer, early_stopping=True).fit(X, y)
+    found = stopped.history_["validation_loss"]
+    assert len(found) == stopped.n_iter_
     assert np.isfinite(found).all()
 
 
