@@ -61,6 +61,8 @@ LONG_EXAMPLES = {
     "DTTNClassifier",
     "MultiheadAttention",
     "TNAnomalyDetector",
+    "TNBornMachine",
+    "TNClassifier",
     "TNRegressor",
     "TrainingDisplay",
     "compress",

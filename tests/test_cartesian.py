@@ -348,6 +348,7 @@ def long(topology):
     return LONG if equations(topology, 16) < 1.5 * equations(topology, 8) else 8
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("spec", "initializer", "name"),
     [

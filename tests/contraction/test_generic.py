@@ -318,7 +318,7 @@ def test_too_large_a_batch_names_one_that_fits(monkeypatch):
     contract(packed, structure, embedded(structure, fitting))
 
 
-@pytest.mark.parametrize("bond_dim", [64, 10**60])
+@pytest.mark.parametrize("bond_dim", [pytest.param(64, marks=pytest.mark.long), 10**60])
 def test_too_large_a_network_is_refused_before_anything_is_allocated(bond_dim):
     nodes = range(16)
     edges = [(i, j) for i in nodes for j in nodes if i < j and (i + j) % 3 == 0]

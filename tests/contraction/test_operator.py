@@ -295,6 +295,7 @@ def log_squares(smpo, phi):
     return np.array(found)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "spacing",
     [1, 784, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 3, 7, 8, 28, 100, 783))],

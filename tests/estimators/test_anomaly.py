@@ -323,6 +323,7 @@ def test_the_smpo_explains_what_it_detects(X):
 # Labels ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "loss",
     [

@@ -168,6 +168,7 @@ def test_unit_weights_change_nothing_and_others_do(data):
     assert heavy.predict(X).mean() > plain.predict(X).mean() + 0.1
 
 
+@pytest.mark.long
 def test_weights_are_repetitions_where_nothing_is_drawn_by_sample(data):
     X, y = data[0][:30], data[1][:30] + data[0][:30, 0]
     weight = np.arange(30) % 3

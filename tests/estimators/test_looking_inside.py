@@ -331,6 +331,7 @@ def test_categories_have_grams_of_their_own_size():
     )
 
 
+@pytest.mark.long
 def test_what_was_trained_in_single_precision_is_read_in_double(iris):
     clf = TNClassifier(4, **QUICK).fit(*iris)
     expected = clf.predict_proba(iris[0]), clf.explain(iris[0])

@@ -319,6 +319,7 @@ def models(bits=None, key=KEY):
     return small if bits is None else quantise(small, bits)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("bits", [None, 8, 4])
 def test_files_give_the_same_outputs(bits, tmp_path):
     model, path = models(bits), tmp_path / "model.safetensors"

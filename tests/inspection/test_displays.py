@@ -173,6 +173,7 @@ def test_networks_are_drawn_as_they_are_joined(kind):
     assert ("3" in texts(display.figure_)) == (kind in ("chain", "ring", "tree", "smpo"))
 
 
+@pytest.mark.long
 def test_attributions_of_all_estimators(classifier, machine, detector, iris, images):
     X, y = iris
     display = AttributionDisplay.from_estimator(classifier, X)

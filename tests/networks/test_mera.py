@@ -102,6 +102,7 @@ def test_bonds_are_no_larger_than_what_they_carry():
 
 
 # Ends, inputs and outputs are read in different places.
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("cyclic", "phys_dim", "n_outputs"), mostly_long(pairs([False, True], [2, RAGGED], [None, 3]))
 )
@@ -284,6 +285,7 @@ def named(error):
     return int(re.search(r"smaller bond_dim, at most (\d+)\b", str(error.value))[1])
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("nsites", "cyclic", "phys_dim", "what", "limit"),
     [
@@ -350,6 +352,7 @@ def test_estimators_refuse_before_they_train(monkeypatch):
     assert not epochs
 
 
+@pytest.mark.long
 def test_members_read_ragged_sites_in_different_orders():
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], 40)

@@ -238,6 +238,7 @@ def test_any_optax_transformation_is_really_used(name):
     assert distance(result.params, problem.params) > 1e-3
 
 
+@pytest.mark.long
 def test_states_of_optax_with_random_keys_are_stored(tmp_path):
     X, y = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 2
     noisy = optax.chain(

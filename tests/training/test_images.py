@@ -208,6 +208,7 @@ def test_a_loss_that_leaves_the_floats_says_so_and_keeps_what_was_trained():
     assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(error.value.result.params))
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("n", [1, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 31)), 33])
 def test_any_number_of_images(n):
     result = dataclasses.replace(SHORT, max_epochs=2).train(problem(n=n))

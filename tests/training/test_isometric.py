@@ -88,6 +88,7 @@ def kept_and_made(task, layout, batch, place, state):
     return core, F, linear.outputs(B), value
 
 
+@pytest.mark.some(2)
 @every_network
 @pytest.mark.parametrize("objective", OBJECTIVES[::3], ids=str)
 def test_a_network_keeps_its_function_when_made_isometric(kind, objective, quick):

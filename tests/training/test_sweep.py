@@ -351,6 +351,7 @@ def test_without_a_metric_one_objective_falls_from_bond_to_bond(kind, n_sites, x
     assert after[-1] < after[n]
 
 
+@pytest.mark.long
 def test_the_ridge_is_told_in_the_mean_square_of_the_outputs(x64):
     made, (phi, target, weight) = sweeper("chain", SquaredError(), size=4), task(SquaredError())
     settings = SETTINGS._replace(shrinkage=None, ridge=0.1, cutoff=0.0, max_bond=4)
@@ -622,6 +623,7 @@ def test_features_are_dropped(digits):
     assert rough.score(X_test, y_test) > 0.9
 
 
+@pytest.mark.long
 def test_batches_are_swept_in_turn(digits):
     X, X_test, y, y_test = digits
     model = TNClassifier(trainer=Sweep(batch_size=120, max_epochs=2), **SMALL).fit(X, y)

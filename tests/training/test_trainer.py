@@ -112,6 +112,7 @@ def by_hand(problem, params, rows=None):
     return np.array(values)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("objective", [PENALISED, NegativeLogLikelihood()], ids=str)
 def test_the_value_is_that_of_the_definition(objective, x64):
     problem = made(objective)
