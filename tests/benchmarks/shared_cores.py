@@ -83,7 +83,7 @@ def member_cores(params):
     cores, first = params["cores"], len(params["cores"]["left"])
 
     def member(own):
-        packed = cores
+        packed = dict(cores)
         for name, axis in (("outer", 0), ("input", 1), ("inner", -1)):
             if name in own:
                 factors = own[name][:first], own[name][first], own[name][first + 1 :]

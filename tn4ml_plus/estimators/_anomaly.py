@@ -228,11 +228,11 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
         scores = self._scores(table)
         if self.contamination == "auto":
             low, high = np.percentile(scores, (25, 75))
-            # Rounding, which differs with the number of rows, shall not tell equal rows apart.
-            spread = max(high - low, 1e-5 * max(1.0, abs(low)))
-            self.offset_ = float(low - 1.5 * spread)
+            offset = low - 1.5 * (high - low)
         else:
-            self.offset_ = float(np.percentile(scores, 100 * self.contamination))
+            offset = np.percentile(scores, 100 * self.contamination)
+        # Rounding, which differs with the number of rows, shall not tell equal rows apart.
+        self.offset_ = float(offset - 1e-6 * max(1.0, abs(offset)))
         baseline = np.zeros(table.shape[1])
         if self._explaining:
             few = table.rows(evenly_spaced(len(table), _BASELINE_ROWS))
