@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+import quimb.tensor as qtn
 from sklearn.metrics import log_loss
 
 import tn4ml_plus
@@ -14,6 +15,7 @@ from tn4ml_plus.ensembles import Candidate, Ensemble
 from tn4ml_plus.estimators import Selection, TNClassifier, TNRegressor, _selection
 from tn4ml_plus.estimators._recipes import Data
 from tn4ml_plus.estimators._selection import _side_by_side
+from tn4ml_plus.losses import CrossEntropy
 from tn4ml_plus.tables import read_columns
 from tn4ml_plus.training import Gradient, Samples, Sweep
 
@@ -46,7 +48,7 @@ def test_a_rule_of_several_columns_loses_none_of_them():
     assert shares(model.selection_) == [0.2, 0.0, 0.2]
     assert model.selection_.best.feature_dropout == 0.0
     dropped = TNClassifier(n_members=2, feature_dropout=0.2, random_state=0).fit(X[:400], y[:400])
-    assert dropped.selection_ is None
+    assert shares(dropped.selection_) == [0.2]
     kept, lost = (log_loss(y[400:], each.predict_proba(X[400:])) for each in (model, dropped))
     assert kept < 0.8 * lost
 
@@ -104,7 +106,7 @@ def test_fine_structure_is_resolved():
 @pytest.mark.parametrize(
     ("n_samples", "n_features", "expected"),
     [
-        (299, 3, None),
+        (299, 3, [2]),
         (300, 3, [2, 4]),
         (300, 101, [2]),
         (2000, 11, [2, 4, 7]),
@@ -115,13 +117,13 @@ def test_fine_structure_is_resolved():
 def test_more_rows_have_finer_candidates(n_samples, n_features, expected):
     recipe = TNClassifier()._recipe((n_samples, n_features))
     found = list(dict.fromkeys(candidate.embedding.degree for candidate in recipe.candidates))
-    assert found == (expected or [])
+    assert found == expected
     shares = [candidate.feature_dropout for candidate in recipe.candidates]
     star = [0.2, *[0.0] * len(found)]
     # Where rows are few some may be noisy.
     few = [*star, 0.2]
     some = [0.2, 0.0] * len(found)
-    sizes = {299: [], 300: few, 2000: some, 10_000: star}
+    sizes = {299: [0.2], 300: few, 2000: some, 10_000: star}
     assert shares == sizes[n_samples]
     decays = [candidate.decay for candidate in recipe.candidates]
     assert decays == (
@@ -157,6 +159,69 @@ def test_a_given_embedding_leaves_the_dropout_to_choose(data):
     assert degrees(model.selection_) == [4, 4, 4]
     assert shares(model.selection_) == [0.2, 0.0, 0.2]
     assert degrees(TNClassifier(**SMALL, feature_dropout=0.1).fit(X, y).selection_) == [2, 4]
+
+
+def flawed(n_samples, n_features, n_classes=2, seed=0):
+    """Rows of noise and a weak rule, of which networks learn more by heart than there is."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_samples, n_features))
+    return X, np.digitize(X[:, 0] + rng.normal(size=n_samples), [0.0, 1.0][: n_classes - 1])
+
+
+@pytest.mark.parametrize("n_classes", [2, pytest.param(3, marks=pytest.mark.long)])
+def test_outputs_are_as_sure_as_they_may_be_of_rows_set_aside(n_classes):
+    X, y = flawed(360, 20, n_classes)
+    options = {"n_members": 2, "random_state": 0}
+    model = TNClassifier(**options).fit(X[:120], y[:120])
+    (candidate,), temperature = model.selection_.candidates, model.selection_.temperature
+    assert candidate == Candidate(Legendre(2), 0.2)
+    assert temperature > 1.5
+    sure = model._ensemble.rescaled(np.log(temperature))
+    tempered = log_loss(y[120:], model.predict_proba(X[120:]))
+    model._ensemble = sure
+    assert tempered < 0.85 * log_loss(y[120:], model.predict_proba(X[120:]))
+
+
+def test_a_temperature_leaves_the_order_of_classes():
+    X, y = flawed(120, 20)
+    model = TNClassifier(n_members=1, random_state=0).fit(X, y)
+    temperature = model.selection_.temperature
+    assert temperature != 1
+    p, (network,) = model.predict_proba(X), model.networks_
+    log_odds = np.log(p[:, 1] / p[:, 0])
+    model._ensemble = model._ensemble.rescaled(np.log(temperature))
+    p = model.predict_proba(X)
+    np.testing.assert_allclose(np.log(p[:, 1] / p[:, 0]), temperature * log_odds, rtol=1e-4)
+    assert isinstance(network, qtn.TensorNetwork)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_epochs": 39},
+        {"early_stopping": True},
+        {"loss": CrossEntropy(label_smoothing=0.1)},
+        {"trainer": Gradient(max_epochs=1)},
+        {"trainer": "sweep", "max_epochs": 1},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_learns_nothing_by_heart_has_no_temperature(options):
+    recipe = TNClassifier(**options)._recipe((200, 3))
+    assert not recipe.tempered
+    assert not recipe.candidates
+
+
+@pytest.mark.parametrize("n_samples", [59, 60])
+def test_fewer_than_sixty_rows_say_nothing(n_samples):
+    X, y = flawed(n_samples, 2)
+    options = {"n_members": 1, "bond_dim": 2, "max_epochs": 40, "random_state": 0}
+    model = TNClassifier(**options).fit(X, y)
+    assert (model.selection_ is None) == (n_samples < 60)
+    # Of a single class, neither.
+    if model.selection_:
+        few = np.arange(n_samples) < 3
+        assert TNClassifier(**options).fit(X, few).selection_ is None
 
 
 def test_a_stream_has_nothing_to_choose_from(data):

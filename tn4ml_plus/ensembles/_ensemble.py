@@ -263,6 +263,14 @@ class Ensemble:
         ]
         return dataclasses.replace(self, networks=networks, trainer_state={}, noise=None)
 
+    def rescaled(self, log_factor) -> "Ensemble":
+        """Ensemble whose outputs are multiplied by exp(log_factor)."""
+        if not log_factor:
+            return self
+        packs = map(pack, self.networks)
+        networks = [unpack(structure.rescale(p, log_factor), structure) for p, structure in packs]
+        return dataclasses.replace(self, networks=networks)
+
     def to_state(self) -> dict:
         """Arrays and values that the registry can store, as `from_state` takes them."""
         networks, structures = map(list, zip(*map(pack, self.networks), strict=True))

@@ -38,6 +38,8 @@ class Recipe:
     verbose : bool
     candidates : tuple of Candidate
         What a `Selection` chooses from, the default first.
+    tempered : bool
+        Whether a `Selection` chooses a temperature.
     leaves_out : bool
         Whether each of several networks is trained without a part of the rows, by which the noise
         of targets is measured.
@@ -57,6 +59,7 @@ class Recipe:
     callbacks: tuple = ()
     verbose: bool = False
     candidates: tuple = ()
+    tempered: bool = False
     leaves_out: bool = False
 
 

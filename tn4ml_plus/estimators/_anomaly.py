@@ -148,7 +148,7 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
         data = self._data(tables.read_table(self, X, reset=True), y, sample_weight)
         rng = check_random_state(self.random_state)
         kept = data.rows(data.weight > 0)
-        unseen = -float(np.log1p(data.weight.sum()))
+        unseen = -float(np.log1p(max(data.weight.sum(), len(data.weight))))
         views = [
             self._trained(scaler, kept, rng.randint(2**31 - 1), unseen)
             for scaler in self._view_scalers()
@@ -261,9 +261,11 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
 
         Their deviations have no scale that a density could judge them by.
         """
-        slack = 1e-9 * np.maximum(1, np.abs(self.constants_))
+        # Of rounding, which has no scale beside zero.
+        slack = 1e-9 * np.abs(np.where(self.constants_ == 0, 1, self.constants_))
         changed = np.abs(table.floats - self.constants_) > slack
-        floats = np.where(changed, self.constants_, table.floats)
+        held = ~np.isnan(table.floats - self.constants_)
+        floats = np.where(held, self.constants_, table.floats)
         return dataclasses.replace(table, floats=floats), changed
 
     def _view_scalers(self):

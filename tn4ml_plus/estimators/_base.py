@@ -198,8 +198,10 @@ class TensorNetworkEstimator(HoldsNetworks, NetworkOptions, ResumableOptions):
             best = best if self.decay is None else dataclasses.replace(best, decay=None)
             recipe = best.of(recipe)
         reader, ensemble, arguments = prepared(recipe, data, rng, before, outputs)
+        temperature = selection.temperature if selection and before is None else 1.0
 
         def keep(ensemble, new, epochs):
+            ensemble = ensemble.rescaled(-np.log(temperature))
             self._reader, self._ensemble, self._fixed = reader, ensemble, self._present_fixed()
             self.history_, self.n_iter_ = extended(history, new), n_iter + epochs
 

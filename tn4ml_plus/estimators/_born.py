@@ -84,7 +84,7 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
         table = read_table(self, X, reset=not going_on)
         weight = read_weight(sample_weight, len(table))
         if not going_on:
-            self.unseen_log_density_ = -float(np.log1p(weight.sum()))
+            self.unseen_log_density_ = -float(np.log1p(max(weight.sum(), len(weight))))
         data = Data(table, np.ones(len(weight)), weight).rows(weight > 0)
         self._train(data, partial_fit=partial_fit)
 

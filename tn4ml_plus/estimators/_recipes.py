@@ -14,14 +14,16 @@ from .._registry import resolve
 from ..contraction import as_tree
 from ..embeddings import Legendre
 from ..ensembles import Batch, Candidate, Ensemble, Recipe, resolve_objective, resolve_trainer
-from ..losses import NegativeLogLikelihood
+from ..losses import CrossEntropy, NegativeLogLikelihood
 from ..tables import TRACED, Table, TableReader, resolve_columns
 from ..training import Gradient, Samples
 from ._densities import orthonormal
 from ._estimator import check_switches, split
 
 # Of fewer rows what is set aside tells less than the defaults know.
-LEAST_ROWS = 300
+_LEAST_ROWS = 300
+# Rows from which on networks are as sure as they may be, and epochs before which they are, too.
+_MANY_ROWS, _LEAST_EPOCHS = 10_000, 40
 # The decay of a candidate for noisy rows, in that of the default.
 _STRONGER = 4.0
 # A network leaves out no more than one of these parts of the rows.
@@ -71,12 +73,26 @@ def filled(defaults: Recipe, options, shape, owner: str) -> Recipe:
         callbacks=callbacks,
         verbose=bool(options.verbose),
     )
-    return dataclasses.replace(recipe, candidates=tuple(_candidates(recipe, options, *shape)))
+    tempered = options.trainer == "gradient" and _tempered(recipe, shape[0])
+    candidates = tuple(_candidates(recipe, options, *shape))
+    if tempered and not candidates:
+        candidates = (Candidate(recipe.columns[0], recipe.trainer.feature_dropout),)
+    return dataclasses.replace(recipe, candidates=candidates, tempered=tempered)
+
+
+def _tempered(recipe, n_samples):
+    """Whether networks become surer of few rows than they may be of others."""
+    return (
+        recipe.objective.loss == CrossEntropy()
+        and recipe.trainer.early_stopping is None
+        and n_samples < _MANY_ROWS
+        and recipe.trainer.epochs(n_samples) >= _LEAST_EPOCHS
+    )
 
 
 def _candidates(recipe, options, n_samples, n_features):
     """Candidates for the resolution of columns, and for whether features are dropped."""
-    if recipe.task == "density" or options.trainer != "gradient" or n_samples < LEAST_ROWS:
+    if recipe.task == "density" or options.trainer != "gradient" or n_samples < _LEAST_ROWS:
         return
     embeddings, shares = [recipe.columns[0]], [recipe.trainer.feature_dropout]
     given = isinstance(recipe.network, qtn.TensorNetwork)

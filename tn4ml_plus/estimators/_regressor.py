@@ -1,23 +1,19 @@
 """Regression."""
 
-import re
-
 import numpy as np
 from sklearn.base import RegressorMixin
-from sklearn.utils import check_array, column_or_1d
+from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_consistent_length
 
 from .._amplitude import Amplitude
 from .._registry import variant
 from ..ensembles import Recipe
 from ..losses import Quantile, SquaredError
-from ..tables import AVERAGED, read_table, read_weight, unmasked
+from ..tables import AVERAGED, read_floats, read_table, read_weight, unmasked
 from ..training import Gradient
 from ._base import TensorNetworkEstimator
 from ._estimator import OutputOptions, as_estimator, fits, reads
 from ._recipes import Data, legendre
-
-_MOMENTS = re.compile("date|time|duration|period")
 
 
 @variant("state", eq=False)
@@ -45,7 +41,14 @@ class TargetScaling:
         """Standardised targets; ValueError for another number of them."""
         if y.shape[1] != len(self.mean):
             raise ValueError(f"y has {y.shape[1]} targets, the first call had {len(self.mean)}.")
-        return (y - self.mean) / np.where(self.deviation > 0, self.deviation, 1.0)
+        with np.errstate(over="ignore"):
+            deviations = y - self.mean
+        if np.isinf(deviations).any():
+            raise ValueError(
+                f"y lies {np.abs(y).max():.2g} away from 0, too far for differences that are "
+                "floats: divide it by a power of ten."
+            )
+        return deviations / np.where(self.deviation > 0, self.deviation, 1.0)
 
     def in_units(self, values):
         """Differences (..., n_targets) of standardised targets in units of y."""
@@ -61,16 +64,7 @@ def _read_numbers(y):
     """Validated targets, float64; ValueError for what is no number."""
     if isinstance(y, dict):
         raise ValueError("y is a dict: make an array or a frame of its values.")
-    dtypes = np.atleast_1d(getattr(y, "dtypes", getattr(y, "dtype", ())))
-    moments = {str(d) for d in dtypes if _MOMENTS.search(str(d).lower())}
-    if moments:
-        raise ValueError(
-            f"y has dtype {' and '.join(sorted(moments))}: give numbers, such as days since a date."
-        )
-    try:
-        return check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
-    except (TypeError, OverflowError) as error:
-        raise ValueError(f"y must hold numbers that are floats: {error}.") from None
+    return read_floats(y, "y", "days since a date")
 
 
 @as_estimator

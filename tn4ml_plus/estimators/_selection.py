@@ -1,4 +1,4 @@
-"""Selection of the embedding, of feature dropout and decay by what does best on rows set aside."""
+"""Selection of embedding, dropout, decay and temperature by what does best on rows set aside."""
 
 import dataclasses
 import itertools
@@ -15,7 +15,7 @@ from ..ensembles import Candidate, Ensemble
 from ..errors import DivergenceWarning, InformationWarning, NotFiniteError
 from ..tables import TableReader, padded_length
 from ..training import Gradient, Samples, Schedule
-from ._recipes import LEAST_ROWS, prepared
+from ._recipes import prepared
 
 # More rows than the most tell no more, these few take no memory worth counting.
 _FEW_ROWS, _MOST_ROWS = 2000, 60_000
@@ -24,6 +24,8 @@ _DIVERGED = 1e100
 # What vectors take at most where all candidates have embeddings of their own, in bytes.
 _BYTES = 1 << 30
 _N_FOLDS = 5
+# Fewer than this say nothing.
+_LEAST_ROWS = 60
 # Share of the epochs of a fit, and the rate in its rates: short trainings at the rates of long ones
 # would prefer what learns by heart before it has done so.
 _LENGTH, _SPEED = 0.25, 2.0
@@ -31,6 +33,9 @@ _LENGTH, _SPEED = 0.25, 2.0
 _AVERAGED_ROWS = 10_000
 # Most work of all candidates together, in that of the networks of a fit.
 _BUDGET = 0.9
+# Temperatures that are tried, and the spread of their logarithm that is expected, in which those
+# of few rows stay near 1.
+_TEMPERATURES, _SPREAD = 2.0 ** np.arange(-1, 4.25, 0.25), 1.0
 
 
 @variant("state", eq=False)
@@ -43,6 +48,9 @@ class Selection:
     losses : ndarray of shape (n_candidates,), mean losses on the rows set aside
     errors : ndarray of shape (n_candidates,)
         Standard errors of the differences from the loss of the first.
+    temperature : float
+        What the outputs of the trained networks are divided by, so that they are as sure of
+        classes as the best candidate could be on the rows set aside (Guo et al. 2017, section 4).
 
     Examples
     --------
@@ -57,6 +65,7 @@ class Selection:
     candidates: tuple
     losses: np.ndarray
     errors: np.ndarray
+    temperature: float = 1.0
 
     @property
     def best(self) -> Candidate:
@@ -80,16 +89,24 @@ def select(recipe, data, outputs, rng):
     if recipe.task == "classification":
         # Others cannot be set aside in proportion.
         data = data.rows((np.bincount(data.target) >= _N_FOLDS)[data.target])
-    if len(candidates) < 2 or len(data.target) < LEAST_ROWS / _N_FOLDS:
+    least = 1 if recipe.tempered else 2
+    if len(candidates) < least or len(data.target) < _LEAST_ROWS or np.ptp(data.target) == 0:
         return None
     with warnings.catch_warnings():
         # What columns lose is told once, by the fit; candidates that diverge are not chosen.
         for told in (DivergenceWarning, InformationWarning):
             warnings.simplefilter("ignore", told)
-        losses, weight = _held_out(recipe, candidates, data, outputs, rng)
-    means, differences = np.average(losses, axis=1, weights=weight), losses - losses[0]
-    differences -= np.average(differences, axis=1, weights=weight)[:, None]
-    return Selection(candidates, means, np.sqrt(differences**2 @ weight**2) / weight.sum())
+        held_out, weight = _held_out(recipe, candidates, data, outputs, rng)
+        losses = held_out(1.0)
+        means, differences = np.average(losses, axis=1, weights=weight), losses - losses[0]
+        differences -= np.average(differences, axis=1, weights=weight)[:, None]
+        errors = np.sqrt(differences**2 @ weight**2) / weight.sum()
+        if not recipe.tempered:
+            return Selection(candidates, means, errors)
+        best = int(np.argmin(means))
+        found = [np.average(held_out(t)[best], weights=weight) for t in _TEMPERATURES]
+    surprise = len(weight) * np.array(found) + (np.log(_TEMPERATURES) / _SPREAD) ** 2 / 2
+    return Selection(candidates, means, errors, float(_TEMPERATURES[np.argmin(surprise)]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,11 +128,17 @@ class _Faster(Schedule):
 
 
 def _held_out(recipe, candidates, data, outputs, rng):
-    """Losses (n_candidates, n_samples) on rows set aside, and the weights of these."""
+    """Losses on rows set aside as a function of the temperature, and the weights of these rows.
+
+    The losses have shape (n_candidates, n_samples).
+    """
     embeddings = list({id(each.embedding): each.embedding for each in candidates}.values())
     n_networks = int(_BUDGET * recipe.n_members / (_LENGTH * len(candidates)))
-    n_networks, seed = int(np.clip(n_networks, 1, _N_FOLDS)), rng.randint(2**31 - 1)
-    n_parts = n_networks if len(data.target) < _AVERAGED_ROWS else 1
+    n_parts, seed = int(np.clip(n_networks, 1, _N_FOLDS)), rng.randint(2**31 - 1)
+    # As many for each part.
+    n_networks = n_parts * max(1, n_networks // n_parts)
+    if len(data.target) >= _AVERAGED_ROWS:
+        n_networks, n_parts = n_parts, 1
     # One number for each member of the fit says nothing of those that try.
     trainers = [candidate.of(recipe).trainer for candidate in candidates]
     own = {
@@ -155,13 +178,19 @@ def _held_out(recipe, candidates, data, outputs, rng):
         params = trainer.train(brief).params
     except NotFiniteError as error:
         params = error.result.params
-    losses, weight = problem.validation_losses(params)
-    losses = np.where(np.isfinite(losses), losses, _DIVERGED)
-    losses = losses.reshape(len(candidates), -1, n_parts, len(held_out))
-    # Those of averaged likelihoods, and each row by the networks that have not seen it.
-    losses = np.log(losses.shape[1]) - np.logaddexp.reduce(-losses, axis=1)
+    weight = np.asarray(problem.validation.weight, float)[: len(held_out)]
     owner = np.repeat(np.arange(n_parts), list(map(len, parts)))
-    return losses[:, owner, np.arange(len(owner))], weight
+
+    def losses(temperature):
+        rescaled = problem.structure.rescale(params, -np.log(temperature))
+        losses, _ = problem.validation_losses(rescaled)
+        losses = np.where(np.isfinite(losses), losses, _DIVERGED)
+        losses = losses.reshape(len(candidates), -1, n_parts, len(held_out))
+        # Those of averaged likelihoods, and each row by the networks that have not seen it.
+        losses = np.log(losses.shape[1]) - np.logaddexp.reduce(-losses, axis=1)
+        return losses[:, owner, np.arange(len(owner))]
+
+    return losses, weight
 
 
 def _of(samples, rows):

@@ -18,11 +18,12 @@ from ._scalers import (
     Rotated,
     Scaler,
 )
-from ._table import Table, read_columns, read_table, read_weight, unmasked
+from ._table import Table, read_columns, read_floats, read_table, read_weight, unmasked
 
 __all__ = [
     "AVERAGED", "TRACED", "Bijection", "CommonMinMax", "Differentiable", "GaussianCDF",
     "LogisticCDF", "Make", "MinMax", "Passthrough", "PrincipalComponents", "ProbabilisticPCA",
     "QuantileSigmoid", "Reading", "Rotated", "Scaler", "Table", "TableReader", "is_missing",
-    "padded_length", "read_columns", "read_table", "read_weight", "resolve_columns", "unmasked",
+    "padded_length", "read_columns", "read_floats", "read_table", "read_weight",
+    "resolve_columns", "unmasked",
 ]  # fmt: skip

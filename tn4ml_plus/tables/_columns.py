@@ -9,7 +9,7 @@ from .._registry import resolve
 from ..embeddings import Embedding, OneHot, PerFeature, Periodic, WithMissing
 from ..errors import DomainWarning, InformationWarning
 from ._frames import Make
-from ._kinds import TIME, is_missing, phase
+from ._kinds import MOMENT, SPAN, TIME, is_missing, phase
 from ._scalers import CommonMinMax, Passthrough, Scaler
 from ._table import Table
 
@@ -100,16 +100,6 @@ class Columns:
                     "categorical columns first, or use another scaler."
                 )
             embedding.nsites(self.width)
-        coded = self.numeric & self._discrete
-        codes = features.floats[:, coded]
-        low, high = self._limits(n_features)[:, coded] if coded.any() else np.zeros((2, 0))
-        if count := ((codes < low) | (codes > high) | (codes % 1 > 0)).sum():
-            warn(
-                f"{count} values are none of the integer codes that {type(embedding).__name__} "
-                "knows and count as unknown: encode the columns as 0, 1, ... and give their "
-                "number, or use an embedding of continuous features.",
-                DomainWarning,
-            )
         if not scaled.any():
             return self
         X = features.floats[:, self._chosen]
@@ -280,9 +270,13 @@ class Columns:
         """`transform` with categories never seen as missing, and which these are."""
         U = self._codes(table)
         discrete = np.array([embedding.discrete for embedding in self.site_embeddings()])
-        low, high = self._limits(U.shape[1])
-        unseen = discrete & ((low > U) | (high < U) | (U % 1 > 0))
+        unseen = discrete & self._unknown(U)
         return np.where(unseen, np.nan, U), unseen
+
+    def _unknown(self, U):
+        """Which entries are no codes within the limits of their columns."""
+        low, high = self._limits(U.shape[1])
+        return (low > U) | (high < U) | (U % 1 > 0)
 
     def _codes(self, table):
         kinds = self.kinds or tuple(_NUMERIC if lv is None else _CATEGORICAL for lv in self.levels)
@@ -314,6 +308,8 @@ class Columns:
                     f"Column {name} held {expected} when fitting and holds {found}{example} now: "
                     "convert it."
                 )
+        if self.make is not None and table.make is not None:
+            self._check_make(table)
         table = self._spread(table)
         out, n_outside = np.empty((len(table), self.width)), 0
         for rows in blocks(len(table), table.shape[1]):
@@ -324,12 +320,45 @@ class Columns:
                 "clipped to it: scale the columns into it, or use the default scaler.",
                 DomainWarning,
             )
+        coded = self.numeric & self._discrete
+        if count := self._unknown(out)[:, coded].sum() if coded.any() else 0:
+            warn(
+                f"{count} values are none of the integer codes that "
+                f"{type(self.embedding).__name__} knows and count as unknown: encode the columns "
+                "as 0, 1, ... and give their number, or use an embedding of continuous features.",
+                DomainWarning,
+            )
         if self.embedding.site_features > 1 and np.isnan(out).any():
             raise ValueError(
                 f"Input X contains NaN, and {type(self.embedding).__name__} sees several features "
                 "at a site, so that none of them can be left out: impute them first."
             )
         return out
+
+    def _check_make(self, table):
+        """ValueError for columns in another order, of other time zones, or without their units."""
+        before, now = self.make, table.make
+        # Of names that are text, scikit-learn has asked.
+        if set(before.names) == set(now.names) and before.names != now.names:
+            raise ValueError(
+                f"Columns were in the order {', '.join(map(str, before.names))} when fitting and "
+                f"are in the order {', '.join(map(str, now.names))} now: select them in the first."
+            )
+
+        def held(make, j):
+            zone = make.zones[j] if make.zones else None
+            moments = f"moments of the time zone {zone}" if zone else "moments without a time zone"
+            return {SPAN: "spans of time", MOMENT: moments}.get(make.kinds[j], "numbers")
+
+        for j, kinds in enumerate(zip(before.kinds, now.kinds, strict=True)):
+            present = not np.isnan(table.floats[:, j]).all()
+            zones = before.zones and now.zones and before.zones[j] != now.zones[j]
+            if present and ((SPAN in kinds and len(set(kinds)) > 1) or (zones and MOMENT in kinds)):
+                name = j if self.names is None else repr(self.names[j])
+                raise ValueError(
+                    f"Column {name} held {held(before, j)} when fitting and holds {held(now, j)} "
+                    "now: convert it."
+                )
 
     def _fill(self, out, table):
         """Put the numbers of a block of rows into `out`; returns how many left the domain."""

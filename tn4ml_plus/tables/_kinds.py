@@ -7,6 +7,9 @@ import types
 
 import numpy as np
 
+from .._checks import warn
+from ..errors import InformationWarning
+
 _EPOCH, _SECOND = np.datetime64(0, "us"), np.timedelta64(1, "s")
 _NUMBERS = numbers.Number, np.bool_, decimal.Decimal
 # Values of these differ in text from one process to the next, or are no labels at all.
@@ -15,6 +18,8 @@ _NO_LABELS = (
 )  # fmt: skip
 _NEVER_MISSING = {str, int, bool, bytes, datetime.date, datetime.datetime}
 _MOST_YEARS = 290_000
+# Share of different values below which it is told that floats are the same.
+_TOLD_APART = 0.9
 # More different numbers than these are no names of categories, whatever text is beside them.
 _MANY_NUMBERS = 16
 _DATES = datetime.date, np.datetime64
@@ -57,12 +62,17 @@ def read_values(name, values, categorical=False, wall=None):
     """
     kind = values.dtype.kind
     if kind in "biuf" and not categorical:
-        return values.astype(float), None, {"b": BOOLEAN, "f": NUMBER}.get(kind, INTEGER)
+        floats = values.astype(float)
+        if kind in "iu":
+            check_apart(name, values, floats)
+        return floats, None, {"b": BOOLEAN, "f": NUMBER}.get(kind, INTEGER)
     if kind == "m":
         return values / _SECOND, None, SPAN
     if kind == "M":
         _check_years(name, values)
-        return _seconds(values), (values if wall is None else wall).astype("datetime64[us]"), MOMENT
+        seconds = _seconds(values)
+        check_apart(name, values, seconds)
+        return seconds, (values if wall is None else wall).astype("datetime64[us]"), MOMENT
     if kind in "US":
         try:  # NumPy makes text of numbers that are beside text.
             return values.astype(float), None, NUMBER
@@ -119,6 +129,7 @@ def _read_objects(name, values, categorical):
         floats[present] = [_number(value) for value in values[present]]
         if all_are(bool, np.bool_):
             return floats, None, BOOLEAN
+        check_apart(name, values[present], floats[present])
         if all_are(decimal.Decimal):
             return floats, None, DECIMAL
         return floats, None, INTEGER if all_are(numbers.Integral) else NUMBER
@@ -152,6 +163,28 @@ def _read_objects(name, values, categorical):
 
 def _seconds(moments):
     return (moments - _EPOCH) / _SECOND
+
+
+def check_apart(name, values, floats):
+    """A warning where many different values of a column are the same as floats.
+
+    Parameters
+    ----------
+    name : name or number of the column
+    values, floats : ndarrays of shape (n_samples,)
+    """
+    present = np.isfinite(floats)
+    exact = values.dtype.kind in "iu" and np.abs(floats[present]).max(initial=0) < 2**53
+    whole = values.dtype.kind == "M" and (values == values.astype("datetime64[us]"))[present].all()
+    if exact or whole:
+        return
+    n_values, n_floats = (len(set(x[present].tolist())) for x in (values, floats))
+    if n_floats < _TOLD_APART * n_values:
+        warn(
+            f"Column {name!r} holds {n_values} different numbers or moments, of which 64-bit "
+            f"floats tell {n_floats} apart: subtract what they share, or make the column text.",
+            InformationWarning,
+        )
 
 
 def _check_years(name, moments):

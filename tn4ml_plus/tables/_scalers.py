@@ -95,6 +95,8 @@ class QuantileSigmoid(Scaler):
         """State: quantiles (knots, n_columns), mean and deviation (n_columns,)."""
         knots = int(np.clip(max(np.sum(weight), len(X)), 2, self.knots))
         quantiles = np.stack([_quantiles(column, weight, knots) for column in X.T], axis=1)
+        # Slopes between values that are next to nothing beside others would be infinite.
+        quantiles[np.abs(quantiles) < 1e-290 * np.abs(quantiles).max(axis=0)] = 0
         return {"quantiles": quantiles} | moments(X, weight)
 
     def transform(self, X, state):

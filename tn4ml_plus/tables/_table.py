@@ -2,6 +2,7 @@
 
 import dataclasses
 import numbers
+import re
 from collections import Counter
 
 import narwhals.stable.v2 as nw
@@ -11,7 +12,9 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from ._frames import Make, dtype_of
-from ._kinds import BOOLEAN, INTEGER, NUMBER, read_values
+from ._kinds import BOOLEAN, INTEGER, NUMBER, check_apart, read_values
+
+_MOMENTS = re.compile("date|time|duration|period")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,7 +68,7 @@ def read_table(estimator, X, reset: bool) -> Table:
     reset : bool, whether these attributes are set, otherwise X is compared with them
     """
     # scikit-learn knows nothing of the names of narwhals' own frames.
-    X = nw.to_native(X, pass_through=True)
+    X = nw.to_native(_framed(X), pass_through=True)
     table = read_columns(X, estimator)
     validate_data(estimator, X, reset=reset, skip_check_array=True)
     names = getattr(estimator, "feature_names_in_", None)
@@ -98,6 +101,7 @@ def read_columns(X, estimator=None) -> Table:
             "X is a structured array: make a frame of it, such as pandas.DataFrame(X)."
         )
     options = {"ensure_all_finite": "allow-nan", "estimator": estimator, "input_name": "X"}
+    X = _framed(X)
     frame, library = nw.from_native(X, pass_through=True), None
     if isinstance(frame, nw.DataFrame):
         library = frame.implementation.value
@@ -106,6 +110,9 @@ def read_columns(X, estimator=None) -> Table:
         with np.errstate(over="ignore", invalid="ignore"):  # of sums that find infinities
             floats = check_array(X, dtype=np.float64, **options)
         kind = {"b": BOOLEAN, "i": INTEGER, "u": INTEGER}.get(np.asarray(X).dtype.kind, NUMBER)
+        if kind == INTEGER:
+            for j, column in enumerate(np.asarray(X).T):
+                check_apart(j, column, floats[:, j])
         n_features = floats.shape[1]
         return Table(floats, (None,) * n_features, make=Make(None, (kind,) * n_features))
     else:
@@ -131,6 +138,14 @@ def read_columns(X, estimator=None) -> Table:
     return Table(floats, raw, make=make, text=text)
 
 
+def _framed(X):
+    """A frame of what has columns, in Arrow's memory, but is none; anything else as it is."""
+    bare = hasattr(X, "__arrow_c_stream__") and hasattr(X, "schema")
+    if bare and isinstance(nw.from_native(X, pass_through=True), type(X)):
+        return nw.to_native(nw.from_arrow(X, backend="pyarrow"))
+    return X
+
+
 def _of_series(series):
     """Floats, entries, kind, dtype as text and time zone, of one column of a frame."""
     name, dtype = series.name, series.dtype
@@ -148,8 +163,15 @@ def _of_series(series):
     elif dtype == nw.Datetime:
         wall = series.dt.replace_time_zone(None).to_numpy()
     categorical = dtype in (nw.Categorical, nw.Enum)
-    # Of numbers with gaps NumPy would make floats.
-    values = np.array(series.to_list(), object) if categorical else series.to_numpy()
+    if categorical and hasattr(native, "cat") and hasattr(native.cat, "codes"):
+        # Of categories with gaps pandas makes others: floats of integers, also within intervals.
+        labels = np.array([*native.cat.categories, None], object)
+        values = labels[native.cat.codes.to_numpy()]
+    else:
+        values = np.array(series.to_list(), object) if categorical else series.to_numpy()
+    if values.dtype.kind in "US":
+        # What a frame calls text is text, even where it reads as numbers.
+        values = values.astype(object)
     if str(getattr(native, "dtype", "")).startswith("period["):
         values = native.dt.start_time.to_numpy()
     *parts, kind = read_values(name, values, categorical, wall)
@@ -185,6 +207,38 @@ def unmasked(values, name):
     return values
 
 
+def read_floats(values, name, example) -> np.ndarray:
+    """Finite floats of an array, a list or a frame; ValueError for what is no number.
+
+    Parameters
+    ----------
+    values : array or frame, not masked
+    name : str, of the argument
+    example : str, numbers that could be given, in words
+    """
+    dtypes = np.atleast_1d(getattr(values, "dtypes", getattr(values, "dtype", ())))
+    try:
+        array = np.asarray(values)
+        entries = array.flat if array.dtype == object else ()
+        dtypes = (
+            *dtypes,
+            array.dtype,
+            *{type(v).__name__ for v in entries if isinstance(v, np.generic)},
+        )
+        moments = {str(d) for d in dtypes if _MOMENTS.search(str(d).lower())}
+        if not moments:
+            with np.errstate(over="ignore", invalid="ignore"):  # of sums that find infinities
+                return check_array(values, ensure_2d=False, dtype=np.float64, input_name=name)
+    # Libraries of frames have errors of their own.
+    except Exception as error:
+        if name in str(error).split():
+            raise
+        raise ValueError(f"{name} must hold numbers that are floats: {error}.") from error
+    raise ValueError(
+        f"{name} has dtype {' and '.join(sorted(moments))}: give numbers, such as {example}."
+    )
+
+
 def read_weight(sample_weight, n_samples: int) -> np.ndarray:
     """Validated sample weights, (n_samples,) float64; ValueError if negative or all zero.
 
@@ -198,11 +252,7 @@ def read_weight(sample_weight, n_samples: int) -> np.ndarray:
     if sample_weight is None or isinstance(sample_weight, numbers.Number):
         sample_weight = np.full(n_samples, 1.0 if sample_weight is None else sample_weight)
     unmasked(sample_weight, "sample_weight")
-    if np.asarray(sample_weight).dtype.kind in "mM":
-        raise ValueError("sample_weight holds moments or spans of time: give numbers.")
-    weight = check_array(
-        sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
-    )
+    weight = read_floats(sample_weight, "sample_weight", "one for each sample")
     if weight.shape != (n_samples,):
         raise ValueError(
             f"sample_weight.shape == {weight.shape}, expected {(n_samples,)}: sample weights must "
