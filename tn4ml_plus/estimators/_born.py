@@ -119,14 +119,17 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
         rng = check_random_state(random_state)
         if given is None:
             return self._reader.build(self._drawn(self._nothing(n_samples), rng))
-        table = self._read(_as_rows(given))
+        given = _as_rows(given)
+        table = self._read(given)
         repeated = np.repeat(np.arange(len(table)), n_samples)
         table, frame = table.rows(repeated), nw.from_native(given, pass_through=True)
-        drawn = self._drawn(table, rng)
-        if not isinstance(frame, nw.DataFrame):
-            return self._reader.build(drawn)
-        like = nw.maybe_reset_index(frame[repeated.tolist()]).to_native()
-        return self._reader.build(drawn, like=like, gaps=_gaps(table))
+        if isinstance(frame, nw.DataFrame):
+            given = nw.maybe_reset_index(frame[repeated.tolist()]).to_native()
+        elif hasattr(given, "__getitem__") and not isinstance(given, list | tuple):
+            given = given[repeated]
+        else:
+            given = np.array(given, object)[repeated]
+        return self._reader.build(self._drawn(table, rng), like=given, gaps=_gaps(table))
 
     def _drawn(self, table, rng):
         """Columns of a table whose gaps are drawn, (n_samples, n_features) floats or objects."""

@@ -1,15 +1,31 @@
 """Tables of the make that others had."""
 
+import ast
 import datetime
 import decimal
+import importlib
 import json
 import re
+import warnings
 
 import narwhals.stable.v2 as nw
 import numpy as np
 
 from .._registry import variant
-from ._kinds import BOOLEAN, BYTES, CATEGORY, CLOCK, DAY, DECIMAL, INTEGER, MOMENT, NUMBER
+from ._kinds import (
+    BOOLEAN,
+    BYTES,
+    CATEGORY,
+    CLOCK,
+    DAY,
+    DECIMAL,
+    INTEGER,
+    MOMENT,
+    NUMBER,
+    bytes_of,
+    plain_labels,
+    text_of,
+)  # fmt: skip
 
 _MIDNIGHT = datetime.datetime.min
 # Days of the calendar of Python, in seconds since 1970.
@@ -21,8 +37,16 @@ _BOUNDS = {
 # Floats that 64 bits hold.
 _BOUNDS["int64"] = -(2.0**63), np.nextafter(2.0**63, 0)
 _BOUNDS["uint64"] = 0.0, np.nextafter(2.0**64, 0)
-_QUOTED = re.compile(r"'([^']*)'")
 _UNIT = re.compile(r"time_unit='(\w+)'")
+# Units of what comes back that are coarser than microseconds, and how many a second has.
+_COARSE = {"s": 1, "ms": 1e3}
+_OF_UNIT = re.compile(r"(?:time_unit='|\[)(s|ms|ns)\b")
+# Seconds since 1970 that 64 bits of nanoseconds hold.
+_NANOSECONDS = -9.2e9, 9.2e9
+_OF_PYTHON = "us", "ms", "s", "m", "h", "D"
+# Before what a type of pyarrow is in full.
+_ARROW = " arrow:"
+_WAYS = {"pandas": "to_pandas", "polars": "to_polars", "pyarrow": "to_arrow"}
 
 
 @variant("state")
@@ -33,9 +57,10 @@ class Make:
     ----------
     library : str or None, such as ``"pandas"``; None for arrays
     kinds : tuple of str, per column what its entries are
-    dtypes : tuple of str, per column of a frame its dtype in the words of the library
+    dtypes : tuple of str, per column its dtype in the words of the library, empty for objects
     zones : tuple of str or None, per column of a frame its time zone
     names : tuple, of the columns of a frame
+    axis : tuple, of the levels of these names in pandas
     """
 
     library: str | None
@@ -43,11 +68,13 @@ class Make:
     dtypes: tuple[str, ...] = ()
     zones: tuple = ()
     names: tuple = ()
+    axis: tuple = ()
 
     def chosen(self, columns) -> "Make":
         """Make of some of the columns, by their numbers."""
         fields = self.kinds, self.dtypes, self.zones, self.names
-        return Make(self.library, *(f and tuple(f[j] for j in columns) for f in fields))
+        parts = (f and tuple(f[j] for j in columns) for f in fields)
+        return Make(self.library, *parts, axis=self.axis)
 
     def build(self, columns, like=None, gaps=None):
         """A table of this make.
@@ -59,50 +86,46 @@ class Make:
         like : table or None, whose index it gets, and whose entries where there are no gaps
         gaps : ndarray of shape (n_samples, n_features) or None, where entries of `like` are missing
         """
-        dtypes = self.dtypes or ("",) * len(self.kinds)
-        values = list(map(_natural, columns.T, self.kinds, dtypes))
+        fields = self.kinds, *(f or ("",) * len(self.kinds) for f in (self.dtypes, self.zones))
+        parts = list(map(self._column, columns.T, *fields))
+        if gaps is not None:
+            parts = list(map(_filled, parts, _columns_of(like), gaps.T))
         if self.library is None:
-            if {v.dtype.kind for v in values} <= set("biuf"):
-                out = np.stack(values, axis=1).astype(np.result_type(*values), copy=False)
-            else:
-                out = np.stack([v.astype(object) for v in values], axis=1)
-            if gaps is not None and isinstance(like, np.ndarray):
-                # Floats would round large integers.
-                out = np.where(gaps, out, like) if gaps.any() else np.array(like)
-            return out
-        own = type(like).__module__.partition(".")[0] == self.library and hasattr(like, "columns")
-        series = [self._series(*parts) for parts in zip(values, self.kinds, dtypes, self.zones)]
-        if own and gaps is not None:
-            whole = nw.from_native(like).iter_columns()
-            series = list(map(_filled, whole, series, gaps.T))
-        named = {f"{j}": column for j, column in enumerate(series)}
+            return _stacked(parts)
+        named = {f"{j}": _wrapped(column).to_native() for j, column in enumerate(parts)}
         if self.library == "pandas":
-            named = {name: column.reset_index(drop=True) for name, column in named.items()}
             frame = nw.from_dict(named, backend="pandas").to_native()
             frame.columns = self.names
-            if own:
+            if type(like).__module__.partition(".")[0] == "pandas" and hasattr(like, "columns"):
                 frame.index = like.index
                 frame.columns = like.columns if gaps is not None else frame.columns
+            elif self.axis:
+                frame.columns = frame.columns.set_names(self.axis)
             return frame
         frame = nw.from_dict(named, backend=self.library)
         return frame.rename(dict(zip(named, self.names, strict=True))).to_native()
 
-    def _series(self, values, kind, dtype, zone):
-        """One column of a frame; of its own dtype where floats and text can be turned to that."""
-        series = nw.new_series(
-            "", values.tolist() if values.dtype == object else values, backend=self.library
-        )
-        unit = _UNIT.search(dtype)
+    def _column(self, values, kind, dtype, zone):
+        """One column, of its own dtype where floats and text can be turned to that."""
+        values = _natural(values, kind, dtype)
+        if self.library is None:
+            return _converted(values, np.dtype(dtype)) if dtype else values
+        series = _series(values, self.library)
         try:
             if zone:
                 series = series.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
             if dtype.startswith("category{"):
                 return _categorical(values, **json.loads(dtype.removeprefix("category")))
+            if _ARROW in dtype:
+                wanted = _arrow_type(dtype)
+                if self.library == "pandas":
+                    wanted = nw.dependencies.get_pandas().ArrowDtype(wanted)
+                return _converted(series.to_native(), wanted)
             if self.library == "pandas":
                 return series.to_native().astype(dtype)
-            known = getattr(nw, dtype.partition("(")[0])
+            known, unit = getattr(nw, dtype.partition("(")[0]), _UNIT.search(dtype)
             if known is nw.Enum:
-                known = nw.Enum(_QUOTED.findall(dtype))
+                known = nw.Enum(ast.literal_eval(dtype.removeprefix("Enum(categories=")[:-1]))
             elif known is nw.Datetime:
                 known = nw.Datetime(unit[1], zone)
             elif known is nw.Duration:
@@ -112,8 +135,15 @@ class Make:
             return series.to_native()
 
 
-def dtype_of(native):
-    """Dtype of a column of pandas as text, with the categories that it allows."""
+def dtype_of(series):
+    """Dtype of a column of a frame as text, from which `Make.build` makes it again."""
+    native = series.to_native()
+    if series.implementation.is_pyarrow():
+        return _arrow_text(native.type)
+    if not series.implementation.is_pandas():
+        return str(series.dtype)
+    if arrow := getattr(native.dtype, "pyarrow_dtype", None):
+        return _arrow_text(arrow)
     categories = getattr(native.dtype, "categories", None)
     if categories is None:
         return str(native.dtype)
@@ -121,49 +151,187 @@ def dtype_of(native):
     if closed := getattr(categories, "closed", None):
         ends = zip(categories.left.tolist(), categories.right.tolist(), strict=True)
         known |= {"labels": list(ends), "closed": closed}
+    elif categories.dtype.kind in "mM" or categories.dtype.name.startswith("period["):
+        known |= {"labels": categories.astype(str).tolist(), "dtype": str(categories.dtype)}
+    elif len(categories) and all(isinstance(label, bytes) for label in known["labels"]):
+        known |= {"labels": [text_of(label) for label in known["labels"]], "dtype": "bytes"}
     try:
         return f"category{json.dumps(known, allow_nan=False)}"
-    except (TypeError, ValueError):  # of dates and other labels
+    except (TypeError, ValueError):  # of other labels
         return str(native.dtype)
 
 
-def _categorical(values, labels, ordered, closed=None):
+def _arrow_text(arrow):
+    """A type of pyarrow in its own words, and in full: not all words are read again."""
+    schema = nw.dependencies.get_pyarrow().schema([("", arrow)])
+    return f"{arrow}{_ARROW}{schema.serialize().to_pybytes().hex()}"
+
+
+def _arrow_type(text):
+    pyarrow = importlib.import_module("pyarrow")
+    schema = bytes.fromhex(text.rpartition(_ARROW)[2])
+    return pyarrow.ipc.read_schema(pyarrow.py_buffer(schema)).field(0).type
+
+
+def _categorical(values, labels, ordered, closed=None, dtype=None):
     """A column of pandas with the categories that `dtype_of` told."""
     pandas = nw.dependencies.get_pandas()
     if closed:
         labels = pandas.IntervalIndex.from_tuples(list(map(tuple, labels)), closed)
-    codes = {str(label): code for code, label in enumerate(labels)}
+    elif dtype == "bytes":
+        labels = pandas.Index([bytes_of(label) for label in labels], dtype=object)
+    elif dtype:
+        labels = pandas.Index(labels).astype(dtype)
+    codes = {label: code for code, label in enumerate(plain_labels(labels))}
     if closed:  # Beside gaps, pandas makes floats of integers.
         floats = labels.astype(f"interval[float64, {closed}]")
-        codes |= {str(label): code for code, label in enumerate(floats)}
-    found = [codes.get(str(value), -1) for value in values]
+        codes |= {label: code for code, label in enumerate(plain_labels(floats))}
+    found = [codes.get(value, -1) for value in plain_labels(values)]
     return pandas.Series(pandas.Categorical.from_codes(found, labels, ordered=ordered))
 
 
-def _filled(whole, values, gaps):
-    """A column with what is missing from another, whole entries as they are."""
-    if not gaps.any():
-        return whole.to_native()
-    new = nw.from_native(values, series_only=True)
+def _columns_of(table):
+    """Columns of any table, without names: series of a frame, or arrays."""
+    frame = nw.from_native(table, pass_through=True)
+    if isinstance(frame, nw.DataFrame):
+        return list(frame.iter_columns())
+    table = table.toarray() if hasattr(table, "toarray") else table
+    # A list of large integers and fractions would be all floats as an array.
+    return (np.asarray(table) if hasattr(table, "__array__") else np.array(table, object)).T
+
+
+def _filled(drawn, whole, gaps):
+    """A column whose entries are those of another where that has no gaps.
+
+    Its dtype is that of `drawn` where that holds all of them, else that of the other, else objects.
+    """
+    if gaps.all():
+        return drawn
+    held = _of_library(whole[~gaps] if isinstance(whole, np.ndarray) else whole, ~gaps, drawn)
+    new = drawn[gaps] if isinstance(drawn, np.ndarray) else _wrapped(drawn).filter(gaps.tolist())
+    new = nw.to_native(new, pass_through=True)
+    own, other = (_type_of(column) for column in (drawn, held))
+    for dtype in (own, other):
+        found = [_converted(part, dtype, exact=True) for part in (held, new)]
+        if all(part is not None for part in found):
+            break
+    else:
+        found = held, new
+    order = np.argsort(np.r_[np.flatnonzero(~gaps), np.flatnonzero(gaps)])
+    if isinstance(drawn, np.ndarray):
+        same = found[0].dtype.kind == found[1].dtype.kind
+        found = found if same else list(map(_objects, found))
+        return np.concatenate(found)[order]
+    parts = [_wrapped(part) for part in found]
+    if _type_of(found[0]) == _type_of(found[1]):
+        frames = [part.alias("").to_frame() for part in parts]
+        return nw.concat(frames)[""][order.tolist()].to_native()
+    entries = [entry for part in parts for entry in part.to_list()]
+    return _series([entries[i] for i in order], parts[0].implementation).to_native()
+
+
+def _of_library(whole, chosen, drawn):
+    """Entries of a column without gaps, as an array or series of the library of `drawn`."""
+    if isinstance(whole, nw.Series):
+        whole = whole.filter(chosen.tolist())
+    if isinstance(drawn, np.ndarray):
+        return whole.to_numpy() if isinstance(whole, nw.Series) else whole
+    library = _wrapped(drawn).implementation
+    if isinstance(whole, nw.Series):
+        if whole.implementation is library:
+            return _wrapped(whole.to_native()).to_native()
+        try:  # Moments keep their nanoseconds on the way.
+            return getattr(whole, _WAYS[library.value])()
+        except Exception:  # Every library has errors of its own for mixed objects.
+            whole = whole.to_list()
+    return _series(whole, library).to_native()
+
+
+def _series(values, library):
+    """Series of an array or a list; of objects where a library has no other type for all."""
+    is_array = isinstance(values, np.ndarray)
+    values = values.tolist() if is_array and values.dtype == object else values
     try:
-        rows = np.flatnonzero(gaps).tolist()
-        return whole.scatter(rows, new.filter(gaps.tolist())).to_native()
-    except Exception:  # Every library has errors of its own for what does not suit a column.
-        entries = [n if gap else w for gap, n, w in zip(gaps, new.to_list(), whole.to_list())]
-        return nw.new_series("", entries, backend=whole.implementation).to_native()
+        return nw.new_series("", values, backend=library)
+    except TypeError:
+        return nw.new_series("", values, nw.Object, backend=library)
+
+
+def _wrapped(native):
+    """A native series, of pandas with the index 0, 1, ..."""
+    return nw.maybe_reset_index(nw.from_native(native, series_only=True))
+
+
+def _type_of(column):
+    return column.type if hasattr(column, "type") else column.dtype
+
+
+def _converted(column, dtype, exact=False):
+    """An array or native series in another of its library's dtypes.
+
+    With `exact`, None where that does not hold all entries as they are.
+    """
+    known = _type_of(column)
+    if known == dtype:
+        return column
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
+            found = _cast(column, dtype)
+            back = _cast(found, known) if exact else found
+    except Exception:  # Every library has errors of its own for what it cannot cast.
+        return None if exact else column
+    if not exact:
+        return found
+    is_array = isinstance(column, np.ndarray)
+    return found if (np.array_equal(back, column) if is_array else back.equals(column)) else None
+
+
+def _cast(column, dtype):
+    if not hasattr(column, "type"):
+        return column.cast(dtype) if hasattr(column, "cast") else column.astype(dtype)
+    pyarrow = nw.dependencies.get_pyarrow()
+    if not pyarrow.types.is_dictionary(dtype):
+        return column.cast(dtype, safe=False)
+    # It makes dictionaries of some types and indices only.
+    coded = column.cast(dtype.value_type, safe=False).combine_chunks().dictionary_encode()
+    parts = coded.indices.cast(dtype.index_type), coded.dictionary
+    made = pyarrow.DictionaryArray.from_arrays(*parts, ordered=dtype.ordered)
+    return pyarrow.chunked_array([made])
+
+
+def _objects(values):
+    """An array as one of Python's objects, which have no nanoseconds."""
+    if values.dtype.kind in "mM" and np.datetime_data(values.dtype)[0] not in _OF_PYTHON:
+        out = np.empty(len(values), object)
+        out[:] = list(values)
+        return out
+    return values.astype(object)
+
+
+def _stacked(columns):
+    """An array of columns, of objects where no dtype holds all of them as they are."""
+    kinds = {column.dtype.kind for column in columns}
+    if kinds <= set("biuf") or (len(kinds) == 1 and kinds <= set("mM")):
+        dtype = np.result_type(*columns)
+        found = [_converted(column, dtype, exact=True) for column in columns]
+        if all(column is not None for column in found):
+            return np.stack(found, axis=1)
+    return np.stack(list(map(_objects, columns)), axis=1)
 
 
 def _natural(values, kind, dtype=""):
     """Entries of a column as NumPy has them: of floats, or categories as they are."""
     if kind == BYTES:
-        return np.array([None if v is None else v.encode() for v in values], object)
+        return np.array([None if v is None else bytes_of(v) for v in values], object)
     if kind == CATEGORY:
         return values
     values = values.astype(float)
     if kind == NUMBER:
         return values
     if kind == INTEGER:
-        low, high = _BOUNDS.get(dtype.lower().partition("[")[0], (-(2.0**63), _BOUNDS["uint64"][1]))
+        low, high = _BOUNDS.get(
+            re.match(r"\w*", dtype.lower())[0], (-(2.0**63), _BOUNDS["uint64"][1])
+        )
         whole = np.clip(np.rint(values), low, high)
         if np.isnan(whole).any():
             return whole
@@ -181,8 +349,12 @@ def _natural(values, kind, dtype=""):
         ]
         return np.array(clock, object)
     is_span = kind not in (MOMENT, DAY)
-    whole = np.rint((values if is_span else np.clip(values, *_CALENDAR)) * 1e6)
-    unit = "timedelta64[us]" if is_span else "datetime64[us]"
+    unit = (_OF_UNIT.search(dtype) or ["", ""])[1]
+    low, high = _NANOSECONDS if unit == "ns" else _CALENDAR
+    values = values if is_span and unit != "ns" else np.clip(values, low, high)
+    whole = np.rint(values * _COARSE.get(unit, 1e6))
+    unit = f"{'timedelta' if is_span else 'datetime'}64[{unit if unit in _COARSE else 'us'}]"
     times = np.nan_to_num(whole).astype("i8").view(unit)
     times = np.where(np.isnan(whole), np.array("NaT", unit), times)
-    return times.astype("datetime64[D]").astype(object) if kind == DAY else times
+    is_day = kind == DAY or dtype.startswith("date64")
+    return times.astype("datetime64[D]").astype(object) if is_day else times

@@ -158,7 +158,7 @@ def _read_objects(name, values, categorical):
             f"Column {name!r} holds {len(figures)} different numbers, and text such as "
             f"{min(texts)!r}: put NaN in place of the text, or make all of the column text."
         )
-    return floats, entries, BYTES if all_are(bytes) else CATEGORY
+    return floats, entries, BYTES if kinds == {bytes} else CATEGORY
 
 
 def _seconds(moments):
@@ -226,12 +226,15 @@ def _plain(name, values, present=None):
     """Categories as plain Python values, so that they survive storage; None where missing."""
     if {type(value) for value in values} == {str}:
         return values
+    texts = {issubclass(cls, bytes) for cls in map(type, values) if issubclass(cls, str | bytes)}
+    if len(texts) > 1:
+        raise TypeError(f"Column {name!r} holds text and bytes: decode the bytes.")
     out = np.full(len(values), None, object)
     for i in range(len(values)) if present is None else np.flatnonzero(present):
         value = values[i]
         value = value.item() if isinstance(value, np.generic) else value
         if isinstance(value, bytes):
-            value = value.decode(errors="backslashreplace")
+            value = text_of(value)
         elif not isinstance(value, str | bool | int | float):
             if type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__:
                 raise TypeError(
@@ -241,3 +244,20 @@ def _plain(name, values, present=None):
             value = str(value)
         out[i] = value
     return out
+
+
+def plain_labels(labels) -> list:
+    """Labels as the plain values that `read_values` has for them."""
+    values = np.empty(len(labels), object)
+    values[:] = list(labels)
+    return _plain("", values).tolist()
+
+
+def text_of(value: bytes) -> str:
+    """Text that tells bytes apart, which `bytes_of` turns back."""
+    return value.decode(errors="surrogateescape")
+
+
+def bytes_of(text: str) -> bytes:
+    """Inverse of `text_of`."""
+    return text.encode(errors="surrogateescape")

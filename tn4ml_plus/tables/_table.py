@@ -114,13 +114,16 @@ def read_columns(X, estimator=None) -> Table:
             for j, column in enumerate(np.asarray(X).T):
                 check_apart(j, column, floats[:, j])
         n_features = floats.shape[1]
-        return Table(floats, (None,) * n_features, make=Make(None, (kind,) * n_features))
+        dtype = str(getattr(X, "dtype", np.asarray(X).dtype))
+        make = Make(None, (kind,) * n_features, (dtype,) * n_features)
+        return Table(floats, (None,) * n_features, make=make)
     else:
         # A list of numbers and text would be all text as an array.
         text = np.asarray(X).dtype.kind == "T"
         array = X if hasattr(X, "__array__") and not text else np.array(X, object)
         array = check_array(array, dtype=None, **options | {"ensure_all_finite": False})
-        columns = [(j, *read_values(j, column), "", None) for j, column in enumerate(array.T)]
+        dtype = str(array.dtype) if array.dtype.kind in "mM" else ""
+        columns = [(j, *read_values(j, column), dtype, None) for j, column in enumerate(array.T)]
     if not columns:
         check_array(np.zeros(frame.shape), **options)
     names, floats, raw, kinds, dtypes, zones = zip(*columns, strict=True)
@@ -133,7 +136,8 @@ def read_columns(X, estimator=None) -> Table:
         )
     with np.errstate(over="ignore", invalid="ignore"):
         floats = check_array(floats, **options)
-    make = Make(library, kinds, dtypes, zones, names) if library else Make(None, kinds)
+    axis = tuple(getattr(getattr(X, "columns", None), "names", ()))
+    make = Make(library, kinds, dtypes, zones, names if library else (), axis if any(axis) else ())
     text = None if library or array.dtype == object else array
     return Table(floats, raw, make=make, text=text)
 
@@ -148,7 +152,7 @@ def _framed(X):
 
 def _of_series(series):
     """Floats, entries, kind, dtype as text and time zone, of one column of a frame."""
-    name, dtype = series.name, series.dtype
+    name, dtype, own = series.name, series.dtype, series
     if dtype in (nw.Int128, nw.UInt128):
         series = series.cast(nw.Float64)
     if dtype.is_nested():
@@ -177,8 +181,7 @@ def _of_series(series):
     *parts, kind = read_values(name, values, categorical, wall)
     if kind == NUMBER and (dtype.is_integer() or dtype == nw.Boolean):
         kind = INTEGER if dtype.is_integer() else BOOLEAN
-    own = dtype_of(native) if series.implementation.is_pandas() else str(dtype)
-    return *parts, kind, own, zone
+    return *parts, kind, dtype_of(own), zone
 
 
 def _without_mask(X):
