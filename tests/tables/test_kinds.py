@@ -640,6 +640,181 @@ def test_what_a_file_says_of_dtypes_is_not_believed():
         assert frame["a"].to_list() == [1.0, 1.0]
 
 
+# Containers other than that of fitting, and their dtypes -----------------------------------------
+
+LARGE = 2**53 + 1 + np.arange(ROWS) % 3
+NANOSECONDS = pd.Series(pd.to_datetime(np.arange(ROWS) * 10**9 + 123))
+THERE = NANOSECONDS.dt.tz_localize("America/New_York")
+
+
+def fitted(frame):
+    return TNBornMachine(**QUICK | {"max_epochs": 1}).fit(frame)
+
+
+@pytest.mark.parametrize("other", [pd.DataFrame, pl.DataFrame, pa.table], ids=["pd", "pl", "pa"])
+@pytest.mark.parametrize("library", [pd.DataFrame, pl.DataFrame, pa.table], ids=["pd", "pl", "pa"])
+@pytest.mark.parametrize("values", [LARGE, NANOSECONDS, THERE], ids=["large", "ns", "zone"])
+def test_entries_stay_in_tables_of_every_library(values, library, other):
+    def table(make, b):
+        frame = pd.DataFrame({"a": values, "b": b})
+        ways = {pl.DataFrame: pl.from_pandas, pa.table: pa.Table.from_pandas}
+        return ways.get(make, pd.DataFrame)(frame)
+
+    machine = fitted(table(library, NUMBERS))
+    for found in (
+        machine.transform(table(other, np.nan)),
+        machine.sample(given=table(other, np.nan)),
+    ):
+        assert type(found) is type(table(library, 0.0))
+        found = found if library is pd.DataFrame else found.to_pandas()
+        pd.testing.assert_series_equal(found["a"], pd.Series(values, name="a"))
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.parametrize(
+    ("values", "entry", "dtype"),
+    [
+        (np.array([0, 1, 2], "int8"), 2, "int8"),
+        (np.array([0, 1, 2], "int8"), 300, "int64"),
+        (np.array([0, 1, 2], "int8"), 1.5, "float64"),
+        (np.array([False, True, True]), 0.3, "float64"),
+        (LARGE[:3], LARGE[0], "int64"),
+        (np.array([0, 1, 2], "float32"), 0.1, "float64"),
+        (np.array([0, 1, 2], "float32"), 0.5, "float32"),
+    ],
+)
+@pytest.mark.parametrize("library", [pd.DataFrame, pl.DataFrame])
+def test_entries_stay_where_the_dtype_of_fitting_does_not_hold_them(values, entry, dtype, library):
+    machine = fitted(library({"a": np.tile(values, 20), "b": NUMBERS}))
+    for given in ([entry, None], pd.Series([entry, None], ["a", "b"], object)):
+        found = machine.sample(2, given=given)["a"]
+        assert found.to_list() == [entry] * 2
+        assert str(found.dtype).lower() == dtype
+    other = pl.DataFrame({"a": [entry, None], "b": [None, 1.0]}, strict=False)
+    assert machine.transform(other)["a"].to_list()[0] == entry
+    assert fitted(np.c_[values, values]).sample(given=[entry, None])[0, 0] == entry
+
+
+def test_lists_hold_what_arrays_of_integers_do():
+    machine = fitted(np.c_[LARGE, COLUMNS["count"]])
+    for found in (
+        machine.transform([[LARGE[0], 1]]),
+        machine.transform([[LARGE[0], None]]),
+        machine.sample(given=np.array([LARGE[0], 1])),
+    ):
+        assert found.dtype == int
+        assert found[0, 0] == LARGE[0]
+
+
+@pytest.mark.parametrize("library", [pd.DataFrame, pl.DataFrame, pa.table], ids=["pd", "pl", "pa"])
+def test_bytes_are_told_apart_and_come_back(library, tmp_path):
+    values = [b"\xff", b"\\xff", b"a"]
+    fitted(library({"a": values * 20, "b": NUMBERS})).save(tmp_path / "machine")
+    machine = load(tmp_path / "machine")
+    drawn = machine.sample(60, random_state=0)["a"]
+    assert set(drawn.to_pylist() if library is pa.table else drawn.to_list()) == set(values)
+    with pytest.raises(TypeError, match=r"Column 'a' holds text and bytes.*: decode the bytes"):
+        read_columns(pd.DataFrame({"a": [b"a", "a"]}))
+
+
+LABELS = {
+    "numbers beside their text": pd.Index([1, "1", 2.5], dtype=object),
+    "bytes": pd.Index([b"a", b"\xff", b"c"], dtype=object),
+    "moments": pd.to_datetime([0, 1, 10**9 + 123]),
+    "zones": pd.date_range("2020", periods=3, tz="Japan"),
+    "spans": pd.to_timedelta([1, 2, 3], unit="s"),
+    "periods": pd.period_range("2020", periods=3, freq="M"),
+    "intervals": pd.interval_range(0, 3),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_categories_of_all_labels_come_back(name, tmp_path):
+    labels = LABELS[name]
+    codes = np.arange(ROWS) % 3
+    frame = pd.DataFrame({"a": pd.Categorical.from_codes(codes, labels, ordered=True)})
+    frame["b"] = NUMBERS
+    fitted(frame).save(tmp_path / "machine")
+    machine = load(tmp_path / "machine")
+    drawn = machine.sample(60, random_state=0)["a"]
+    assert drawn.dtype == frame["a"].dtype
+    assert set(drawn.cat.codes) == {0, 1, 2}
+    gone = frame.copy()
+    gone.loc[0, "a"] = None
+    found = machine.impute(gone)["a"]
+    assert found[0] in list(labels)
+    pd.testing.assert_series_equal(found[1:], frame["a"][1:])
+
+
+def test_types_of_pyarrow_come_back(tmp_path):
+    codes, dates = np.arange(ROWS) % 3, [datetime.date(2020, 1, 1 + i % 3) for i in range(ROWS)]
+    names, clock = [b"abc"[i : i + 1] for i in codes], [datetime.time(int(i)) for i in codes]
+    values = {
+        pa.date64(): dates,
+        pa.timestamp("ms"): codes,
+        pa.timestamp("s", "Japan"): codes,
+        pa.duration("ms"): codes,
+        pa.time32("s"): clock,
+        pa.time64("ns"): clock,
+        pa.large_binary(): names,
+        pa.binary(1): names,
+        pa.decimal128(9, 2): codes.tolist(),
+    }
+    columns = [pa.array(v, t) for t, v in values.items()] + [
+        pa.DictionaryArray.from_arrays(pa.array(codes, index), pa.array(labels))
+        for index, labels in ((pa.int16(), [7, 8, 9]), (pa.int32(), ["u", "v", "w"]))
+    ]
+    names = [f"{j}" for j in range(len(columns))]
+    table = pa.table(columns, names=names)
+    fitted(table).save(tmp_path / "machine")
+    machine = load(tmp_path / "machine")
+    assert machine.sample(3).schema == table.schema
+    gap = pa.table([pa.nulls(1, column.type) for column in columns], names=names)
+    found = machine.transform(pa.concat_tables([table, gap]))
+    assert found.schema == table.schema
+    assert found.slice(0, ROWS).to_pylist() == table.to_pylist()
+    assert None not in found.slice(ROWS).to_pylist()[0].values()
+
+
+def test_enums_whose_names_have_quotes():
+    names = ["it's", 'so "called"', "b, c"]
+    frame = pl.DataFrame({"a": pl.Series(names * 20, dtype=pl.Enum([*names, "none"]))})
+    machine = fitted(frame)
+    assert machine.sample(2).schema == machine.marginal("a").sample(2).schema == frame.schema
+
+
+@pytest.mark.parametrize(
+    "dtype", ["int8", "uint8", "float32", "bool", "M8[ns]", "M8[D]", "m8[s]", "m8[ns]"]
+)
+def test_dtypes_of_arrays_come_back(dtype):
+    X = (np.arange(ROWS) % 2 * 100).astype(dtype)[:, None]
+    machine, gone = fitted(X), X.astype(object)
+    gone[0] = None
+    gone[1:, 0] = list(X[1:, 0])
+    for found in (machine.sample(99, random_state=0), machine.transform(gone)):
+        assert found.dtype == X.dtype
+    np.testing.assert_array_equal(found[1:], X[1:])
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_names_of_names_and_sparse_columns_come_back():
+    names = pd.MultiIndex.from_product([["a"], [1, 2]], names=["u", None])
+    frame = pd.DataFrame(np.c_[NUMBERS, NUMBERS], columns=names)
+    frame = frame.astype(pd.SparseDtype(float))
+    machine, gone = fitted(frame), frame.astype(float)
+    gone.iloc[0, 0] = np.nan
+    for found in (
+        machine.sample(2),
+        machine.transform(gone),
+        machine.transform(gone.astype(pd.SparseDtype(float))),
+        machine.sample(given=[1.0, None]),
+    ):
+        pd.testing.assert_index_equal(found.columns, names)
+        assert found.dtypes.equals(frame.dtypes)
+    one = fitted(pd.DataFrame(np.c_[NUMBERS], columns=pd.Index(["a"], name="u")))
+    assert one.sample(2).columns.name == "u"
+
+
 # More of what tables hold -----------------------------------------------------------------------
 
 

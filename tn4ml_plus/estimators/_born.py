@@ -125,10 +125,8 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
         table, frame = table.rows(repeated), nw.from_native(given, pass_through=True)
         if isinstance(frame, nw.DataFrame):
             given = nw.maybe_reset_index(frame[repeated.tolist()]).to_native()
-        elif hasattr(given, "__getitem__") and not isinstance(given, list | tuple):
-            given = given[repeated]
         else:
-            given = np.array(given, object)[repeated]
+            given = (given if hasattr(given, "__array__") else np.array(given, object))[repeated]
         return self._reader.build(self._drawn(table, rng), like=given, gaps=_gaps(table))
 
     def _drawn(self, table, rng):
@@ -271,7 +269,7 @@ def _as_rows(given):
     """A table of one row where a row is given, as an array or as a series with the names."""
     if isinstance(given, dict):
         raise ValueError("given is a dict: make a frame of one row of it, or a list of its values.")
-    if np.ndim(given) == 2 or hasattr(given, "columns"):
+    if hasattr(given, "columns") or np.ndim(given) == 2:
         return given
     if np.ma.isMaskedArray(given):
         return given[None]

@@ -163,7 +163,9 @@ def dtype_of(series):
 
 def _arrow_text(arrow):
     """A type of pyarrow in its own words, and in full: not all words are read again."""
-    schema = nw.dependencies.get_pyarrow().schema([("", arrow)])
+    if "view" in f"{arrow}":  # pyarrow can neither choose from these nor order them
+        return ""
+    schema = importlib.import_module("pyarrow").schema([("", arrow)])
     return f"{arrow}{_ARROW}{schema.serialize().to_pybytes().hex()}"
 
 
@@ -195,7 +197,6 @@ def _columns_of(table):
     frame = nw.from_native(table, pass_through=True)
     if isinstance(frame, nw.DataFrame):
         return list(frame.iter_columns())
-    table = table.toarray() if hasattr(table, "toarray") else table
     # A list of large integers and fractions would be all floats as an array.
     return (np.asarray(table) if hasattr(table, "__array__") else np.array(table, object)).T
 
@@ -208,7 +209,7 @@ def _filled(drawn, whole, gaps):
     if gaps.all():
         return drawn
     held = _of_library(whole[~gaps] if isinstance(whole, np.ndarray) else whole, ~gaps, drawn)
-    new = drawn[gaps] if isinstance(drawn, np.ndarray) else _wrapped(drawn).filter(gaps.tolist())
+    new = drawn[gaps] if isinstance(drawn, np.ndarray) else _chosen(_wrapped(drawn), gaps)
     new = nw.to_native(new, pass_through=True)
     own, other = (_type_of(column) for column in (drawn, held))
     for dtype in (own, other):
@@ -233,7 +234,7 @@ def _filled(drawn, whole, gaps):
 def _of_library(whole, chosen, drawn):
     """Entries of a column without gaps, as an array or series of the library of `drawn`."""
     if isinstance(whole, nw.Series):
-        whole = whole.filter(chosen.tolist())
+        whole = _chosen(whole, chosen)
     if isinstance(drawn, np.ndarray):
         return whole.to_numpy() if isinstance(whole, nw.Series) else whole
     library = _wrapped(drawn).implementation
@@ -241,10 +242,20 @@ def _of_library(whole, chosen, drawn):
         if whole.implementation is library:
             return _wrapped(whole.to_native()).to_native()
         try:  # Moments keep their nanoseconds on the way.
-            return getattr(whole, _WAYS[library.value])()
+            frame = getattr(whole.alias("").to_frame(), _WAYS[library.value])()
+            return nw.from_native(frame)[""].to_native()
         except Exception:  # Every library has errors of its own for mixed objects.
             whole = whole.to_list()
     return _series(whole, library).to_native()
+
+
+def _chosen(series, mask):
+    """Entries of a series."""
+    try:
+        return series.filter(mask.tolist())
+    except NotImplementedError:  # of text of pyarrow that is a view
+        entries = [entry for entry, here in zip(series.to_list(), mask, strict=True) if here]
+        return _series(entries, series.implementation)
 
 
 def _series(values, library):
@@ -287,9 +298,11 @@ def _converted(column, dtype, exact=False):
 
 
 def _cast(column, dtype):
+    if isinstance(column, np.ndarray) and dtype.kind == "O":
+        return _objects(column)
     if not hasattr(column, "type"):
         return column.cast(dtype) if hasattr(column, "cast") else column.astype(dtype)
-    pyarrow = nw.dependencies.get_pyarrow()
+    pyarrow = importlib.import_module("pyarrow")
     if not pyarrow.types.is_dictionary(dtype):
         return column.cast(dtype, safe=False)
     # It makes dictionaries of some types and indices only.

@@ -140,7 +140,8 @@ def _read_objects(name, values, categorical):
         clock = np.full(len(values), "NaT", "timedelta64[us]")
         clock[present] = [_since_midnight(value) for value in values[present]]
         return clock / _SECOND, clock, CLOCK
-    if all_are(*_DATES) or (kinds and all(hasattr(cls, "start_time") for cls in kinds)):
+    are_periods = kinds and all(hasattr(cls, "start_time") for cls in kinds) and not categorical
+    if all_are(*_DATES) or are_periods:
         wall, universal = (np.full(len(values), "NaT", "datetime64[us]") for _ in range(2))
         try:
             wall[present], universal[present] = zip(*map(_moment, values[present]), strict=True)
@@ -224,11 +225,14 @@ def _moment(value):
 
 def _plain(name, values, present=None):
     """Categories as plain Python values, so that they survive storage; None where missing."""
-    if {type(value) for value in values} == {str}:
+    classes = {type(value) for value in values}
+    if classes == {str}:
         return values
-    texts = {issubclass(cls, bytes) for cls in map(type, values) if issubclass(cls, str | bytes)}
-    if len(texts) > 1:
-        raise TypeError(f"Column {name!r} holds text and bytes: decode the bytes.")
+    if all(any(issubclass(cls, known) for cls in classes) for known in (str, bytes)):
+        raise TypeError(
+            f"Column {name!r} holds text and bytes, which are the same category if they read the "
+            "same: decode the bytes."
+        )
     out = np.full(len(values), None, object)
     for i in range(len(values)) if present is None else np.flatnonzero(present):
         value = values[i]

@@ -137,7 +137,8 @@ def read_columns(X, estimator=None) -> Table:
     with np.errstate(over="ignore", invalid="ignore"):
         floats = check_array(floats, **options)
     axis = tuple(getattr(getattr(X, "columns", None), "names", ()))
-    make = Make(library, kinds, dtypes, zones, names if library else (), axis if any(axis) else ())
+    axis = axis if any(level is not None for level in axis) else ()
+    make = Make(library, kinds, dtypes, zones, names if library else (), axis)
     text = None if library or array.dtype == object else array
     return Table(floats, raw, make=make, text=text)
 
