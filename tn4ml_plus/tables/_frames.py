@@ -242,8 +242,8 @@ def _of_library(whole, chosen, drawn):
         if whole.implementation is library:
             return _wrapped(whole.to_native()).to_native()
         try:  # Moments keep their nanoseconds on the way.
-            frame = getattr(whole.alias("").to_frame(), _WAYS[library.value])()
-            return nw.from_native(frame)[""].to_native()
+            frame = getattr(whole.alias("a").to_frame(), _WAYS[library.value])()
+            return nw.from_native(frame)["a"].alias("").to_native()
         except Exception:  # Every library has errors of its own for mixed objects.
             whole = whole.to_list()
     return _series(whole, library).to_native()
