@@ -689,7 +689,9 @@ def test_entries_stay_where_the_dtype_of_fitting_does_not_hold_them(values, entr
     for given in ([entry, None], pd.Series([entry, None], ["a", "b"], object)):
         found = machine.sample(2, given=given)["a"]
         assert found.to_list() == [entry] * 2
-        assert str(found.dtype).lower() == dtype
+        # Rows of pandas that hold several dtypes are of objects.
+        own = "object" if isinstance(given, pd.Series) and library is pd.DataFrame else dtype
+        assert str(found.dtype).lower() in (dtype, own)
     other = pl.DataFrame({"a": [entry, None], "b": [None, 1.0]}, strict=False)
     assert machine.transform(other)["a"].to_list()[0] == entry
     assert fitted(np.c_[values, values]).sample(given=[entry, None])[0, 0] == entry
