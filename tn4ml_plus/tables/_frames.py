@@ -5,13 +5,16 @@ import datetime
 import decimal
 import importlib
 import json
+import numbers
 import re
 import warnings
 
 import narwhals.stable.v2 as nw
 import numpy as np
 
+from .._checks import warn
 from .._registry import variant
+from ..errors import InformationWarning
 from ._kinds import (
     BOOLEAN,
     BYTES,
@@ -69,6 +72,17 @@ class Make:
     zones: tuple = ()
     names: tuple = ()
     axis: tuple = ()
+
+    def to_state(self) -> dict:
+        """Values that the registry can store: names that are no plain values are text."""
+        names = tuple(map(_plain_name, self.names))
+        if names != self.names:
+            others = {str(own) for own, name in zip(self.names, names, strict=True) if own != name}
+            warn(
+                f"These names of columns are text in the file: {', '.join(sorted(others))}.",
+                InformationWarning,
+            )
+        return vars(self) | {"names": names}
 
     def chosen(self, columns) -> "Make":
         """Make of some of the columns, by their numbers."""
@@ -133,6 +147,12 @@ class Make:
             return series.cast(known).to_native()
         except Exception:  # Every library has errors of its own for what it cannot cast.
             return series.to_native()
+
+
+def _plain_name(name):
+    if isinstance(name, tuple):
+        return tuple(map(_plain_name, name))
+    return name if isinstance(name, str | numbers.Number | np.generic | None) else str(name)
 
 
 def dtype_of(series):

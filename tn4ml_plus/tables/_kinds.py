@@ -125,6 +125,10 @@ def _read_objects(name, values, categorical):
 
     if not kinds and not categorical:
         return floats, None, NUMBER
+    # NumPy calls its spans integers.
+    if all_are(*_SPANS):
+        floats[present] = [_in_seconds(value) for value in values[present]]
+        return floats, None, SPAN
     if all_are(*_NUMBERS):
         floats[present] = [_number(value) for value in values[present]]
         if all_are(bool, np.bool_):
@@ -133,9 +137,6 @@ def _read_objects(name, values, categorical):
         if all_are(decimal.Decimal):
             return floats, None, DECIMAL
         return floats, None, INTEGER if all_are(numbers.Integral) else NUMBER
-    if all_are(*_SPANS):
-        floats[present] = [_in_seconds(value) for value in values[present]]
-        return floats, None, SPAN
     if all_are(datetime.time):
         clock = np.full(len(values), "NaT", "timedelta64[us]")
         clock[present] = [_since_midnight(value) for value in values[present]]
@@ -245,9 +246,16 @@ def _plain(name, values, present=None):
                     f"Column {name!r} holds a {type(value).__name__}, which has no text of its "
                     "own to tell it by: an argument must be a table of strings, numbers or dates."
                 )
-            value = str(value)
+            value = _of_interval(value) if hasattr(value, "closed_left") else str(value)
         out[i] = value
     return out
+
+
+def _of_interval(value):
+    """Text of an interval of pandas, which makes floats of integers beside gaps."""
+    ends = (value.left, value.right)
+    left, right = (int(x) if isinstance(x, float) and x.is_integer() else x for x in ends)
+    return f"{'(['[value.closed_left]}{left}, {right}{')]'[value.closed_right]}"
 
 
 def plain_labels(labels) -> list:
