@@ -182,8 +182,11 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
         The embedding in use; lists by name, one value per epoch.
     selection_ : `Selection` or None
         How embeddings, shares of dropped features and decays did on rows set aside, one or more
-        fifths of at most 60,000, in a quarter of the epochs; None where nothing was to be chosen:
-        the first two were given, a trainer other than ``"gradient"``, below 300 rows, in streams.
+        fifths of at most 60,000, in a quarter of the epochs, and the temperature that outputs are
+        divided by, from 60 rows on and below 10,000. None where nothing was to be chosen: with a
+        trainer other than ``"gradient"`` and in streams; where the first two were given, or below
+        300 rows, and there is no temperature: with another loss, early_stopping or less than 40
+        epochs.
 
     Raises
     ------
