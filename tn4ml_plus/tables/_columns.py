@@ -274,7 +274,7 @@ class Columns:
         return np.where(unseen, np.nan, U), unseen
 
     def _unknown(self, U):
-        """Which entries are no codes within the limits of their columns."""
+        """Entries that are no codes within the limits of their columns, bools like U."""
         low, high = self._limits(U.shape[1])
         return (low > U) | (high < U) | (U % 1 > 0)
 
