@@ -20,7 +20,7 @@ from ..ensembles import Ensemble
 from ..losses import NegativeLogLikelihood
 from ..networks import from_quimb
 from ._base import HoldsNetworks, TakesTables, refitting
-from ._densities import BornScore, NormScore
+from ._densities import BornScore, NormScore, log_of_unseen
 from ._estimator import NetworkOptions, as_estimator, extended, fits, reads
 from ._recipes import DENSITY, Data, filled, of_density, prepared
 
@@ -148,7 +148,7 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
         data = self._data(tables.read_table(self, X, reset=True), y, sample_weight)
         rng = check_random_state(self.random_state)
         kept = data.rows(data.weight > 0)
-        unseen = -float(np.log1p(max(data.weight.sum(), len(data.weight))))
+        unseen = log_of_unseen(data.weight)
         views = [
             self._trained(scaler, kept, rng.randint(2**31 - 1), unseen)
             for scaler in self._view_scalers()

@@ -13,7 +13,7 @@ from sklearn.utils._set_output import _get_output_config
 from .._checks import check, check_int
 from ..tables import Bijection, Table, is_missing, read_columns, read_table, read_weight
 from ._base import TensorNetworkEstimator
-from ._densities import BornScore, SiteDensity, born_members, log_densities
+from ._densities import BornScore, SiteDensity, born_members, log_densities, log_of_unseen
 from ._estimator import as_estimator, fits, reads
 from ._recipes import DENSITY, Data, of_density
 
@@ -84,7 +84,7 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
         table = read_table(self, X, reset=not going_on)
         weight = read_weight(sample_weight, len(table))
         if not going_on:
-            self.unseen_log_density_ = -float(np.log1p(max(weight.sum(), len(weight))))
+            self.unseen_log_density_ = log_of_unseen(weight)
         data = Data(table, np.ones(len(weight)), weight).rows(weight > 0)
         self._train(data, partial_fit=partial_fit)
 

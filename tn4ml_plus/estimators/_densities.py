@@ -24,6 +24,14 @@ def _losses(loss, amplitude, target):
     return jax.vmap(loss, (0, None))(amplitude, target)
 
 
+def log_of_unseen(weight) -> float:
+    """Log-probability that stands for a category never seen among rows of these weights.
+
+    These may be frequencies; rows count once at least.
+    """
+    return -float(np.log1p(max(weight.sum(), len(weight))))
+
+
 @variant("state")
 class BornScore:
     """Log-density by the Born rule, missing values traced out.

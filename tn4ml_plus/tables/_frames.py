@@ -47,8 +47,8 @@ _OF_UNIT = re.compile(r"(?:time_unit='|\[)(s|ms|ns)\b")
 # Seconds since 1970 that 64 bits of nanoseconds hold.
 _NANOSECONDS = -9.2e9, 9.2e9
 _OF_PYTHON = "us", "ms", "s", "m", "h", "D"
-# Before what a type of pyarrow is in full.
-_ARROW = " arrow:"
+# Behind the words of types of pyarrow.
+_ARROW = " of pyarrow"
 _WAYS = {"pandas": "to_pandas", "polars": "to_polars", "pyarrow": "to_arrow"}
 
 
@@ -130,8 +130,8 @@ class Make:
                 series = series.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
             if dtype.startswith("category{"):
                 return _categorical(values, **json.loads(dtype.removeprefix("category")))
-            if _ARROW in dtype:
-                wanted = _arrow_type(dtype)
+            if dtype.endswith(_ARROW):
+                wanted = _arrow_type(dtype.removesuffix(_ARROW))
                 if self.library == "pandas":
                     wanted = nw.dependencies.get_pandas().ArrowDtype(wanted)
                 return _converted(series.to_native(), wanted)
@@ -182,17 +182,23 @@ def dtype_of(series):
 
 
 def _arrow_text(arrow):
-    """A type of pyarrow in its own words, and in full: not all words are read again."""
-    if "view" in f"{arrow}":  # pyarrow can neither choose from these nor order them
-        return ""
-    schema = importlib.import_module("pyarrow").schema([("", arrow)])
-    return f"{arrow}{_ARROW}{schema.serialize().to_pybytes().hex()}"
+    """A type of pyarrow in its own words, empty for those that it cannot choose from or order."""
+    return "" if "view" in f"{arrow}" else f"{arrow}{_ARROW}"
 
 
 def _arrow_type(text):
+    """The type of pyarrow that has these words; ValueError for words of none."""
     pyarrow = importlib.import_module("pyarrow")
-    schema = bytes.fromhex(text.rpartition(_ARROW)[2])
-    return pyarrow.ipc.read_schema(pyarrow.py_buffer(schema)).field(0).type
+    if found := re.fullmatch(r"dictionary<values=(.*), indices=(\w+), ordered=([01])>", text):
+        values, indices = map(_arrow_type, found.groups()[:2])
+        return pyarrow.dictionary(indices, values, found[3] == "1")
+    if found := re.fullmatch(r"timestamp\[(\w+), tz=(.*)\]", text):
+        return pyarrow.timestamp(*found.groups())
+    if found := re.fullmatch(r"(decimal\d+)\((\d+), (-?\d+)\)", text):
+        return getattr(pyarrow, found[1])(int(found[2]), int(found[3]))
+    if found := re.fullmatch(r"fixed_size_binary\[(\d+)\]", text):
+        return pyarrow.binary(int(found[1]))
+    return pyarrow.type_for_alias(text)
 
 
 def _categorical(values, labels, ordered, closed=None, dtype=None):

@@ -67,7 +67,9 @@ def read_values(name, values, categorical=False, wall=None):
             check_apart(name, values, floats)
         return floats, None, {"b": BOOLEAN, "f": NUMBER}.get(kind, INTEGER)
     if kind == "m":
-        return values / _SECOND, None, SPAN
+        seconds = values / _SECOND
+        check_apart(name, values, seconds)
+        return seconds, None, SPAN
     if kind == "M":
         _check_years(name, values)
         seconds = _seconds(values)
@@ -175,9 +177,9 @@ def check_apart(name, values, floats):
     name : name or number of the column
     values, floats : ndarrays of shape (n_samples,)
     """
-    present = np.isfinite(floats)
-    exact = values.dtype.kind in "iu" and np.abs(floats[present]).max(initial=0) < 2**53
-    whole = values.dtype.kind == "M" and (values == values.astype("datetime64[us]"))[present].all()
+    present, kind = np.isfinite(floats), values.dtype.kind
+    exact = kind in "iu" and np.abs(floats[present]).max(initial=0) < 2**53
+    whole = kind in "mM" and (values == values.astype(f"{kind}8[us]"))[present].all()
     if exact or whole:
         return
     n_values, n_floats = (len(set(x[present].tolist())) for x in (values, floats))

@@ -256,7 +256,7 @@ def read_weight(sample_weight, n_samples: int) -> np.ndarray:
     if sample_weight is None or isinstance(sample_weight, numbers.Number):
         sample_weight = np.full(n_samples, 1.0 if sample_weight is None else sample_weight)
     unmasked(sample_weight, "sample_weight")
-    weight = read_floats(sample_weight, "sample_weight", "one for each sample")
+    weight = read_floats(sample_weight, "sample_weight", "numbers of repetitions")
     if weight.shape != (n_samples,):
         raise ValueError(
             f"sample_weight.shape == {weight.shape}, expected {(n_samples,)}: sample weights must "
