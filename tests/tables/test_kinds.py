@@ -1016,6 +1016,10 @@ def test_columns_whose_names_are_no_text_keep_their_order():
     model = TNClassifier(**QUICK).fit(frame, Y)
     with pytest.raises(ValueError, match=r"in the order 0, 1 when fitting and are in .* 1, 0 now"):
         model.predict(frame[[1, 0]])
+    marginal = TNBornMachine(**QUICK).fit(frame).marginal([1, 0])
+    assert np.isfinite(marginal.score_samples(frame[[1, 0]])).all()
+    with pytest.raises(ValueError, match=r"in the order 1, 0 when fitting and are in .* 0, 1 now"):
+        marginal.score_samples(frame)
     expected = model.predict_proba(frame)
     for same in (frame.to_numpy(), frame.set_axis([7, 8], axis=1)):
         np.testing.assert_array_equal(model.predict_proba(same), expected)
@@ -1030,6 +1034,9 @@ def test_moments_and_spans_keep_their_units():
     ):
         with pytest.raises(ValueError, match=f"America/New_York when .* {words} now"):
             model.predict(other.to_frame())
+        marginal = TNBornMachine(**QUICK).fit(zoned).marginal([0])
+        with pytest.raises(ValueError, match=f"America/New_York when .* {words} now"):
+            marginal.score_samples(other.to_frame())
     spans = pd.DataFrame({"s": pd.to_timedelta(NUMBERS, unit="h")})
     for first, second in ((spans, spans["s"] / pd.Timedelta("1h")), (spans["s"].dt.days, spans)):
         fitted = TNClassifier(**QUICK).fit(pd.DataFrame(first), Y)

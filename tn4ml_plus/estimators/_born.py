@@ -301,6 +301,8 @@ class Marginal:
             raise ValueError(
                 f"X must have the shape (n_samples, {len(self.features)}), got {part.shape}."
             )
+        if reader.make is not None:
+            reader.make.chosen(self.features).check_same(part.make, part.floats)
         table = self.machine._nothing(len(part))
         raw = list(table.raw)
         for j, floats, values in zip(self.features, part.floats.T, part.raw, strict=True):

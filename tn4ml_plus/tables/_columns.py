@@ -9,7 +9,7 @@ from .._registry import resolve
 from ..embeddings import Embedding, OneHot, PerFeature, Periodic, WithMissing
 from ..errors import DomainWarning, InformationWarning
 from ._frames import Make
-from ._kinds import MOMENT, SPAN, TIME, is_missing, phase
+from ._kinds import TIME, is_missing, phase
 from ._scalers import CommonMinMax, Passthrough, Scaler
 from ._table import Table
 
@@ -309,7 +309,7 @@ class Columns:
                     "convert it."
                 )
         if self.make is not None and table.make is not None:
-            self._check_make(table)
+            self.make.check_same(table.make, table.floats)
         table = self._spread(table)
         out, n_outside = np.empty((len(table), self.width)), 0
         for rows in blocks(len(table), table.shape[1]):
@@ -334,31 +334,6 @@ class Columns:
                 "at a site, so that none of them can be left out: impute them first."
             )
         return out
-
-    def _check_make(self, table):
-        """ValueError for columns in another order, of other time zones, or without their units."""
-        before, now = self.make, table.make
-        # Of names that are text, scikit-learn has asked.
-        if set(before.names) == set(now.names) and before.names != now.names:
-            raise ValueError(
-                f"Columns were in the order {', '.join(map(str, before.names))} when fitting and "
-                f"are in the order {', '.join(map(str, now.names))} now: select them in the first."
-            )
-
-        def held(make, j):
-            zone = make.zones[j] if make.zones else None
-            moments = f"moments of the time zone {zone}" if zone else "moments without a time zone"
-            return {SPAN: "spans of time", MOMENT: moments}.get(make.kinds[j], "numbers")
-
-        for j, kinds in enumerate(zip(before.kinds, now.kinds, strict=True)):
-            present = not np.isnan(table.floats[:, j]).all()
-            zones = before.zones and now.zones and before.zones[j] != now.zones[j]
-            if present and ((SPAN in kinds and len(set(kinds)) > 1) or (zones and MOMENT in kinds)):
-                name = j if self.names is None else repr(self.names[j])
-                raise ValueError(
-                    f"Column {name} held {held(before, j)} when fitting and holds {held(now, j)} "
-                    "now: convert it."
-                )
 
     def _fill(self, out, table):
         """Put the numbers of a block of rows into `out`; returns how many left the domain."""

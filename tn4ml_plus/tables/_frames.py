@@ -25,6 +25,7 @@ from ._kinds import (
     INTEGER,
     MOMENT,
     NUMBER,
+    SPAN,
     bytes_of,
     plain_labels,
     text_of,
@@ -83,6 +84,38 @@ class Make:
                 InformationWarning,
             )
         return vars(self) | {"names": names}
+
+    def check_same(self, other, floats):
+        """ValueError for columns in another order, of other time zones, or without their units.
+
+        Parameters
+        ----------
+        other : Make, of a table of as many columns
+        floats : ndarray of shape (n_samples, n_features), its `Table.floats`
+        """
+        # Of names that are text, scikit-learn has asked.
+        if set(self.names) == set(other.names) and self.names != other.names:
+            raise ValueError(
+                f"Columns were in the order {', '.join(map(str, self.names))} when fitting and "
+                f"are in the order {', '.join(map(str, other.names))} now: select them in the "
+                "first."
+            )
+        for j, kinds in enumerate(zip(self.kinds, other.kinds, strict=True)):
+            zones = self.zones and other.zones and self.zones[j] != other.zones[j]
+            differ = (SPAN in kinds and len(set(kinds)) > 1) or (zones and MOMENT in kinds)
+            # What is missing is of any kind.
+            if differ and not np.isnan(floats[:, j]).all():
+                name = repr(self.names[j]) if self.names else j
+                raise ValueError(
+                    f"Column {name} held {self._held(j)} when fitting and holds {other._held(j)} "
+                    "now: convert it."
+                )
+
+    def _held(self, j):
+        """Contents of a column in words."""
+        zone = self.zones[j] if self.zones else None
+        moments = f"moments of the time zone {zone}" if zone else "moments without a time zone"
+        return {SPAN: "spans of time", MOMENT: moments}.get(self.kinds[j], "numbers")
 
     def chosen(self, columns) -> "Make":
         """Make of some of the columns, by their numbers."""
