@@ -9,8 +9,8 @@ A tuning run, which writes no table::
     python tests/benchmarks/quality.py --keel FOLDER --baselines baselines.json \
         --tables quality --sets wine,vehicle --seeds 1 --params '{"bond_dim": 12}'
 
-LightGBM, CatBoost and EBM take part where lightgbm, catboost and interpret-core are installed. EBM
-takes up to minutes a fit.
+LightGBM, CatBoost, EBM and RealMLP (its tuned defaults, a network) take part where lightgbm,
+catboost, interpret-core and pytabkit are installed. EBM takes up to minutes per fit.
 """
 
 import argparse
@@ -87,15 +87,16 @@ REGRESSORS = {
     "gradient boosting": lambda seed: HistGradientBoostingRegressor(random_state=seed),
 }
 # Package, module, class and options of further libraries, each of which may be missing.
-BOOSTERS = {
-    "LightGBM": ("lightgbm", "lightgbm", "LGBM", {"n_jobs": 1, "verbose": -1}),
+LIBRARIES = {
+    "LightGBM": ("lightgbm", "lightgbm", "LGBM{}", {"n_jobs": 1, "verbose": -1}),
     "CatBoost": (
         "catboost",
         "catboost",
-        "CatBoost",
+        "CatBoost{}",
         {"thread_count": 1, "verbose": False, "allow_writing_files": False},
     ),
-    "EBM": ("interpret-core", "interpret.glassbox", "ExplainableBoosting", {"n_jobs": 1}),
+    "EBM": ("interpret-core", "interpret.glassbox", "ExplainableBoosting{}", {"n_jobs": 1}),
+    "RealMLP": ("pytabkit", "pytabkit", "RealMLP_TD_{}", {"device": "cpu", "n_threads": 1}),
 }
 
 
@@ -109,20 +110,30 @@ def imported(module):
         return None
 
 
-def boosters(kind, task):
-    """The boosting libraries' models of a kind, "Classifier" or "Regressor", by name.
+def of_libraries(kind, task):
+    """Models of the further libraries, a "Classifier" or a "Regressor" of each, by name.
 
-    CatBoost is told which columns are categories; the others read it off their types.
+    CatBoost is told which columns are categories; the others read it off their types. RealMLP takes
+    no missing numbers and sees median values, and what was missing in columns of their own.
     """
     found = {}
-    for name, (_, module, prefix, options) in BOOSTERS.items():
+    for name, (_, module, title, options) in LIBRARIES.items():
         if imported(module):
-            model = getattr(imported(module), prefix + kind)
+            model = getattr(imported(module), title.format(kind))
             if name == "CatBoost":
                 categories = list(task.X.select_dtypes(exclude="number"))
                 options = options | {"cat_features": categories}
-            found[name] = lambda seed, m=model, o=options: m(random_state=seed, **o)
+            build = median if name == "RealMLP" else make_pipeline
+            found[name] = lambda seed, b=build, m=model, o=options: b(m(random_state=seed, **o))
     return found
+
+
+def median(estimator):
+    """The estimator behind median values in place of missing numbers."""
+    medians = SimpleImputer(strategy="median", add_indicator=True)
+    numbers = make_column_selector(dtype_include="number")
+    columns = make_column_transformer((medians, numbers), remainder="passthrough")
+    return make_pipeline(columns.set_output(transform="pandas"), estimator)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,8 +203,8 @@ def tables(keel):
             "at most 2000 training and 5000 test rows.",
             quality_data.classification(keel),
             CLASSIFIERS,
-            note=f"{Table.note} Boosting takes categories as they are.",
-            recipes=partial(boosters, "Classifier"),
+            note=f"{Table.note} Boosting and RealMLP take categories as they are.",
+            recipes=partial(of_libraries, "Classifier"),
             further={
                 "log_loss": "Log loss in nats on the development sets, with probabilities of at "
                 "least 1e-7.",
@@ -221,7 +232,7 @@ def tables(keel):
             measure="r2",
             note="Every model keeps its defaults; ridge and SVR see standardised columns, ridge "
             "picks its penalty, SVR sees a standardised target, forests have 300 trees.",
-            recipes=partial(boosters, "Regressor"),
+            recipes=partial(of_libraries, "Regressor"),
             summary="Means over the seven tasks of regression. MAE is the absolute error in "
             "standard deviations of the target; seconds of fit are the processor's; what an "
             "earlier fit compiled is used again.",
@@ -357,7 +368,7 @@ def machine(models=()):
     lines = info.read_text().splitlines() if info.exists() else []
     processors = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     processor = processors[0] if processors else platform.machine()
-    further = [package for name, (package, *_) in BOOSTERS.items() if name in models]
+    further = [package for name, (package, *_) in LIBRARIES.items() if name in models]
     packages = ("jax", "quimb", "numpy", "scikit-learn", *further)
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     python = platform.python_version()

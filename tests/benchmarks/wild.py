@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import quality_data
 from flights import encoded
-from quality import CLASSIFIERS, REGRESSORS, Table, arguments, boosters, imported, run
+from quality import CLASSIFIERS, REGRESSORS, Table, arguments, imported, of_libraries, run
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder
@@ -39,8 +39,8 @@ SPLITS = "One 70/30 split of at most 2000 training and 5000 test rows."
 NOTE = (
     "Every model keeps its defaults. Tensor networks see the raw tables; forests, linear, kernel "
     "and neighbour models see median values, indicators of what was missing and at most 17 columns "
-    "for one of text, boosting sees at most 200 codes of text, CatBoost text as it is. Forests "
-    "have 300 trees."
+    "for one of text, boosting sees at most 200 codes of text, CatBoost and "
+    "RealMLP text as it is, RealMLP also median values. Forests have 300 trees."
 )
 
 
@@ -69,13 +69,13 @@ def in_words(X):
     return X.fillna(dict.fromkeys(X.select_dtypes(exclude="number"), "missing"))
 
 
-def boosting(kind, bare, task):
+def libraries(kind, bare, task):
     """Models of several libraries by name, with text as each can take it."""
 
     def build(name, model, seed):
-        return (worded if name == "CatBoost" else coded)(model(seed))
+        return (worded if name in ("CatBoost", "RealMLP") else coded)(model(seed))
 
-    models = {"gradient boosting": lambda seed: bare(random_state=seed)} | boosters(kind, task)
+    models = {"gradient boosting": lambda seed: bare(random_state=seed)} | of_libraries(kind, task)
     return {name: partial(build, name, model) for name, model in models.items()}
 
 
@@ -88,7 +88,7 @@ def tables():
             list(tasks(CLASSES, quality_data.of_classes)),
             CLASSIFIERS,
             note=NOTE,
-            recipes=partial(boosting, "Classifier", HistGradientBoostingClassifier),
+            recipes=partial(libraries, "Classifier", HistGradientBoostingClassifier),
             further={
                 "log_loss": f"Log loss in nats on raw tables. {SPLITS}",
                 "average_precision": f"Average precision % of classes below a tenth. {SPLITS}",
@@ -105,7 +105,7 @@ def tables():
             network="TNRegressor",
             measure="r2",
             note=NOTE,
-            recipes=partial(boosting, "Regressor", HistGradientBoostingRegressor),
+            recipes=partial(libraries, "Regressor", HistGradientBoostingRegressor),
             summary=f"Means over seven raw tables. {SPLITS} MAE is in standard deviations of the "
             f"target. {seconds}",
             summarised=("r2", "mae", "seconds"),
