@@ -11,7 +11,8 @@ from scipy import sparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from ._frames import Make, dtype_of
+from ._dtypes import dtype_of
+from ._frames import Make
 from ._kinds import BOOLEAN, INTEGER, NUMBER, check_apart, read_values
 
 _MOMENTS = re.compile("date|time|duration|period")
