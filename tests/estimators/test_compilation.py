@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-from tn4ml_plus import TNAnomalyDetector, TNClassifier, TNRegressor
+from tn4ml_plus import TNAnomalyDetector, TNBornMachine, TNClassifier, TNRegressor
 from tn4ml_plus.embeddings import PrincipalPatches
 
 SMALL = {"bond_dim": 2, "n_members": 2, "max_epochs": 2, "batch_size": 16, "random_state": 0}
@@ -41,6 +41,27 @@ def test_a_second_estimator_compiles_nothing(data, compilations, estimator):
     other |= {"feature_dropout": 0.4}
     estimator(**SMALL | other).fit(X * 2, y).predict(X)
     assert compilations == []
+
+
+@pytest.mark.parametrize(
+    ("estimator", "method"),
+    [
+        (TNClassifier(**SMALL), "predict"),
+        pytest.param(TNBornMachine(**SMALL), "score_samples", marks=pytest.mark.long),
+    ],
+)
+def test_all_numbers_of_rows_are_served_by_few_programs(data, compilations, estimator, method):
+    X, y = data
+    predict = getattr(estimator.fit(X, y), method)
+    whole = predict(X)
+    compilations.clear()
+    for n in range(1, len(X)):
+        np.testing.assert_array_equal(predict(X[:n]), whole[:n])
+    assert compilations == []
+    for n in (65, 130, 257, 300, 600, 1000, 1025, 2100, 4000):
+        assert len(predict(np.resize(X, (n, X.shape[1])))) == n
+    lengths = 128, 256, 512, 1024
+    assert sum("backend_compile" in event for event in compilations) <= 2 * len(lengths)
 
 
 def test_trees_in_other_feature_orders_compile_nothing(data, compilations):

@@ -236,7 +236,7 @@ class Ensemble:
         for phi, n_samples in blocks:
             phi, block = phi.astype(dtype), min(_BLOCK, len(phi))
             found = [
-                _by_member(function, arguments, outputs(structure, params, phi, orders, block))
+                _evaluated(function, arguments, structure, params, phi, orders, block)
                 for params, structure, orders in groups
             ]
             parts.append(np.concatenate([np.asarray(f, float)[:, :n_samples] for f in found]))
@@ -368,8 +368,9 @@ def _draw_together(network, initializer, mean, weights):
         tensor.modify(data=seen.astype(core.dtype), inds=(ind, *others))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _by_member(function, arguments, amplitude):
+@partial(jax.jit, static_argnums=(0, 1, 2, 6))
+def _evaluated(function, arguments, structure, params, phi, orders, block):
+    amplitude = outputs(structure, params, phi, orders, block)
     return jax.vmap(partial(function, *arguments))(amplitude)
 
 

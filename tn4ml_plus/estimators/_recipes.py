@@ -195,7 +195,7 @@ def prepared(recipe, data, rng, before=None, outputs=(None, None)):
         reader, U = TableReader.fit_transform(
             data.table, data.weight, recipe.columns, reading=recipe.reading, rows=rows
         )
-        batch = Batch(U[rows], reader.vectors(U[rows]), data.weight[rows], reader.unit_weights)
+        batch = Batch(U[rows], reader.unpadded(U[rows]), data.weight[rows], reader.unit_weights)
         phys_dims = reader.embedding.phys_dims(reader.width)
         ensemble = Ensemble.start(recipe, batch, phys_dims, *outputs, rng)
     else:

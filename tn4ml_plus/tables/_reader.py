@@ -19,6 +19,8 @@ from ._table import Table
 
 # The floor of w . phi, by which vectors are divided.
 _LEAST_DIVISOR = 0.1
+# Least rows of a block, and how many of `BLOCK` the largest one has.
+_LEAST_LENGTH, _MANY_BLOCKS = 64, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +134,9 @@ class TableReader(Columns):
         few, weight = U[rows], weight[rows]
         unit = reader.embedding.site_unit_weights(U.shape[1])
         if unit is None:
-            unit = least_squares_weights(reader.vectors(few), sample_weight=weight)
+            unit = least_squares_weights(reader.unpadded(few), sample_weight=weight)
             reader = dataclasses.replace(reader, unit_weights=unit, divides=reading.divides)
-        phi, missing = reader.vectors(few), np.isnan(few)
+        phi, missing = reader.unpadded(few), np.isnan(few)
         if missing.shape[1] == phi.shape[1]:
             missing &= ~reader._own_gaps.any(axis=1)
         else:
@@ -183,17 +185,27 @@ class TableReader(Columns):
         return gaps
 
     def blocks(self, U) -> Iterator[tuple[jax.Array, int]]:
-        """`embed` of blocks of rows of bounded memory, each with how many of its rows are real."""
-        size = self.nsites * self.embedding.phys_dim
-        for rows in blocks(len(U), size):
-            part = U[rows]
-            # What is evaluated together shall not depend on where a block ends.
-            length = None if len(part) == len(U) else -(-len(part) // BLOCK) * BLOCK
+        """`embed` of blocks of rows of bounded memory, each with how many of its rows are real.
+
+        Blocks have few lengths, since each has programs of its own.
+        """
+        n_rows, start = len(U), 0
+        few = max(_LEAST_LENGTH, 1 << max(0, n_rows - 1).bit_length())
+        at_once = blocks(1, self.nsites * self.embedding.phys_dim)[0].stop
+        many = min(at_once, _MANY_BLOCKS * BLOCK)
+        while start < max(n_rows, 1):
+            length = many if n_rows - start >= many else min(few, BLOCK)
+            part = U[start : start + length]
             yield self.embed(part, length), len(part)
+            start += length
 
     def vectors(self, U) -> np.ndarray:
         """Embedded rows, (n_samples, nsites, phys_dim), sites as columns."""
         return np.concatenate([np.asarray(phi)[:n] for phi, n in self.blocks(U)])
+
+    def unpadded(self, U) -> np.ndarray:
+        """`vectors` by the program with which as many rows are embedded for training."""
+        return np.asarray(self.embed(U))[: len(U)]
 
     def grams(self) -> np.ndarray:
         """Integrals of products of a site's entries over the domain, (nsites, d, d) float64.
