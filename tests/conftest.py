@@ -72,7 +72,7 @@ LONG_EXAMPLES = {
 # Estimators that read, check and train much as TNClassifier does, and words of the checks in which
 # they differ from it.
 DIFFERENT = {
-    "DTTNClassifier": ("classifiers_train", "dtype", "nan", "one_label"),
+    "DTTNClassifier": ("classifiers_train", "one_label"),
     "TNRegressor": (
         "partial_fit",
         "regressors_train",

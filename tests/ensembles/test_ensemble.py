@@ -179,9 +179,9 @@ def test_a_start_without_the_identity_is_its_own_anchor(name, is_itself):
 def test_a_long_chain_learns_from_every_start(name):
     X, y = load_digits(return_X_y=True)
     given = {"embedding": Legendre(2), "feature_dropout": 0.2}
-    model = TNClassifier(n_members=1, initializer=name, random_state=0, **given)
-    model.fit(X[1000:1400], y[1000:1400])
-    assert model.score(X[1400:], y[1400:]) > 0.8
+    model = TNClassifier(n_members=1, max_epochs=30, initializer=name, random_state=0, **given)
+    model.fit(X[1000:1250], y[1000:1250])
+    assert model.score(X[1400:], y[1400:]) > 0.75
 
 
 # Small bonds of chains, other pairs long.

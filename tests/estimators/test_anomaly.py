@@ -160,7 +160,9 @@ def test_a_rotated_view_sees_what_single_columns_do_not():
 
 # A network and a scaler meet in the domain only.
 @pytest.mark.parametrize(
-    ("network", "scaler"), [("mps", GaussianCDF()), ("smpo", LogisticCDF())], ids=str
+    ("network", "scaler"),
+    [("smpo", LogisticCDF()), pytest.param("mps", GaussianCDF(), marks=pytest.mark.long)],
+    ids=str,
 )
 def test_a_subspace_and_its_noise_are_a_density_of_all_columns(network, scaler):
     rng = np.random.default_rng(0)
@@ -370,8 +372,8 @@ def test_labels_are_ignored_without_a_loss_that_reads_them(X):
 @pytest.mark.parametrize(
     "network",
     [
-        "ttn", "mps given", "ring given",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("mera", "mpo")),
+        "ttn", "mps given",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("ring given", "mera", "mpo")),
     ],
 )  # fmt: skip
 def test_any_network_detects_and_explains(X, network):
@@ -423,7 +425,11 @@ def test_random_state_repeats_and_parameters_pass_through(X):
     assert first.views_[0].random_state != first.views_[1].random_state
 
 
-@pytest.mark.parametrize("options", [{}, TNAD], ids=["born", "smpo"])
+# What a committee stores is what its views do.
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({}, id="born"), pytest.param(TNAD, id="smpo", marks=pytest.mark.long)],
+)
 def test_saved_detectors_come_back_bit_equal(X, options, tmp_path):
     frame = pd.DataFrame(X, columns=list("abcd"))
     frame["kind"] = np.where(np.arange(len(X)) % 3 > 0, "x", "y")

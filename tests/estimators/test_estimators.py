@@ -141,7 +141,7 @@ def test_balanced_class_weight_equals_weights_by_hand(data):
 
 def test_the_scale_of_the_weights_breaks_no_model(data):
     X, y = data
-    model = TNClassifier(n_members=1, max_epochs=60, batch_size=16, random_state=0)
+    model = TNClassifier(n_members=1, max_epochs=30, batch_size=16, random_state=0)
     plain = model.fit(X, y).predict_proba(X)
     for scale in (1e-6, 1 / 60):
         scaled = model.fit(X, y, sample_weight=np.full(60, scale)).predict_proba(X)

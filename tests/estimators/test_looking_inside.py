@@ -41,7 +41,10 @@ def synthetic():
 
 
 # A network and a loss meet in its outputs only.
-@pytest.mark.parametrize(("network", "loss"), [("mps", None), ("ttn", BornCrossEntropy())])
+@pytest.mark.parametrize(
+    ("network", "loss"),
+    [("mps", None), pytest.param("ttn", BornCrossEntropy(), marks=pytest.mark.long)],
+)
 def test_a_classifier_is_explained_by_averaging_sites_out(iris, loss, network):
     X, y = iris
     clf = TNClassifier(4, network=network, loss=loss, **QUICK).fit(X, y)
@@ -197,7 +200,10 @@ def test_grams_that_are_not_known(iris):
 
 
 # A network is cut in the basis of its sites, whatever embedding that basis is of.
-@pytest.mark.parametrize(("network", "embedding"), [("mps", None), ("ttn", "trigonometric")])
+@pytest.mark.parametrize(
+    ("network", "embedding"),
+    [("mps", None), pytest.param("ttn", "trigonometric", marks=pytest.mark.long)],
+)
 def test_compression_keeps_the_predictions(iris, network, embedding):
     X, y = iris
     clf = TNClassifier(

@@ -129,7 +129,7 @@ VARIANTS_OF_TREES = [
 ]
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("variant", "block"), mostly_long(pairs(VARIANTS_OF_TREES, INTERACTIONS)), ids=str
 )

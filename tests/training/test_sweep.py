@@ -265,7 +265,7 @@ def test_local_gradients_are_the_dense_ones_in_two_sweeps(kind, family, x64):
 
 @pytest.mark.parametrize(
     ("kind", "objective"),
-    [("tree", OBJECTIVES[5]), pytest.param("chain", OBJECTIVES[2], marks=pytest.mark.long)],
+    [("chain", OBJECTIVES[2]), pytest.param("tree", OBJECTIVES[5], marks=pytest.mark.long)],
     ids=str,
 )
 def test_gradients_of_single_cores_are_the_dense_ones(kind, objective, x64):
@@ -742,6 +742,7 @@ def test_bonds_are_no_larger_than_the_space_between_them(n_sites):
     assert (np.array(model.history_["bond_dims"]) <= [3, 9, 3]).all()
 
 
+@pytest.mark.long
 def test_losses_of_batches_are_averaged(digits):
     X, _, y, _ = digits
     trainer = Sweep(batch_size=120, max_epochs=2, damping=1e6, ridge=0)
