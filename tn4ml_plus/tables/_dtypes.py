@@ -24,7 +24,7 @@ from ._kinds import (
     bytes_of,
     plain_labels,
     text_of,
-)  # fmt: skip
+)
 
 _MIDNIGHT = datetime.datetime.min
 # Days of the calendar of Python, in seconds since 1970.
