@@ -58,9 +58,10 @@ def test_all_numbers_of_rows_are_served_by_few_programs(data, compilations, esti
     for n in range(1, len(X)):
         np.testing.assert_array_equal(predict(X[:n]), whole[:n])
     assert compilations == []
-    for n in (65, 130, 257, 300, 600, 1000, 1025, 2100, 4000):
-        assert len(predict(np.resize(X, (n, X.shape[1])))) == n
-    lengths = 128, 256, 512, 1024
+    for n in (65, 130, 257, 300, 600, 1000, 1025, 2100, 4000, 17_000):
+        found = predict(np.resize(X, (n, X.shape[1])))
+        np.testing.assert_allclose(found, np.resize(whole, n), rtol=1e-4)
+    lengths = 128, 256, 512, 1024, 16_384
     assert sum("backend_compile" in event for event in compilations) <= 2 * len(lengths)
 
 
