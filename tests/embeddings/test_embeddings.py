@@ -378,6 +378,19 @@ def test_value(case):
 
 
 @every_case
+def test_arrays_of_the_host_are_embedded_there(case, compilations):
+    X, phi, _, _ = results(case)
+    compilations.clear()
+    for dtype, rtol in ((np.float64, 1e-10), (np.float32, 1e-4)):
+        found = case.embedding.embed(X.astype(dtype))
+        assert isinstance(found, np.ndarray)
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, phi, rtol=rtol, atol=rtol)
+    # Patches that overlap are convolved by JAX.
+    assert not compilations or isinstance(case.embedding, PrincipalPatches)
+
+
+@every_case
 def test_shapes_and_sizes(case):
     embedding, n = case.embedding, case.n_features
     phi = results(case)[1]

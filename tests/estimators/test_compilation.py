@@ -5,20 +5,37 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-from tn4ml_plus import TNAnomalyDetector, TNBornMachine, TNClassifier, TNRegressor
+from tn4ml_plus import (
+    TNAnomalyDetector,
+    TNBornMachine,
+    TNClassifier,
+    TNRegressor,
+    TNTransformer,
+)
 from tn4ml_plus.embeddings import PrincipalPatches
 
 SMALL = {"bond_dim": 2, "n_members": 2, "max_epochs": 2, "batch_size": 16, "random_state": 0}
 
 
+# Starts of two resolutions, training and losses of the candidates, training, predictions; noise.
 @pytest.mark.parametrize(
-    ("estimator", "most"),
-    [(TNClassifier(2, max_epochs=2), 7), (TNAnomalyDetector(2, max_epochs=2), 13)],
+    ("estimator", "method", "count"),
+    [
+        (TNClassifier(2, max_epochs=2), "predict", 6),
+        (TNRegressor(2, max_epochs=2), "predict", 7),
+        (TNBornMachine(2, max_epochs=2), "score_samples", 2),
+        (TNAnomalyDetector(2, max_epochs=2), "predict", 4),
+        (TNTransformer(2), "transform", 0),
+    ],
 )
-def test_a_first_fit_compiles_few_programs(data, compilations, estimator, most):
+def test_programs_of_a_first_fit_and_prediction(data, compilations, estimator, method, count):
+    X, y = (np.resize(array, (400, *array.shape[1:])) for array in data)
     jax.clear_caches()
-    estimator.set_params(random_state=0).fit(*data)
-    assert 3 < sum("backend_compile" in event for event in compilations) <= most
+    compilations.clear()
+    if "random_state" in estimator.get_params():
+        estimator.set_params(random_state=0)
+    getattr(estimator.fit(X, y), method)(X[:10])
+    assert sum("backend_compile" in event for event in compilations) == count
 
 
 @pytest.mark.parametrize("estimator", [TNClassifier, TNRegressor])

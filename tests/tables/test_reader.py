@@ -3,6 +3,8 @@
 import dataclasses
 import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,8 +13,10 @@ from tn4ml_plus import TNBornMachine, TNClassifier
 from tn4ml_plus.embeddings import (
     GaussianRBF,
     Legendre,
+    LinearComplement,
     OneHot,
     PerFeature,
+    PrincipalPatches,
     Trigonometric,
     UnitNorm,
 )
@@ -28,6 +32,7 @@ from tn4ml_plus.tables import (
     Table,
     TableReader,
     _columns,
+    _reader,
     read_weight,
 )
 
@@ -55,13 +60,45 @@ def read(table, embedding, scaler, **options):
 @pytest.mark.parametrize("embedding", [Legendre(3), Trigonometric()], ids=repr)
 def test_blocks_are_the_table(table, embedding, monkeypatch):
     reader, U = read(table, embedding, MinMax())
-    vectors = reader.vectors(U)
+    vectors = reader.embed(U)
     assert vectors.shape == (2500, 3, reader.embedding.phys_dim)
     monkeypatch.setattr(_columns, "_NUMBERS", 1024)
+    monkeypatch.setattr(_reader, "_NEAR", 100)
     blocks = list(reader.blocks(U))
-    assert [(len(phi), n) for phi, n in blocks] == [(1024, 1024), (1024, 1024), (1024, 452)]
+    assert [(len(rows), n) for rows, n in blocks] == [(1024, 1024), (1024, 1024), (1024, 452)]
     np.testing.assert_array_equal(reader.transform(table), U)
-    np.testing.assert_array_equal(reader.vectors(U), vectors)
+    np.testing.assert_array_equal(reader.embed(U), vectors)
+    np.testing.assert_array_equal(np.concatenate([rows[:n] for rows, n in blocks]), U.astype("f4"))
+
+
+@pytest.mark.parametrize("embedding", [Legendre(3), Trigonometric(), None], ids=repr)
+def test_rows_have_the_same_vectors_in_compiled_code(table, embedding):
+    if embedding is None:
+        images = np.random.default_rng(0).uniform(size=(40, 36))
+        table, embedding = (
+            Table(images, (None,) * 36),
+            PrincipalPatches((6, 6), (4, 4), (2, 2), n_components=3),
+        )
+    reader, U = read(table, embedding, MinMax())
+    rows = U.astype("f4")
+    vectors = jax.jit(lambda embed, rows: embed(rows))(reader.vector_map, rows)
+    assert isinstance(reader.vector_map(rows), np.ndarray)
+    np.testing.assert_allclose(reader.vector_map(rows), vectors, rtol=2e-5, atol=2e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfJax(LinearComplement):
+    """One that is written for JAX alone."""
+
+    def __call__(self, x):
+        x = jnp.asarray(x)
+        return jnp.stack([x, 1 - x], axis=-1)
+
+
+def test_embeddings_written_for_jax_work_on_the_host(table):
+    (ours, U), (theirs, _) = (read(table, e, MinMax()) for e in (LinearComplement(), OfJax()))
+    assert isinstance(theirs.embed(U), np.ndarray)
+    np.testing.assert_allclose(theirs.embed(U), ours.embed(U), rtol=1e-6, atol=1e-7)
 
 
 def test_predictions_do_not_depend_on_blocks(monkeypatch):
@@ -85,7 +122,7 @@ def test_values_outside_are_counted_once_for_all_blocks(monkeypatch):
 
 def test_missing_features_have_the_mean_vector(table):
     reader, U = read(table, Trigonometric(), MinMax())
-    phi = reader.vectors(U)
+    phi = reader.embed(U)
     gone = np.isnan(U)
     np.testing.assert_array_equal(
         phi[gone[:, 1], 1], np.tile(reader.neutral[1], (358, 1)).astype("f4")

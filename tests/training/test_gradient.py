@@ -191,13 +191,12 @@ def test_outputs_of_members_in_their_own_orders():
     problem = make_problem(n_members=2)
     orders = jnp.array([[0, 1, 2, 3, 4], [3, 1, 4, 0, 2]])
     phi = problem.samples.phi
-    for block in (12, 4):
-        amplitude = outputs(problem.structure, problem.params, phi, orders, block)
-        for m, order in enumerate(orders):
-            params = jax.tree.map(lambda leaf, m=m: leaf[m], problem.params)
-            alone = contract(params, problem.structure, phi[:, order]).dense()
-            ours = jax.tree.map(lambda leaf, m=m: leaf[m], amplitude)
-            np.testing.assert_allclose(ours.dense(), alone, rtol=1e-10)
+    amplitude = outputs(problem.structure, problem.params, phi, orders)
+    for m, order in enumerate(orders):
+        params = jax.tree.map(lambda leaf, m=m: leaf[m], problem.params)
+        alone = contract(params, problem.structure, phi[:, order]).dense()
+        ours = jax.tree.map(lambda leaf, m=m: leaf[m], amplitude)
+        np.testing.assert_allclose(ours.dense(), alone, rtol=1e-10)
 
 
 # Steps ------------------------------------------------------------------------------------------

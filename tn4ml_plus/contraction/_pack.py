@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._amplitude import Amplitude
-from .._arrays import on_device, one_program
+from .._arrays import compiled, on_device, one_program
 from ._structure import Phi, Structure
 
 
@@ -93,7 +93,7 @@ def _log_norm_squared(structure, packed):
     return structure.log_norm_squared(packed)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(compiled, static_argnums=0)
 def _log_abs(structure, packed, phi):
     return structure.contract(packed, phi).log_abs()
 

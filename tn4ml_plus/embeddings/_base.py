@@ -8,26 +8,31 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from .._arrays import on_device
 from .._checks import check_int
 from .._types import AnyArray, ArrayLike
 
 # Of an embedding, `self`: embedded vectors, and what belongs to the vectors of one or of all sites.
-Vectors = Float[jax.Array, "... {self.phys_dim}"]
+Vectors = Float[AnyArray, "... {self.phys_dim}"]
 Weights = Float[np.ndarray, "{self.phys_dim}"]
 SiteWeights = Float[np.ndarray, "nsites {self.phys_dim}"]
 Gram = Float[np.ndarray, "{self.phys_dim} {self.phys_dim}"]
 SiteGrams = Float[np.ndarray, "nsites {self.phys_dim} {self.phys_dim}"]
 
-_call = jax.jit(lambda embedding, x: embedding(x), static_argnums=0)
+
+def namespace(x):
+    """Where functions of an array are: JAX for its arrays, NumPy for those that stay on the host.
+
+    There nothing is compiled.
+    """
+    return jnp if isinstance(x, jax.Array) else np
 
 
 def as_float(x):
-    """Floating JAX array of `x`; integers and booleans become the default float.
+    """Floating array of `x`, of JAX if `x` is one; integers and booleans become its default float.
 
     ValueError for complex numbers.
     """
-    x = on_device(x)
+    x = x if isinstance(x, jax.Array) else np.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError(
             "Embeddings take real numbers, not complex ones: give real and imaginary parts as "
@@ -38,8 +43,14 @@ def as_float(x):
 
 def along(values, x):
     """`values` along the last axis of x, with its dtype and all of its axes: strict ranks hold."""
-    arrays = jnp if isinstance(x, jax.Array) else np  # float64 of the host stays there
-    return arrays.asarray(values, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+    return namespace(x).asarray(values, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def product(x, matrix):
+    """x @ matrix in the dtype of x, with nothing rounded on the way."""
+    if namespace(x) is np:
+        return x @ np.asarray(matrix, x.dtype)
+    return jnp.matmul(x, jnp.asarray(matrix, x.dtype), precision="highest")
 
 
 def gauss_legendre(breakpoints, pieces=64, order=16):
@@ -208,7 +219,7 @@ class Embedding(abc.ABC):
     def _evaluate(self, points):
         """Phi of concrete points in float64, inside a traced function too."""
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-            return np.asarray(_call(self, np.asarray(points, float)))
+            return np.asarray(self(np.asarray(points, float)))
 
     def _site_inputs(self, x):
         """Floats (..., site_features), also where that is 1; ValueError for another last axis."""

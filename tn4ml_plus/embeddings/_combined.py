@@ -5,13 +5,23 @@ import dataclasses
 import functools
 import operator
 
-import jax.numpy as jnp
 import numpy as np
 
 from .._checks import float_tuple
 from .._registry import variant
 from .._types import AnyArray, ArrayLike
-from ._base import Embedding, Gram, SiteGrams, SiteWeights, Vectors, Weights, along, as_float
+from ._base import (
+    Embedding,
+    Gram,
+    SiteGrams,
+    SiteWeights,
+    Vectors,
+    Weights,
+    along,
+    as_float,
+    namespace,
+    product,
+)
 from ._polynomial import LinearComplement
 from ._waves import Trigonometric
 
@@ -107,7 +117,7 @@ class PerFeature(Embedding):
     def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)
         self.nsites(x.shape[-1])
-        columns = {}
+        xp, columns = namespace(x), {}
         for column, embedding in enumerate(self.embeddings):
             columns.setdefault(embedding, []).append(column)
         # One call for each distinct embedding keeps the compiled program small.
@@ -115,9 +125,9 @@ class PerFeature(Embedding):
         for embedding, indices in columns.items():
             phi = embedding(x[..., np.array(indices, np.int32)])
             padding = self.phys_dim - embedding.phys_dim
-            parts.append(jnp.pad(phi, [(0, 0)] * x.ndim + [(0, padding)]))
+            parts.append(xp.pad(phi, [(0, 0)] * x.ndim + [(0, padding)]))
         order = np.argsort(np.concatenate(list(columns.values()))).astype(np.int32)
-        return jnp.concatenate(parts, axis=-2)[..., order, :]
+        return xp.concatenate(parts, axis=-2)[..., order, :]
 
 
 def _inner(name):
@@ -267,8 +277,7 @@ class Orthonormal(_Wrapper):
         return None if weights is None else self._factor.T @ weights
 
     def _change(self, phi):
-        inverse = np.linalg.inv(self._factor)
-        return jnp.matmul(phi, jnp.asarray(inverse.T, phi.dtype), precision="highest")
+        return product(phi, np.linalg.inv(self._factor).T)
 
     def gram(self) -> Gram:
         return np.eye(self.phys_dim)
@@ -309,11 +318,12 @@ class WithMissing(_Wrapper):
 
     def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)
-        missing = jnp.isnan(x)
+        xp = namespace(x)
+        missing = xp.isnan(x)
         middle = np.clip(self.domain, -1e6, 1e6).mean()
-        phi = self.embedding(jnp.where(missing, x.dtype.type(middle), x))
+        phi = self.embedding(xp.where(missing, x.dtype.type(middle), x))
         own = missing[..., None]
-        return jnp.concatenate([jnp.where(own, 0, phi), own.astype(phi.dtype)], axis=-1)
+        return xp.concatenate([xp.where(own, 0, phi), own.astype(phi.dtype)], axis=-1)
 
     def embed(self, X: ArrayLike) -> Vectors:
         return self(X)

@@ -3,16 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .._arrays import evenly_spaced, with_fixed_signs
 from .._checks import check_int, check_number, int_tuple
 from .._registry import variant
 from .._types import AnyArray, ArrayLike
-from ._base import Embedding, Gram, Vectors, along, as_float, gauss_legendre
+from ._base import Embedding, Gram, Vectors, along, as_float, gauss_legendre, namespace, product
 from ._waves import trigonometric_moments
 
 # Images, and numbers in all their patches, from which principal components are found.
@@ -84,6 +84,12 @@ class _PatchEmbedding(_Image):
         return super().embed(X[..., order])
 
 
+def _with_one(x):
+    """The vectors x with 1 before them."""
+    xp = namespace(x)
+    return xp.concatenate([xp.ones_like(x[..., :1]), x], axis=-1)
+
+
 @variant("embedding")
 class Patches(_PatchEmbedding):
     """phi = [1, scale (pixel - offset), ...] of each patch of an image with pixels in [0, 1].
@@ -113,8 +119,7 @@ class Patches(_PatchEmbedding):
         check_number("scale", self.scale)
 
     def __call__(self, x: ArrayLike) -> Vectors:
-        x = self._site_inputs(x)
-        return jnp.concatenate([jnp.ones_like(x[..., :1]), self.scale * (x - self.offset)], -1)
+        return _with_one(self.scale * (self._site_inputs(x) - self.offset))
 
     def gram(self) -> Gram:
         n = self.site_features
@@ -227,32 +232,39 @@ class PrincipalPatches(_Image):
             raise ValueError(
                 "PrincipalPatches learns its components from data: call for_data(X, weight) first."
             )
-        mean, components = (jnp.asarray(array, dtype) for array in (self.mean, self.components))
+        mean, components = (
+            namespace(array).asarray(array, dtype) for array in (self.mean, self.components)
+        )
         return mean, self.scale * components
 
     def __call__(self, x: ArrayLike) -> Vectors:
         x = self._site_inputs(x)
         mean, components = self._map(x.dtype)
-        z = jnp.matmul(x - along(mean, x), components.T, precision="highest")
-        return jnp.concatenate([jnp.ones_like(z[..., :1]), z], -1)
+        return _with_one(product(x - along(mean, x), components.T))
 
     def embed(self, X: ArrayLike) -> Vectors:
         X = as_float(X)
         nsites = self.nsites(X.shape[-1])
         mean, components = self._map(X.dtype)
-        height, width, channels = self._image_shape
-        # A convolution: the patches, which overlap, never exist side by side.
-        z = jax.lax.conv_general_dilated(
-            X.reshape(math.prod(X.shape[:-1]), height, width, channels),
-            components.reshape(-1, *self.patch_shape, channels),
-            self.stride,
-            [(self.padding, self.padding)] * 2,
-            dimension_numbers=("NHWC", "OHWI", "NHWC"),
-            precision="highest",
-        )
-        z = z - along(jnp.matmul(components, mean, precision="highest"), z)
-        z = z.reshape(*X.shape[:-1], nsites, self.n_components)
-        return jnp.concatenate([jnp.ones_like(z[..., :1]), z], -1)
+        images = X.reshape(math.prod(X.shape[:-1]), *self._image_shape)
+        kernel = components.reshape(-1, *self.patch_shape, self._image_shape[-1])
+        with jax.enable_x64(X.dtype == np.float64):
+            z = namespace(X).asarray(_convolution(images, kernel, self.stride, self.padding))
+        z = z - along(product(components, mean), z)
+        return _with_one(z.reshape(*X.shape[:-1], nsites, self.n_components))
+
+
+@partial(jax.jit, static_argnums=(2, 3), inline=True)
+def _convolution(images, kernel, stride, padding):
+    """Components of all patches, which overlap and never exist side by side."""
+    return jax.lax.conv_general_dilated(
+        images,
+        kernel,
+        stride,
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "OHWI", "NHWC"),
+        precision="highest",
+    )
 
 
 class _QubitPatchEmbedding(_PatchEmbedding):
@@ -286,7 +298,8 @@ class PatchFRQI(_QubitPatchEmbedding):
 
     def __call__(self, x: ArrayLike) -> Vectors:
         angles = np.pi / 2 * self._site_inputs(x)
-        phi = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        xp = namespace(angles)
+        phi = xp.concatenate([xp.cos(angles), xp.sin(angles)], axis=-1)
         return phi / math.sqrt(self.site_features)
 
     def gram(self) -> Gram:
@@ -313,8 +326,9 @@ class PatchAmplitude(_QubitPatchEmbedding):
         squared = (x**2).sum(axis=-1, keepdims=True)
         lit = squared > 1e-20
         # The inner where keeps the unused branch, and so the gradient, finite.
-        scaled = x / jnp.sqrt(jnp.where(lit, squared, 1))
-        return jnp.where(lit, scaled, 1 / math.sqrt(self.site_features))
+        xp = namespace(x)
+        scaled = x / xp.sqrt(xp.where(lit, squared, 1))
+        return xp.where(lit, scaled, 1 / math.sqrt(self.site_features))
 
     def gram(self) -> Gram:
         # 1/|x|^2 is the integral of exp(-t |x|^2) over t > 0, which factorises over the values;

@@ -6,14 +6,12 @@ import math
 import numbers
 import operator
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check, check_int, check_number, float_tuple
 from .._registry import variant
 from .._types import ArrayLike
-from ._base import Embedding, Gram, Vectors, Weights, along, as_float
+from ._base import Embedding, Gram, Vectors, Weights, along, as_float, namespace, product
 
 
 class _Bumps(Embedding):
@@ -61,8 +59,9 @@ class GaussianRBF(_Bumps):
 
     def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)[..., None]
-        distances = x - along(self.centers, x)
-        return jax.nn.softmax(-self.gamma * distances**2, axis=-1)
+        logs = -self.gamma * (x - along(self.centers, x)) ** 2
+        bumps = namespace(x).exp(logs - logs.max(axis=-1, keepdims=True))
+        return bumps / bumps.sum(axis=-1, keepdims=True)
 
 
 @variant("embedding")
@@ -95,9 +94,10 @@ class Hat(_Bumps):
         x = as_float(x)[..., None]
         knots = along(self._knots, x)
         # Share of each interval that lies left of x; a hat is a share less the next one.
-        shares = jnp.clip((x - knots[..., :-1]) / jnp.diff(knots), 0, 1)
-        end = jnp.zeros_like(x)
-        return jnp.concatenate([end + 1, shares], -1) - jnp.concatenate([shares, end], -1)
+        xp = namespace(x)
+        shares = xp.clip((x - knots[..., :-1]) / xp.diff(knots), 0, 1)
+        end = xp.zeros_like(x)
+        return xp.concatenate([end + 1, shares], -1) - xp.concatenate([shares, end], -1)
 
 
 def _memberships(x, levels):
@@ -105,7 +105,7 @@ def _memberships(x, levels):
     x = x[..., None]
     indicator = x == along(np.arange(levels), x)
     known = indicator.any(axis=-1, keepdims=True)
-    return jnp.where(known, indicator.astype(x.dtype), 1 / levels)
+    return namespace(x).where(known, indicator.astype(x.dtype), 1 / levels)
 
 
 @variant("embedding")
@@ -167,9 +167,7 @@ class QuantumBasis(Embedding):
         return weights if np.allclose(self.states @ weights, 1, rtol=0, atol=1e-9) else None
 
     def __call__(self, x: ArrayLike) -> Vectors:
-        memberships = _memberships(as_float(x), len(self.states))
-        states = jnp.asarray(self.states, memberships.dtype)
-        return jnp.matmul(memberships, states, precision="highest")
+        return product(_memberships(as_float(x), len(self.states)), self.states)
 
 
 @variant("embedding")

@@ -6,13 +6,12 @@ import dataclasses
 import itertools
 import math
 
-import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check, check_int, check_number
 from .._registry import variant
 from .._types import ArrayLike
-from ._base import Embedding, Gram, Vectors, Weights, along, as_float
+from ._base import Embedding, Gram, Vectors, Weights, along, as_float, namespace
 
 
 @variant("embedding")
@@ -35,7 +34,8 @@ class LinearComplement(Embedding):
 
     def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)
-        return jnp.stack([jnp.ones_like(x), x, 1 - x][-self.p :], axis=-1)
+        xp = namespace(x)
+        return xp.stack([xp.ones_like(x), x, 1 - x][-self.p :], axis=-1)
 
 
 @variant("embedding")
@@ -75,10 +75,12 @@ class Polynomial(Embedding):
         return [m for m in monomials if self.include_cross_terms or len(set(m)) <= 1]
 
     def __call__(self, x: ArrayLike) -> Vectors:
-        columns = jnp.moveaxis(self._site_inputs(x), -1, 0)
-        one = jnp.ones_like(columns[0])
+        x = self._site_inputs(x)
+        xp = namespace(x)
+        columns = xp.moveaxis(x, -1, 0)
+        one = xp.ones_like(columns[0])
         parts = [math.prod((columns[i] for i in m), start=one) for m in self._monomials]
-        return jnp.stack(parts, axis=-1)
+        return xp.stack(parts, axis=-1)
 
     def gram(self) -> Gram:
         counts = map(collections.Counter, self._monomials)
@@ -110,7 +112,7 @@ class _Recurrent(Embedding):
         values = [*self._first(x)]
         for k in range(1, self.degree):
             values.append(self._next(k, x, *values[:-3:-1]))
-        phi = jnp.stack(values, axis=-1)
+        phi = namespace(x).stack(values, axis=-1)
         return phi * along(self._scale, phi)
 
 
@@ -142,7 +144,7 @@ class Legendre(_Recurrent):
         return super().unit_weights / self._scale
 
     def _first(self, x):
-        return jnp.ones_like(x), x
+        return namespace(x).ones_like(x), x
 
     def _next(self, k, x, p, q):
         return ((2 * k + 1) * x * p - k * q) / (k + 1)
@@ -175,7 +177,7 @@ class Laguerre(_Recurrent):
         check_number("upper", self.upper, above=0)
 
     def _first(self, x):
-        weight = jnp.exp(-x / 2)
+        weight = namespace(x).exp(-x / 2)
         return weight, weight * (1 - x)
 
     def _next(self, k, x, p, q):
@@ -215,7 +217,7 @@ class Hermite(_Recurrent):
         return 1 / np.sqrt(norms)
 
     def _first(self, x):
-        weight = jnp.exp(-(x**2) / 2)
+        weight = namespace(x).exp(-(x**2) / 2)
         return weight, weight * 2 * x
 
     def _next(self, k, x, p, q):

@@ -3,12 +3,11 @@
 import dataclasses
 import math
 
-import jax.numpy as jnp
 import numpy as np
 
 from .._registry import variant
 from .._types import ArrayLike
-from ._base import Embedding, Gram, Vectors, Weights, along, as_float
+from ._base import Embedding, Gram, Vectors, Weights, along, as_float, namespace
 
 
 def _frequencies(k):
@@ -19,6 +18,12 @@ def _frequencies(k):
 def _interleave(cos, sin):
     """(..., k) pairs to (..., 2k): cos, sin, cos, sin, ..."""
     return np.stack([cos, sin], axis=-1).reshape(*cos.shape[:-1], -1)
+
+
+def _cos_sin(angles):
+    """Cosines and sines along a new last axis."""
+    xp = namespace(angles)
+    return xp.stack([xp.cos(angles), xp.sin(angles)], axis=-1)
 
 
 def trigonometric_moments(k, group=1):
@@ -58,7 +63,7 @@ class Trigonometric(Embedding):
     def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)
         angles = x[..., None] * along(_frequencies(self.k), x[..., None])
-        phi = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        phi = _cos_sin(angles)
         return phi.reshape(*x.shape, self.phys_dim) / math.sqrt(self.k)
 
     def gram(self) -> Gram:
@@ -146,7 +151,7 @@ class Fourier(Embedding):
         # Centred frequencies make the sum real, so that the modulus has a bounded gradient.
         frequencies = 2 * np.pi / self.p * (np.arange(self.p) - (self.p - 1) / 2)
         angles = offsets * along(frequencies, offsets)
-        return jnp.abs(jnp.cos(angles).mean(axis=-1))
+        return abs(namespace(x).cos(angles).mean(axis=-1))
 
 
 @variant("embedding")
@@ -177,10 +182,11 @@ class SpinCoherent(Embedding):
 
     def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)
-        cos, sin = jnp.cos(np.pi / 2 * x), jnp.sin(np.pi / 2 * x)
+        xp = namespace(x)
+        cos, sin = xp.cos(np.pi / 2 * x), xp.sin(np.pi / 2 * x)
         top = self.phys_dim - 1
         parts = [math.sqrt(math.comb(top, s)) * cos ** (top - s) * sin**s for s in range(top + 1)]
-        return jnp.stack(parts, axis=-1)
+        return xp.stack(parts, axis=-1)
 
 
 @variant("embedding")
@@ -204,9 +210,10 @@ class Periodic(Embedding):
     def __call__(self, x: ArrayLike) -> Vectors:
         x = as_float(x)[..., None]
         angles = 2 * np.pi * x * along(np.arange(1, self.harmonics + 1), x)
-        waves = math.sqrt(2) * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        waves = math.sqrt(2) * _cos_sin(angles)
         waves = waves.reshape(*x.shape[:-1], 2 * self.harmonics)
-        return jnp.concatenate([jnp.ones_like(x), waves], axis=-1)
+        xp = namespace(x)
+        return xp.concatenate([xp.ones_like(x), waves], axis=-1)
 
     def gram(self) -> Gram:
         return np.eye(self.phys_dim)

@@ -12,7 +12,7 @@ import numpy as np
 import quimb.tensor as qtn
 
 from .._amplitude import Amplitude
-from .._arrays import on_device
+from .._arrays import compiled, key_of, on_device
 from .._registry import variant
 from ..contraction import SquaredNorm, calibrate, pack, unpack
 from ..initializers import Noiseless
@@ -122,7 +122,7 @@ class Ensemble:
         """
         orders = [each.orders + n for each, n in zip(ensembles, before, strict=True)]
         anchors = [
-            jax.tree.map(itemgetter(m), each.anchor)
+            jax.tree.map(itemgetter(m), jax.device_get(each.anchor))
             for each in ensembles
             for m in range(len(each.networks))
         ]
@@ -211,15 +211,17 @@ class Ensemble:
             verbose=recipe.verbose,
         )
 
-    def evaluate(self, blocks: Iterable, function, *arguments) -> np.ndarray:
+    def evaluate(self, embed, blocks: Iterable, function, *arguments) -> np.ndarray:
         """Values of function(*arguments, amplitude), (n_members, n_samples, ...) float64.
 
         Compiled code is keyed by the function and its arguments, so they must compare by value.
 
         Parameters
         ----------
-        blocks : iterable of (Array of shape (length, nsites, phys_dim), int)
-            Embedded samples, padded, and how many of them are real.
+        embed : callable pytree or None
+            Map of rows to their vectors (n_samples, nsites, phys_dim); None: they are vectors.
+        blocks : iterable of (Array of shape (length, ...), int)
+            Rows, padded, and how many of them are real.
         function : callable
         *arguments : hashable
         """
@@ -231,12 +233,10 @@ class Ensemble:
                 (stacked([packed]), structure.padded(), on_device(order[None], np.int32))
                 for (packed, structure), order in zip(packs, self.orders, strict=True)
             ]
-        dtype = jax.tree.leaves(packs[0][0])[0].dtype
         parts = []
-        for phi, n_samples in blocks:
-            phi, block = phi.astype(dtype), min(_BLOCK, len(phi))
+        for rows, n_samples in blocks:
             found = [
-                _evaluated(function, arguments, structure, params, phi, orders, block)
+                _evaluated(function, arguments, structure, params, embed, rows, orders)
                 for params, structure, orders in groups
             ]
             parts.append(np.concatenate([np.asarray(f, float)[:, :n_samples] for f in found]))
@@ -287,7 +287,7 @@ class Ensemble:
     def _noise(self, problem):
         """The `noise` of networks that were trained on subsets of a problem's samples."""
         n_members, n_samples = len(self.networks), problem.n_samples
-        values = self.evaluate([(problem.samples.phi, n_samples)], Amplitude.dense)
+        values = self.evaluate(None, [(problem.samples.phi, n_samples)], Amplitude.dense)
         target, weight = (np.asarray(a, float)[:n_samples] for a in problem.samples[1:])
         unseen = np.ones((n_members, n_samples))
         np.put_along_axis(unseen, problem.subsets, 0.0, axis=1)
@@ -319,7 +319,7 @@ def _started(recipe, spec, batch, order, shape, bias, rng):
         phys_dim=[phys_dims[i] for i in order],
         n_outputs=n_outputs,
         weights=batch.unit_weights[order],
-        key=jax.random.key(rng.randint(2**31 - 1)),
+        key=key_of(rng.randint(2**31 - 1)),
     )
     member = random(initializer=recipe.initializer)
     anchor = random(initializer=Noiseless(recipe.initializer), output_std=0.0, output_bias=bias)
@@ -368,10 +368,19 @@ def _draw_together(network, initializer, mean, weights):
         tensor.modify(data=seen.astype(core.dtype), inds=(ind, *others))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 6))
-def _evaluated(function, arguments, structure, params, phi, orders, block):
-    amplitude = outputs(structure, params, phi, orders, block)
-    return jax.vmap(partial(function, *arguments))(amplitude)
+@partial(compiled, static_argnums=(0, 1, 2))
+def _evaluated(function, arguments, structure, params, embed, rows, orders):
+    dtype = jax.tree.leaves(params)[0].dtype
+
+    def part(rows):
+        phi = (rows if embed is None else embed(rows)).astype(dtype)
+        amplitude = outputs(structure, params, phi, orders)
+        return jax.vmap(partial(function, *arguments))(amplitude)
+
+    # Of few rows in memory at a time.
+    blocks = rows.reshape(-1, min(_BLOCK, len(rows)), *rows.shape[1:])
+    found = jax.lax.map(part, blocks).swapaxes(0, 1)
+    return found.reshape(len(found), -1, *found.shape[3:])
 
 
 def _checked(network, phys_dims, n_outputs):

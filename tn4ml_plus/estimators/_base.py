@@ -47,7 +47,7 @@ class ReadsTables(TakesTables):
 
         Member m has site orders_[m, i] of them as its own site i.
         """
-        return self._reader.vectors(self._reader.transform(self._read(X)))
+        return self._reader.embed(self._reader.transform(self._read(X)))
 
     @reads
     def site_names(self) -> list[str]:
@@ -214,8 +214,9 @@ class TensorNetworkEstimator(HoldsNetworks, NetworkOptions, ResumableOptions):
 
     def _predict(self, X, function, *arguments):
         """function(*arguments, amplitude) of every member on the rows of X, as float64 arrays."""
-        U = self._reader.transform(self._read(X))
-        return self._ensemble.evaluate(self._reader.blocks(U), function, *arguments)
+        reader = self._reader
+        blocks = reader.blocks(reader.transform(self._read(X)))
+        return self._ensemble.evaluate(reader.vector_map, blocks, function, *arguments)
 
     def _without(self, X):
         """Outputs of every member and those without each site, in the order of `embed`."""

@@ -8,17 +8,18 @@ import numpy as np
 from scipy.special import logsumexp
 
 from .._amplitude import Amplitude
-from .._arrays import on_device
+from .._arrays import compiled, on_device
 from .._registry import variant
 from ..contraction import BornDensity, log_norm_squared, pack
 from ..embeddings import Orthonormal, PerFeature
+from ..tables import padded_length
 
 _CELLS = 512
 # Rows that are drawn together, which bounds the memory of their distribution functions.
 _ROWS = 4096
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(compiled, static_argnums=0)
 def _losses(loss, amplitude, target):
     """Losses of each member, (n_members, n_samples)."""
     return jax.vmap(loss, (0, None))(amplitude, target)
@@ -68,7 +69,7 @@ def born_members(reader, ensemble, U):
     """For every member its density, its order, and vectors and missing sites in that order."""
     # What is exact for the network would end at the vectors' single precision.
     with jax.enable_x64(True):
-        phi = reader.vectors(U)
+        phi = reader.embed(U)
     missing = np.isnan(U)
     return [
         (BornDensity(network), order, phi[:, order], missing[:, order])
@@ -90,18 +91,18 @@ class NormScore:
     def of_rows(self, reader, ensemble, table):
         """Minus the losses, plus the log of the derivative where the loss is of densities."""
         U, unseen = reader.encode(table)
-        logs = ensemble.evaluate(reader.blocks(U), Amplitude.log_abs)
+        logs = ensemble.evaluate(reader.vector_map, reader.blocks(U), Amplitude.log_abs)
         score = self._of_logs(reader, ensemble, logs, table)
         return score + unseen.sum(axis=1) * self.unseen_log_density
 
     def surprises(self, reader, ensemble, table):
         """A density's feature is integrated out, others are averaged over values in fitting."""
         U, unseen = reader.encode(table)
-        phi, n_samples = np.array(reader.embed(U)), len(U)
+        phi, n_samples = reader.embed(U, padded_length(len(U))), len(U)
         of_logs = partial(self._of_logs, reader, ensemble, table=table)
 
         def log_weights(phi):
-            return ensemble.evaluate([(phi, n_samples)], Amplitude.log_abs)
+            return ensemble.evaluate(None, [(phi, n_samples)], Amplitude.log_abs)
 
         score = of_logs(log_weights(phi))
         moments, derivatives = reader.second_moments, 0.0

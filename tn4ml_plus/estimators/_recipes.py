@@ -5,6 +5,7 @@ import itertools
 from operator import attrgetter
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import quimb.tensor as qtn
 
@@ -15,7 +16,7 @@ from ..contraction import as_tree
 from ..embeddings import Legendre
 from ..ensembles import Batch, Candidate, Ensemble, Recipe, resolve_objective, resolve_trainer
 from ..losses import CrossEntropy, NegativeLogLikelihood
-from ..tables import TRACED, Table, TableReader, resolve_columns
+from ..tables import TRACED, Table, TableReader, padded_length, resolve_columns
 from ..training import Gradient, Samples
 from ._densities import orthonormal
 from ._estimator import check_switches, split
@@ -195,7 +196,7 @@ def prepared(recipe, data, rng, before=None, outputs=(None, None)):
         reader, U = TableReader.fit_transform(
             data.table, data.weight, recipe.columns, reading=recipe.reading, rows=rows
         )
-        batch = Batch(U[rows], reader.unpadded(U[rows]), data.weight[rows], reader.unit_weights)
+        batch = Batch(U[rows], reader.embed(U[rows]), data.weight[rows], reader.unit_weights)
         phys_dims = reader.embedding.phys_dims(reader.width)
         ensemble = Ensemble.start(recipe, batch, phys_dims, *outputs, rng)
     else:
@@ -203,10 +204,10 @@ def prepared(recipe, data, rng, before=None, outputs=(None, None)):
         U = reader.transform(data.table)
 
     def samples(rows):
-        phi, target = reader.embed(U[rows]), data.target[rows]
-        padding = [(0, len(phi) - len(rows))]
+        length, target = padded_length(len(rows)), data.target[rows]
+        padding = [(0, length - len(rows))]
         return Samples(
-            phi,
+            jax.device_put(reader.embed(U[rows], length)),
             on_device(np.pad(target, padding + [(0, 0)] * (target.ndim - 1))),
             on_device(np.pad(data.weight[rows], padding), float),
         )

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold
 
-from .._arrays import on_device
 from .._registry import variant
 from ..ensembles import Candidate, Ensemble
 from ..errors import DivergenceWarning, InformationWarning, NotFiniteError
@@ -156,10 +155,10 @@ def _held_out(recipe, candidates, data, outputs, rng):
         given = prepared(own, data, np.random.RandomState(seed), None, outputs)
         _, ensemble, (_, (samples, n_samples, _), _, neutral, _) = given
         ensembles.append(ensemble)
-        read.append(samples)
+        read.append(jax.device_get(samples))
         neutrals.append(neutral)
         sites.append(sites[-1] + len(neutral))
-    samples = read[0]._replace(phi=on_device(_side_by_side([each.phi for each in read])))
+    samples = read[0]._replace(phi=_side_by_side([each.phi for each in read]))
     numbers = {id(embedding): i for i, embedding in enumerate(embeddings)}
     which = [numbers[id(candidate.embedding)] for candidate in candidates]
     ensemble = Ensemble.joined([ensembles[i] for i in which], [sites[i] for i in which])
@@ -169,7 +168,8 @@ def _held_out(recipe, candidates, data, outputs, rng):
     # Of one size.
     trained = [rng.permutation(rows)[: min(map(len, trained))] for rows in trained]
     held_out = np.concatenate(parts)
-    given = recipe, (samples, n_samples, None), _of(samples, held_out), _side_by_side(neutrals), rng
+    aside, samples = jax.device_put((_of(samples, held_out), samples))
+    given = recipe, (samples, n_samples, None), aside, _side_by_side(neutrals), rng
     problem = ensemble.problem(*given)
     subsets = np.tile(trained, (len(candidates) * n_networks // n_parts, 1))
     try:
@@ -194,7 +194,7 @@ def _held_out(recipe, candidates, data, outputs, rng):
 
 
 def _of(samples, rows):
-    """The samples of these numbers, padded."""
+    """The samples of these numbers, padded, all on the host."""
     padding = (0, padded_length(len(rows)) - len(rows))
     phi, target, weight = (array[np.pad(rows, padding)] for array in samples)
     return Samples(phi, target, weight * np.pad(np.ones(len(rows), weight.dtype), padding))
@@ -217,7 +217,6 @@ def _few(recipe, candidates, data, rng):
 
 def _side_by_side(arrays):
     """Vectors (..., nsites, phys_dim) of several embeddings, padded, along one axis of sites."""
-    arrays = jax.device_get(arrays)
     phys_dim = max(array.shape[-1] for array in arrays)
     sizes = [[(0, 0)] * (a.ndim - 1) + [(0, phys_dim - a.shape[-1])] for a in arrays]
     return np.concatenate(list(map(np.pad, arrays, sizes)), axis=-2)

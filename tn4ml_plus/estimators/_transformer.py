@@ -234,7 +234,7 @@ def _coarse_grained(reader, U, tree, nodes, isometry):
     # unit vectors, 88 % with the node's norms, 80 % with all norms.
     vectors, log_norms = {}, np.zeros(len(U))
     with jax.enable_x64(True):
-        phi = reader.vectors(U)
+        phi = reader.embed(U)
 
     def add(number, v):
         norm = np.linalg.norm(v, axis=0)

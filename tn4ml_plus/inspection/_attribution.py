@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import quimb.tensor as qtn
 
+from .._arrays import compiled
 from .._checks import check, check_int
 from .._types import ArrayLike
 from ..contraction import END, contract, pack
@@ -69,7 +70,7 @@ def outputs_and_falls(network, phi, baseline):
     return found
 
 
-@partial(jax.jit, static_argnames="structure")
+@partial(compiled, static_argnames="structure")
 def _differences(structure, packed, phi, baseline):
     def outputs(phi):
         # The powers of two that are taken out count as constants.

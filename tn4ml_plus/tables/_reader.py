@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
+from math import prod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 
 from .._registry import variant
 from ..embeddings import Embedding, WithMissing
+from ..embeddings._base import namespace
 from ..initializers import least_squares_weights
 from ..training import bucket
 from ._columns import BLOCK, Columns, blocks
@@ -21,6 +24,8 @@ from ._table import Table
 _LEAST_DIVISOR = 0.1
 # Least rows of a block, and how many of `BLOCK` the largest one has.
 _LEAST_LENGTH, _MANY_BLOCKS = 64, 16
+# Numbers that stay in a processor's cache while they are embedded.
+_NEAR = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +139,9 @@ class TableReader(Columns):
         few, weight = U[rows], weight[rows]
         unit = reader.embedding.site_unit_weights(U.shape[1])
         if unit is None:
-            unit = least_squares_weights(reader.unpadded(few), sample_weight=weight)
+            unit = least_squares_weights(reader.embed(few), sample_weight=weight)
             reader = dataclasses.replace(reader, unit_weights=unit, divides=reading.divides)
-        phi, missing = reader.unpadded(few), np.isnan(few)
+        phi, missing = reader.embed(few), np.isnan(few)
         if missing.shape[1] == phi.shape[1]:
             missing &= ~reader._own_gaps.any(axis=1)
         else:
@@ -147,32 +152,48 @@ class TableReader(Columns):
         vectors = {"unit_weights": unit, "neutral": neutral, "second_moments": moments}
         return dataclasses.replace(reader, **vectors), U
 
-    def embed(self, U, length: int | None = None) -> jax.Array:
-        """Embedded rows on the device, (length, nsites, phys_dim), the domain's middle as padding.
+    def embed(self, U, length: int | None = None) -> np.ndarray:
+        """Embedded rows, (length, nsites, phys_dim), the domain's middle as padding.
 
         Parameters
         ----------
         U : ndarray of shape (n_samples, width), as from `transform`
-        length : int or None, which takes `padded_length`
+        length : int or None, that of U
         """
-        # An unbounded domain has its middle at 0.
-        middle = np.clip(self.embedding.domains(U.shape[1]), -1e6, 1e6).mean(axis=1)
-        length = padded_length(len(U)) if length is None else length
-        padded = np.full((length, len(middle)), middle)
-        gaps, own = self._own_gaps, self._own_gaps.any(axis=1)
+        U = self._padded(U, len(U) if length is None else length)
+        phi = np.empty((len(U), self.nsites, self.embedding.phys_dim), U.dtype)
+        embed, size = self.vector_map, max(1, _NEAR // prod(phi.shape[1:]))
+        for start in range(0, len(U), size):
+            phi[start : start + size] = embed(U[start : start + size])
+        return phi
+
+    @property
+    def vector_map(self) -> "VectorMap":
+        """Map from rows of `transform` to their vectors, in the precision of now."""
+        return jax.tree.map(partial(np.asarray, dtype=_dtype()), self._vector_map)
+
+    @cached_property
+    def _vector_map(self):
+        middle, gaps = self._middle, self._own_gaps
+        found = VectorMap(*self.embedding.split(), middle)
+        if self.divides:
+            found = dataclasses.replace(found, divisors=self.unit_weights)
+        if self.embedding.site_features > 1:
+            return found
+        # What is missing has the middle's vector before another is learned.
+        others = found(middle[None])[0] if self.neutral is None else self.neutral
+        return dataclasses.replace(found, gaps=np.where(gaps.any(axis=1)[:, None], gaps, others))
+
+    @property
+    def _middle(self):
+        """The middle of each column's domain, 0 of an unbounded one."""
+        return np.clip(self.embedding.domains(self.width), -1e6, 1e6).mean(axis=1)
+
+    def _padded(self, U, length):
+        """Rows in the precision of now, and the domain's middle after them."""
+        padded = np.full((length, U.shape[1]), self._middle, _dtype())
         padded[: len(U)] = U
-        # Stand-ins for what is not learned yet, so that one program serves before and after.
-        nothing = np.zeros_like(gaps)
-        if self.neutral is not None:
-            gaps = np.where(own[:, None], gaps, self.neutral)
-        elif np.isnan(U).any():
-            unknown = np.isnan(U) & ~own
-            padded[: len(U)] = np.where(unknown, middle, U)
-        divisors, least = (self.unit_weights, _LEAST_DIVISOR) if self.divides else (nothing, 1.0)
-        embedding, learned = self.embedding.split()
-        arrays = learned, padded, middle, divisors, least, gaps
-        dtype = jnp.result_type(float)
-        return _embed(embedding, *jax.tree.map(lambda array: np.asarray(array, dtype), arrays))
+        return padded
 
     @property
     def _own_gaps(self):
@@ -184,28 +205,19 @@ class TableReader(Columns):
                     gaps[site, embedding.phys_dim - 1] = 1
         return gaps
 
-    def blocks(self, U) -> Iterator[tuple[jax.Array, int]]:
-        """`embed` of blocks of rows of bounded memory, each with how many of its rows are real.
+    def blocks(self, U) -> Iterator[tuple[np.ndarray, int]]:
+        """Blocks of rows for `vector_map`, padded, each with how many of its rows are real.
 
         Blocks have few lengths, since each has programs of its own.
         """
         n_rows, start = len(U), 0
         few = max(_LEAST_LENGTH, 1 << max(0, n_rows - 1).bit_length())
-        at_once = blocks(1, self.nsites * self.embedding.phys_dim)[0].stop
-        many = min(at_once, _MANY_BLOCKS * BLOCK)
+        many = min(blocks(1, self.width)[0].stop, _MANY_BLOCKS * BLOCK)
         while start < max(n_rows, 1):
             length = many if n_rows - start >= many else min(few, BLOCK)
             part = U[start : start + length]
-            yield self.embed(part, length), len(part)
+            yield self._padded(part, length), len(part)
             start += length
-
-    def vectors(self, U) -> np.ndarray:
-        """Embedded rows, (n_samples, nsites, phys_dim), sites as columns."""
-        return np.concatenate([np.asarray(phi)[:n] for phi, n in self.blocks(U)])
-
-    def unpadded(self, U) -> np.ndarray:
-        """`vectors` by the program with which as many rows are embedded for training."""
-        return np.asarray(self.embed(U))[: len(U)]
 
     def grams(self) -> np.ndarray:
         """Integrals of products of a site's entries over the domain, (nsites, d, d) float64.
@@ -238,12 +250,42 @@ def padded_length(n_samples: int) -> int:
     return length if length <= BLOCK else -(-length // BLOCK) * BLOCK
 
 
-@partial(jax.jit, static_argnums=0)
-def _embed(embedding, learned, U, middle, divisors, least, gaps):
-    missing = jnp.isnan(U)
-    phi = embedding.join(learned).embed(jnp.where(missing, middle[None], U))
-    # A positive scalar per sample and site; the floor keeps it so where w . phi would vanish.
-    phi = phi / jnp.maximum(jnp.einsum("bis,is->bi", phi, divisors), least)[..., None]
-    if embedding.site_features == 1:
-        phi = jnp.where(missing[..., None], gaps[None], phi)
-    return phi
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class VectorMap:
+    """The map from rows of `TableReader.transform` to vectors, a pytree for compiled functions.
+
+    Parameters
+    ----------
+    embedding : Embedding, the same for all data
+    learned : tuple of arrays, what it has learned
+    middle : array of shape (width,), stands for missing features in what is embedded
+    divisors : array of shape (nsites, phys_dim) or None, weights w of w . phi, which divides phi
+    gaps : array of shape (nsites, phys_dim) or None, vectors of missing features
+    """
+
+    embedding: Embedding = dataclasses.field(metadata={"static": True})
+    learned: tuple
+    middle: Any
+    divisors: Any = None
+    gaps: Any = None
+
+    def __call__(self, U):
+        """Vectors (n_samples, nsites, phys_dim) of rows (n_samples, width)."""
+        xp = namespace(U)
+        missing = xp.isnan(U)
+        some = xp is not np or missing.any()
+        given = xp.where(missing, self.middle[None], U) if some else U
+        phi = xp.asarray(self.embedding.join(self.learned).embed(given), U.dtype)
+        if self.divisors is not None:
+            # A positive scalar per sample and site; the floor keeps it so where w . phi vanishes.
+            divisor = xp.einsum("bis,is->bi", phi, self.divisors)
+            phi = phi / xp.maximum(divisor, _LEAST_DIVISOR)[..., None]
+        if self.gaps is not None and some:
+            phi = xp.where(missing[..., None], self.gaps[None], phi)
+        return phi
+
+
+def _dtype():
+    """The floating dtype of now."""
+    return np.dtype(jnp.result_type(float))

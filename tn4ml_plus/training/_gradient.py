@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .._arrays import compiled
 from .._checks import check, check_instance, check_int, check_number
 from .._registry import variant
 from ._problem import bucket
@@ -171,7 +172,12 @@ class Gradient(Trainer):
         return super(Gradient, constant).partial_train(problem)
 
     def init(self, problem):
-        return start(self.optimizer or _ADAM, problem.params)
+        if self.optimizer is not None:
+            return start(self.optimizer, problem.params)
+        # What `start` would give, without a program.
+        zeros = jax.tree.map(lambda p: jax.device_put(np.zeros(p.shape, p.dtype)), problem.params)
+        steps = jax.device_put(np.zeros(problem.n_members, np.int32))
+        return optax.ScaleByAdamState(steps, zeros, zeros)
 
     def step(self, problem, params, state, epoch):
         """One compiled epoch of shuffled minibatches."""
@@ -261,7 +267,7 @@ def _batches(problem, batch_size, length):
     return flat.reshape(n_members, length, batch_size).transpose(1, 0, 2)
 
 
-@partial(jax.jit, static_argnames=("optimizer", "clip_norm"))
+@partial(compiled, static_argnames=("optimizer", "clip_norm"))
 def _epoch(optimizer, clip_norm, risk, params, state, anchor, batches, decay):
     rows, rates, steps, dropped, _ = batches
 
@@ -353,7 +359,7 @@ def _optimizer(memory):
     return optax.lbfgs(memory_size=memory)
 
 
-@partial(jax.jit, static_argnames="memory")
+@partial(compiled, static_argnames="memory")
 def _iterate(memory, params, state, risk, anchor, pull):
     optimizer = _optimizer(memory)
 

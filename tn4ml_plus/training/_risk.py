@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax import random
 
-from .._arrays import on_device
+from .._arrays import compiled, on_device
 from ..contraction import contract, log_norm_squared, pack, unpack
 
 
@@ -190,40 +190,38 @@ def value(risk, params, rows, transform=lambda function: function):
     return step(params, risk.orders, rows)
 
 
-@partial(jax.jit, static_argnames=("structure", "block"))
-def outputs(structure, params, phi, orders, block):
+def outputs(structure, params, phi, orders):
     """Amplitude, value (n_members, length, *outputs), of every member on all samples.
 
     Parameters
     ----------
     structure : Structure, the padded one of the packed networks
     params : pytree, with leaves (n_members, ...)
-    phi : array (length, nsites, phys_dim), the length a multiple of block
+    phi : array (length, nsites, phys_dim)
     orders : int array (n_members, nsites), or None for the given order
-    block : int, samples evaluated at a time
     """
 
     def member(params, order):
-        def part(phi):
-            return contract(params, structure, reordered(phi, order))
-
-        blocks = phi.reshape(-1, block, *phi.shape[1:])
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), jax.lax.map(part, blocks))
+        return contract(params, structure, reordered(phi, order))
 
     axes = (0, None if orders is None else 0)
     return over_members(member, count(params), axes)(params, orders)
 
 
-@partial(jax.jit, static_argnames="block")
+@partial(compiled, static_argnames="block")
 def losses(risk, params, block):
     """Losses of every member on all samples, (n_members, length), block by block."""
-    structure, objective, samples = risk.structure, risk.objective, risk.samples
-    amplitude = outputs(structure, params, samples.phi, risk.orders, block)
+    structure, objective = risk.structure, risk.objective
 
-    def member(amplitude, params):
-        losses = objective.loss(amplitude, samples.target)
-        if objective.loss.normalized:
-            losses = objective.with_log_norm(losses, log_norm_squared(params, structure))
-        return losses
+    def part(samples):
+        phi, target = samples
+        amplitude = outputs(structure, params, phi, risk.orders)
+        return jax.vmap(objective.loss, (0, None))(amplitude, target)
 
-    return jax.vmap(member)(amplitude, params)
+    samples = [a.reshape(-1, block, *a.shape[1:]) for a in risk.samples[:2]]
+    found = jax.lax.map(part, samples).swapaxes(0, 1)
+    found = found.reshape(len(found), -1)
+    if objective.loss.normalized:
+        log_norm = jax.vmap(lambda p: log_norm_squared(p, structure))(params)
+        found = objective.with_log_norm(found, log_norm[:, None])
+    return found
