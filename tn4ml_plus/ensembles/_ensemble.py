@@ -1,6 +1,7 @@
 """Networks that are trained and averaged together."""
 
 import dataclasses
+import weakref
 from collections.abc import Iterable
 from functools import partial
 from operator import itemgetter
@@ -27,6 +28,8 @@ from ._recipe import Recipe
 _BLOCK = 1024
 # Noise of targets in squared errors, of which few samples may show less.
 _LEAST_NOISE = 0.1
+# By ensemble, `Ensemble._groups` and the contents of the networks that they are of.
+_GROUPS = weakref.WeakKeyDictionary()
 
 
 class Batch(NamedTuple):
@@ -225,15 +228,7 @@ class Ensemble:
         function : callable
         *arguments : hashable
         """
-        packs = [(p, self._trained(s)) for p, s in map(pack, self.networks)]
-        if len({structure.padded() for _, structure in packs}) == 1:
-            groups = [(stacked(p for p, _ in packs), packs[0][1].padded(), self._orders())]
-        else:
-            groups = [
-                (stacked([packed]), structure.padded(), on_device(order[None], np.int32))
-                for (packed, structure), order in zip(packs, self.orders, strict=True)
-            ]
-        parts = []
+        parts, groups = [], self._groups()
         for rows, n_samples in blocks:
             found = [
                 _evaluated(function, arguments, structure, params, embed, rows, orders)
@@ -298,6 +293,27 @@ class Ensemble:
         own = np.einsum("mn,mnk->k", unseen, (values - others) ** 2) * (1 - 1 / n_members)
         return np.maximum(errors - own, _LEAST_NOISE * errors)
 
+    def _groups(self):
+        """Arrays, structure and site orders of networks that are evaluated together, a list.
+
+        They are kept for the next time, unless a network has changed by then.
+        """
+        precision = jnp.result_type(float), self.orders.tobytes()
+        contents = [precision, *map(_contents, self.networks)]
+        kept, groups = _GROUPS.get(self, (None, None))
+        if kept == contents:
+            return groups
+        packs = [(p, self._trained(s)) for p, s in map(pack, self.networks)]
+        if len({structure.padded() for _, structure in packs}) == 1:
+            groups = [(stacked(p for p, _ in packs), packs[0][1].padded(), self._orders())]
+        else:
+            groups = [
+                (stacked([packed]), structure.padded(), on_device(order[None], np.int32))
+                for (packed, structure), order in zip(packs, self.orders, strict=True)
+            ]
+        _GROUPS[self] = contents, groups
+        return groups
+
     def _trained(self, structure):
         """Structure to be trained: that of a packed network, or one that wraps it."""
         return SquaredNorm(structure) if self.squared else structure
@@ -307,6 +323,16 @@ class Ensemble:
         if len(self.orders) == 1 and (np.diff(self.orders) == 1).all():
             return None
         return on_device(self.orders, np.int32)
+
+
+def _contents(network):
+    """All that `pack` reads of a network, its arrays by their hashes."""
+    tensors = []
+    for tensor in network.tensors:
+        data = np.asarray(tensor.data)
+        tensors.append((tensor.inds, *tensor.tags, data.shape, data.dtype, hash(data.tobytes())))
+    names = (getattr(network, name) for name in network._EXTRA_PROPS)
+    return type(network), network.exponent, *names, tensors
 
 
 def _started(recipe, spec, batch, order, shape, bias, rng):
