@@ -1,12 +1,10 @@
 """What all tests share: the compile cache, the order of the files, fixtures."""
 
-import contextlib
 import gc
 import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import jax
 import jaxlib
@@ -97,28 +95,12 @@ PROGRAMS, PROGRAMS_OF_OTHERS = 600, 200
 
 def cache_folder():
     """Folder of compiled programs, or None where others could write what would be executed."""
-    if os.name != "posix":
-        return None
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "tn4ml_plus" / "tests"
+    from tn4ml_plus import _compiled  # only now, as its shapes are to be checked
+
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _compiled.cache_compilations(_compiled.user_folder("tests"), max_bytes=CACHE_BYTES)
     except OSError:
         return None
-    status = folder.lstat()
-    private = status.st_uid == os.getuid() and not status.st_mode & 0o022
-    return folder if private and folder.is_dir() and not folder.is_symlink() else None
-
-
-def trim(folder, limit=CACHE_BYTES):
-    """Remove the oldest files of a folder that holds more bytes than the limit."""
-    files = [(path, path.stat()) for path in folder.iterdir()]
-    excess = sum(status.st_size for _, status in files) - limit
-    for path, status in sorted(files, key=lambda file: file[1].st_mtime):
-        if excess <= 0:
-            return
-        path.unlink(missing_ok=True)
-        excess -= status.st_size
 
 
 def known(flag, folder):
@@ -144,10 +126,11 @@ def share(name, value):
     os.environ[name.upper()] = str(value)
 
 
-def set_up(folder):
+def set_up():
     """Have JAX be strict, compile quickly unless told otherwise, and keep what is compiled."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         return  # Workers have inherited all of it.
+    folder = cache_folder()
     # Nothing is broadcast or promoted that is not said to be.
     share("jax_numpy_rank_promotion", "raise")
     share("jax_numpy_dtype_promotion", "strict")
@@ -157,14 +140,9 @@ def set_up(folder):
         os.environ["XLA_FLAGS"] = " ".join(flags).strip()
     # Threads of several workers wait for each other in busy loops: a t-SNE took ten times as long.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if folder:
-        with contextlib.suppress(FileNotFoundError):  # where another run trims at the same time
-            trim(folder)
-        share("jax_compilation_cache_dir", str(folder))
-        share("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-set_up(cache_folder())
+set_up()
 
 
 def is_repeated(item):

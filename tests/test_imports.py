@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "tn4ml_plus"
 LEVELS = {
     "_arrays": 0,
     "_checks": 0,
+    "_compiled": 0,
     "errors": 0,
     "_registry": 0,
     "_amplitude": 0,
@@ -34,11 +35,13 @@ LEVELS = {
     "__init__": 6,
     "__main__": 6,
 }
-# Models with generators are trained by the same loop as networks; amplitudes are arrays.
+# Models with generators are trained by the same loop as networks; amplitudes are arrays; arguments
+# are checked.
 ALLOWED_SIDEWAYS = {
     ("networks", "initializers"),
     ("generators", "training"),
     ("_amplitude", "_arrays"),
+    ("_compiled", "_checks"),
 }
 OPTIONAL = {"matplotlib", "pandas", "polars", "pyarrow", "torch", "equinox"}
 

@@ -1,5 +1,6 @@
 """The command line comparison: its table, its options, and what goes where."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -39,3 +40,37 @@ def test_unknown_option_shows_the_usage(capsys):
     with pytest.raises(SystemExit):
         command.main(["--slow"])
     assert "--quick" in capsys.readouterr().err
+
+
+@pytest.fixture
+def jax_folder():
+    """Function that sets the folder which JAX has, until the test ends."""
+    before = jax.config.jax_compilation_cache_dir
+    yield lambda folder: jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def refuse():
+    raise PermissionError("others can write to it")
+
+
+def test_without_a_folder_for_programs_the_command_goes_on(capsys, monkeypatch, jax_folder):
+    numbers = np.ones((2, len(command.QUICK), len(command.MODELS), command.FOLDS))
+    monkeypatch.setattr(command, "evaluate", lambda names: numbers)
+    monkeypatch.setattr(command, "cache_compilations", refuse)
+    jax_folder(None)
+    command.main(["--quick"])
+    out, err = capsys.readouterr()
+    assert "not kept for the next run: others can write to it" in err
+    assert "iris" in out
+
+
+def test_programs_are_kept_unless_jax_has_a_folder(monkeypatch, jax_folder):
+    calls = []
+    monkeypatch.setattr(command, "cache_compilations", lambda: calls.append(1))
+    jax_folder("elsewhere")
+    command.keep_compilations()
+    assert not calls
+    jax_folder(None)
+    command.keep_compilations()
+    assert calls

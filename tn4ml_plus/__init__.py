@@ -1,5 +1,6 @@
 """Machine learning with tensor networks: quimb networks, JAX speed, scikit-learn manners."""
 
+from ._compiled import cache_compilations, clear_compiled
 from ._registry import register
 from .estimators import (
     DTTNClassifier,
@@ -15,5 +16,5 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DTTNClassifier", "TNAnomalyDetector", "TNBornMachine", "TNClassifier", "TNRegressor",
-    "TNTransformer", "load", "register",
+    "TNTransformer", "cache_compilations", "clear_compiled", "load", "register",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+import jax
 import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.ensemble import RandomForestClassifier
@@ -13,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from tqdm import tqdm
 
+from ._compiled import cache_compilations
 from .estimators import TNClassifier
 
 TABLES = {"iris": load_iris, "wine": load_wine}
@@ -31,6 +33,16 @@ How to go on:
   README.md shows it in ten lines, tutorials/01_first_classifier.ipynb step by step.
   docs/ explains how it works and how to extend it; start with docs/start.md.
 """
+
+
+def keep_compilations():
+    """Have the next run start quickly, unless JAX has a folder already or there can be none."""
+    if jax.config.jax_compilation_cache_dir:
+        return
+    try:
+        cache_compilations()
+    except (OSError, RuntimeError) as error:  # The latter where there is no home.
+        sys.stderr.write(f"Compiled programs are not kept for the next run: {error}\n")
 
 
 def evaluate(names):
@@ -71,6 +83,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m tn4ml_plus", description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(QUICK)}")
     names = QUICK if parser.parse_args(argv).quick else tuple(TABLES)
+    keep_compilations()
     sys.stdout.write("\n" + table(names, *evaluate(names)) + NEXT)
 
 

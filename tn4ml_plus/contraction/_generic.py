@@ -2,7 +2,6 @@
 
 import dataclasses
 from bisect import bisect_left
-from functools import lru_cache
 from itertools import chain
 from math import log2, log10, prod
 
@@ -14,6 +13,7 @@ from jax import lax
 
 from .._amplitude import Amplitude, exponent_of, power_of_two
 from .._arrays import on_device
+from .._compiled import bounded_cache
 from .._registry import variant
 from ..errors import ContractionTooLargeError
 from ..networks import MERA, Network, as_network, from_quimb
@@ -197,7 +197,7 @@ class _Step:
         return f"{a},{b}->{c}"
 
 
-@lru_cache(maxsize=1024)
+@bounded_cache(1024)
 def _find_steps(inputs, output, dims):
     """Pairwise steps of little work and memory traffic, each result with the batch in front.
 

@@ -1,7 +1,6 @@
 """Trees: a scan over the nodes of a layer, with its own backward pass."""
 
 import dataclasses
-from functools import lru_cache
 from math import prod
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from .._amplitude import Amplitude, exponent_of, times_power_of_two
+from .._compiled import bounded_cache
 from .._registry import variant
 from ..networks import TTN, Tree, as_network
 from ._pack import common_dtype, khatri_rao, pack, spread, stacked
@@ -144,7 +144,7 @@ def _stacked(structure, cores, dtype):
     return tuple(packed)
 
 
-@lru_cache(maxsize=256)
+@bounded_cache(256)
 def _layers(tree):
     """Numbers of the nodes of every layer, from the leaves up; the root is alone in the last."""
     layers = {}
@@ -203,7 +203,7 @@ def _merge_backward(residuals, cotangent):
 merge.defvjp(_merge_forward, _merge_backward)
 
 
-@lru_cache(maxsize=256)
+@bounded_cache(256)
 def _sources(tree):
     """For each layer and child slot, which parts of which layers to read: (layer, positions).
 

@@ -1,6 +1,6 @@
 """Densities of rows, from a reader and an ensemble, and of single features in them."""
 
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -9,6 +9,7 @@ from scipy.special import logsumexp
 
 from .._amplitude import Amplitude
 from .._arrays import compiled, on_device
+from .._compiled import bounded_cache
 from .._registry import variant
 from ..contraction import BornDensity, log_norm_squared, pack
 from ..embeddings import Orthonormal, PerFeature
@@ -150,7 +151,7 @@ def orthonormal(embedding):
     return Orthonormal(embedding)
 
 
-@lru_cache(maxsize=256)
+@bounded_cache(256)
 class SiteDensity:
     """One feature with an orthonormal embedding, where x has the density phi(x) rho phi(x).
 

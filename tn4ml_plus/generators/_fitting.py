@@ -11,6 +11,7 @@ import optax
 
 from .._arrays import one_program
 from .._checks import check_int, check_number
+from .._compiled import bounded_cache
 from .._types import ArrayLike
 from ..errors import NotFiniteError
 from ..training._risk import updated
@@ -19,7 +20,7 @@ from ._composite import BrickWall
 from ._decoder import Layer
 
 
-@functools.cache
+@bounded_cache(64)
 def default_optimizer(
     n_steps: int, generator_rate: float = 1e-2, learning_rate: float = 1e-3
 ) -> optax.GradientTransformation:

@@ -4,7 +4,6 @@ The batch comes last: every channel is then one contiguous run of numbers, a poi
 single matrix product, and elementwise work runs along the batch.
 """
 
-from functools import cache
 from itertools import product
 
 import equinox as eqx
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arrays import on_device
+from .._compiled import bounded_cache
 
 # Up to here a matrix of all pixels is faster than nine shifts, with its backward pass.
 _BANDED_PIXELS = 196
@@ -84,7 +84,7 @@ def banded(x, weight):
     return y.reshape(-1, height, width, batch)
 
 
-@cache
+@bounded_cache(64)
 def _bands(height, width):
     """Indicator of the pixel (column) that an output (row) reads by each weight, (9, pixels^2)."""
     row, column = np.divmod(np.arange(height * width), width)

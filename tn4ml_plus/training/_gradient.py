@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import optax
 
 from .._arrays import compiled
 from .._checks import check, check_instance, check_int, check_number
+from .._compiled import bounded_cache
 from .._registry import variant
 from ._problem import bucket
 from ._risk import count, nan_unless_finite, over_members, start, updated
@@ -354,7 +355,7 @@ class LBFGS(Trainer):
         return Step(*_iterate(self.memory, params, state, problem.risk, problem.anchor, pull))
 
 
-@lru_cache
+@bounded_cache(64)
 def _optimizer(memory):
     return optax.lbfgs(memory_size=memory)
 

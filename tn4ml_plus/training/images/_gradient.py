@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from functools import cache, partial
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import optax
 
 from ..._arrays import evenly_spaced
 from ..._checks import check, check_instance, check_int, check_number
+from ..._compiled import bounded_cache
 from ..._registry import variant
 from .._gradient import Minibatches, Schedule, WarmupCosine, padded_rates
 from .._risk import nan_unless_finite, updated
@@ -157,7 +158,7 @@ class Program(NamedTuple):
     dtype: str
 
 
-@cache
+@bounded_cache(64)
 def _adamw(weight_decay, clip_norm):
     # One object for all trainings with these numbers: compiled epochs are keyed by it.
     return optax.chain(
