@@ -82,11 +82,11 @@ def cache_compilations(folder: str | os.PathLike | None = None, *, max_bytes: in
 def clear_compiled() -> None:
     """Free the memory of all compiled programs, those of other libraries that use JAX included.
 
-    Programs stay in memory for as long as the process runs. A `TNClassifier` of one small network
-    leaves some 15 MB for each new number of columns, and 260 of the memory maps of which Linux
-    grants a process 65,530 unless told otherwise. Where this is called between such fits memory
-    stays level. What is used again is compiled again, or read from where `cache_compilations` has
-    kept it; models and their results stay as they are.
+    Programs stay in memory for as long as the process runs. For each new number of columns, a
+    `TNClassifier` of one small network leaves some 15 MB, one that chooses its embedding 50 MB; and
+    260 and 700 of the memory maps of which Linux grants a process 65,530 unless told otherwise.
+    Where this is called between such fits both stay level. What is used again is compiled again, or
+    read from where `cache_compilations` has kept it; models and their results stay as they are.
 
     >>> import tn4ml_plus
     >>> tn4ml_plus.clear_compiled()
