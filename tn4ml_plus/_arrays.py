@@ -57,6 +57,15 @@ def evenly_spaced(length, most):
     return np.unique(np.linspace(0, length - 1, most).astype(int))
 
 
+def served_length(n_rows):
+    """The power of two, at least 64, that this number of rows is padded to, to share programs.
+
+    >>> list(map(served_length, (0, 64, 65, 1000)))
+    [64, 64, 128, 1024]
+    """
+    return max(64, 1 << max(0, n_rows - 1).bit_length())
+
+
 def with_fixed_signs(columns):
     """Eigenvectors as columns, each with the sign that makes its largest entry positive.
 

@@ -82,6 +82,19 @@ def test_all_numbers_of_rows_are_served_by_few_programs(data, compilations, esti
     assert sum("backend_compile" in event for event in compilations) <= 2 * len(lengths)
 
 
+@pytest.mark.parametrize(
+    "estimator", [TNClassifier(**SMALL), TNAnomalyDetector(2, network="smpo", max_epochs=1)]
+)
+def test_explanations_of_few_rows_compile_little(data, compilations, estimator):
+    X, y = (array[:60] for array in data)
+    whole = estimator.fit(X, y).explain(X)
+    compilations.clear()
+    for n in (1, 2, 3, 5, 8, 13, 21, 34, 55):
+        np.testing.assert_allclose(estimator.explain(X[:n]), whole[:n], rtol=1e-3, atol=1e-4)
+    # Probabilities of as many rows as there are sites: of 64 and 128 of them, beside 256.
+    assert sum("backend_compile" in event for event in compilations) <= 2
+
+
 def test_trees_in_other_feature_orders_compile_nothing(data, compilations):
     X, y = data
     TNClassifier(network="ttn", **SMALL).fit(X, y).predict(X)

@@ -1,6 +1,7 @@
 """Classification: labels to classes and back, and the classifier of tables."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length
 
 from .._amplitude import Amplitude
-from .._arrays import on_device
+from .._arrays import on_device, served_length
 from .._checks import check
 from ..ensembles import Recipe
 from ..losses import CrossEntropy
@@ -275,6 +276,14 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
 def _probabilities(loss, outputs):
     """Probabilities of the classes of plain outputs (..., n_classes), float64."""
     flat = outputs.reshape(-1, outputs.shape[-1])
+    padded = np.zeros((served_length(len(flat)), flat.shape[-1]))
+    padded[: len(flat)] = flat
     with jax.enable_x64(True):
-        amplitude = Amplitude(on_device(flat), on_device(np.zeros(len(flat), np.int32)))
-        return np.asarray(loss.probabilities(amplitude)).reshape(outputs.shape)
+        amplitude = Amplitude(on_device(padded), on_device(np.zeros(len(padded), np.int32)))
+        found = _of_amplitude(loss, amplitude)
+        return np.asarray(found)[: len(flat)].reshape(outputs.shape)
+
+
+@partial(jax.jit, static_argnums=0)
+def _of_amplitude(loss, amplitude):
+    return loss.probabilities(amplitude)

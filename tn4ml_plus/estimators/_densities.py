@@ -8,12 +8,11 @@ import numpy as np
 from scipy.special import logsumexp
 
 from .._amplitude import Amplitude
-from .._arrays import compiled, on_device
+from .._arrays import compiled, on_device, served_length
 from .._compiled import bounded_cache
 from .._registry import variant
 from ..contraction import BornDensity, log_norm_squared, pack
 from ..embeddings import Orthonormal, PerFeature
-from ..tables import padded_length
 
 _CELLS = 512
 # Rows that are drawn together, which bounds the memory of their distribution functions.
@@ -99,7 +98,7 @@ class NormScore:
     def surprises(self, reader, ensemble, table):
         """A density's feature is integrated out, others are averaged over values in fitting."""
         U, unseen = reader.encode(table)
-        phi, n_samples = reader.embed(U, padded_length(len(U))), len(U)
+        phi, n_samples = reader.embed(U, served_length(len(U))), len(U)
         of_logs = partial(self._of_logs, reader, ensemble, table=table)
 
         def log_weights(phi):
@@ -126,12 +125,14 @@ class NormScore:
 
     def _of_logs(self, reader, ensemble, log_weights, table):
         """Mean of all members' scores, from log w (n_members, n_samples)."""
-        loss = ensemble.loss
+        loss, n_samples = ensemble.loss, log_weights.shape[1]
+        padding = [(0, 0), (0, served_length(n_samples) - n_samples)]
+        log_weights = np.pad(log_weights, padding)
         exponent = np.floor(log_weights / np.log(2))
         value = np.exp(log_weights - exponent * np.log(2))
         amplitude = Amplitude(on_device(value), on_device(exponent, np.int32))
         one = on_device(np.ones(log_weights.shape[1]))
-        losses = np.asarray(_losses(loss, amplitude, one), float)
+        losses = np.asarray(_losses(loss, amplitude, one), float)[:, :n_samples]
         if not loss.normalized:
             return -losses.mean(axis=0)
         log_norms = np.array([log_norm_squared(*pack(network)) for network in ensemble.networks])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import quimb.tensor as qtn
 
-from .._arrays import compiled
+from .._arrays import compiled, served_length
 from .._checks import check, check_int
 from .._types import ArrayLike
 from ..contraction import END, contract, pack
@@ -49,7 +49,7 @@ def outputs_and_falls(network, phi, baseline):
     allowed = f"one vector per site, of the shape {phi.shape[1:]}"
     check("baseline", baseline.shape, baseline.shape == phi.shape[1:], allowed)
     # Blocks of one length share compiled code.
-    length = min(_BLOCK, len(phi))
+    length = min(_BLOCK, served_length(len(phi)))
     padded = np.pad(phi, [(0, -len(phi) % length), (0, 0), (0, 0)], mode="edge")
     parts = [
         _differences(structure, packed, padded[start : start + length], baseline)

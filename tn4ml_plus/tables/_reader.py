@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arrays import served_length
 from .._registry import variant
 from ..embeddings import Embedding, WithMissing
 from ..embeddings._base import namespace
@@ -22,8 +23,8 @@ from ._table import Table
 
 # The floor of w . phi, by which vectors are divided.
 _LEAST_DIVISOR = 0.1
-# Least rows of a block, and how many of `BLOCK` the largest one has.
-_LEAST_LENGTH, _MANY_BLOCKS = 64, 16
+# How many times `BLOCK` the largest block has.
+_MANY_BLOCKS = 16
 # Numbers that stay in a processor's cache while they are embedded.
 _NEAR = 1 << 18
 
@@ -211,10 +212,10 @@ class TableReader(Columns):
         Blocks have few lengths, since each has programs of its own.
         """
         n_rows, start = len(U), 0
-        few = max(_LEAST_LENGTH, 1 << max(0, n_rows - 1).bit_length())
+        few = min(served_length(n_rows), BLOCK)
         many = min(blocks(1, self.width)[0].stop, _MANY_BLOCKS * BLOCK)
         while start < max(n_rows, 1):
-            length = many if n_rows - start >= many else min(few, BLOCK)
+            length = many if n_rows - start >= many else few
             part = U[start : start + length]
             yield self._padded(part, length), len(part)
             start += length
