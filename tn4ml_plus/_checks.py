@@ -88,8 +88,9 @@ def check(name, value, valid, allowed, optional=False):
 
 def warn(message, category=UserWarning):
     """A warning at the line of the caller outside of this package."""
-    package, level = __name__.partition(".")[0], 1
+    # The last as context managers end in it.
+    inside, level = (__name__.partition(".")[0], "contextlib"), 1
     frame = sys._getframe()
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)

@@ -21,7 +21,7 @@ from ..losses import NegativeLogLikelihood
 from ..networks import from_quimb
 from ._base import HoldsNetworks, TakesTables, refitting
 from ._densities import BornScore, NormScore, log_of_unseen
-from ._estimator import NetworkOptions, as_estimator, extended, fits, reads
+from ._estimator import NetworkOptions, as_estimator, by_rows, extended, fits, reads
 from ._recipes import DENSITY, Data, filled, of_density, prepared
 
 # What a column that was constant in fitting costs where it is not, in nats.
@@ -156,6 +156,7 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
         self._keep(views, kept.table)
 
     @reads
+    @by_rows
     def score_samples(self, X) -> np.ndarray:
         """Normality of the rows of X, (n_samples,): their log-density in nats by default."""
         return self._scores(self._read(X))
@@ -171,6 +172,7 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     @reads
+    @by_rows
     def explain(self, X) -> np.ndarray:
         """Share of each feature in the anomaly score of each row, (n_samples, n_features).
 

@@ -14,7 +14,7 @@ from .._checks import check, check_int
 from ..tables import Bijection, Table, is_missing, read_columns, read_table, read_weight
 from ._base import TensorNetworkEstimator
 from ._densities import BornScore, SiteDensity, born_members, log_densities, log_of_unseen
-from ._estimator import as_estimator, fits, reads
+from ._estimator import as_estimator, by_rows, fits, reads
 from ._recipes import DENSITY, Data, of_density
 
 
@@ -93,6 +93,7 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
         return of_density(super()._recipe(shape), type(self).__name__, scalers, born=True)
 
     @reads
+    @by_rows
     def score_samples(self, X) -> np.ndarray:
         """Log-densities in nats of the rows of X, (n_samples,), missing values traced out."""
         return self._score.of_rows(self._reader, self._ensemble, self._read(X))
@@ -211,6 +212,7 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
         return self._keep_given(out, table)
 
     @reads
+    @by_rows
     def explain(self, X) -> np.ndarray:
         """Log-density of each column given all others, (n_samples, n_features), in nats.
 

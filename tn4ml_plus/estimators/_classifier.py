@@ -19,7 +19,7 @@ from ..losses import CrossEntropy
 from ..tables import AVERAGED, is_missing, read_table, read_weight, unmasked
 from ..training import Gradient
 from ._base import TensorNetworkEstimator
-from ._estimator import OutputOptions, as_estimator, fits, reads
+from ._estimator import OutputOptions, as_estimator, by_rows, fits, reads
 from ._recipes import Data, legendre
 
 _LABELS = str, bytes, bool, np.bool_, int, float, np.integer, np.floating
@@ -241,6 +241,7 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
         self._train(Data(table.rows(kept), codes, weight), (len(bias), bias), partial_fit)
 
     @reads
+    @by_rows
     def predict_proba(self, X):
         """Class probabilities, (n_samples, n_classes) in the order of classes_."""
         loss = self._ensemble.loss

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._checks import check
 from .._registry import snake_case, to_json, variant
 from ..io import to_tree, write
+from ..tables import told_once
 from ..training import extend_history
 
 # quimb's `get_params` is about arrays, and scikit-learn would take it for its own: this is how it
@@ -22,6 +23,8 @@ from ..training import extend_history
 qtn.TensorNetwork.__sklearn_clone__ = lambda network: network.copy()
 
 _ABSENT = object()
+# Numbers of a part of an array, and rows that it has a multiple of, those of the largest block.
+_NUMBERS, _ROWS = 1 << 21, 16_384
 # What fitting makes beside the attributes that end in an underscore.
 _PARTS = "_reader", "_ensemble", "_target"
 
@@ -69,6 +72,28 @@ def reads(method):
         return method(model, *args, **kwargs)
 
     return read
+
+
+def by_rows(method):
+    """Decorator of methods of the rows of X alone: large arrays are read in parts.
+
+    What is beside an array and the results is then of bounded size.
+    """
+
+    @functools.wraps(method)
+    def call(self, X, *args, **kwargs):
+        plain = type(X) in (np.ndarray, np.memmap) and X.ndim == 2 and X.dtype.kind in "biuf"
+        size = max(1, _NUMBERS // (_ROWS * max(1, X.shape[1]))) * _ROWS if plain else 0
+        if not plain or len(X) <= size:
+            return method(self, X, *args, **kwargs)
+        starts = range(0, len(X), size)
+        with told_once():
+            parts = [method(self, X[i : i + size], *args, **kwargs) for i in starts]
+        if isinstance(parts[0], tuple):
+            return tuple(map(np.concatenate, zip(*parts, strict=True)))
+        return np.concatenate(parts)
+
+    return call
 
 
 def _take(estimator, before, after):

@@ -12,7 +12,7 @@ from ..losses import Quantile, SquaredError
 from ..tables import AVERAGED, read_floats, read_table, read_weight, unmasked
 from ..training import Gradient
 from ._base import TensorNetworkEstimator
-from ._estimator import OutputOptions, as_estimator, fits, reads
+from ._estimator import OutputOptions, as_estimator, by_rows, fits, reads
 from ._recipes import Data, legendre
 
 
@@ -143,6 +143,7 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
         self._train(data, (data.target.shape[1], None), partial_fit)
 
     @reads
+    @by_rows
     def predict(self, X, return_std=False):
         """Predicted targets, (n_samples,) or (n_samples, n_targets) as y was.
 
@@ -188,6 +189,7 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
         return mean, self._target.in_units(np.sqrt(noise + between))
 
     @reads
+    @by_rows
     def explain(self, X) -> np.ndarray:
         """Share of each site in the prediction, (n_samples, nsites[, n_targets]), in units of y.
 

@@ -18,7 +18,7 @@ from ..embeddings import SpinCoherent
 from ..networks import TTN, Tree
 from ..tables import AVERAGED, TableReader, read_table, read_weight, resolve_columns
 from ._base import ReadsTables
-from ._estimator import NestedParameters, as_estimator, fits, reads
+from ._estimator import NestedParameters, as_estimator, by_rows, fits, reads
 
 # A covariance of this many rows takes 130 MB and its eigenvectors half a minute.
 _WIDEST = 4096
@@ -122,6 +122,7 @@ class TNTransformer(TransformerMixin, ReadsTables, NestedParameters):
         self.log_norm_ = float(np.average(log_norms, weights=weight))
 
     @reads
+    @by_rows
     def transform(self, X) -> np.ndarray:
         """Unit vectors of the remaining sites side by side, (n_samples, sites * phys_dim_)."""
         isometries = (array.reshape(-1, array.shape[-1]) for array in self.isometries_)

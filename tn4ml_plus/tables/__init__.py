@@ -1,6 +1,6 @@
 """Readers from tables as users have them to embedded samples."""
 
-from ._columns import resolve_columns
+from ._columns import resolve_columns, told_once
 from ._frames import Make
 from ._kinds import is_missing
 from ._reader import AVERAGED, TRACED, Reading, TableReader, padded_length
@@ -25,5 +25,5 @@ __all__ = [
     "LogisticCDF", "Make", "MinMax", "Passthrough", "PrincipalComponents", "ProbabilisticPCA",
     "QuantileSigmoid", "Reading", "Rotated", "Scaler", "Table", "TableReader", "is_missing",
     "padded_length", "read_columns", "read_floats", "read_table", "read_weight",
-    "resolve_columns", "unmasked",
+    "resolve_columns", "told_once", "unmasked",
 ]  # fmt: skip

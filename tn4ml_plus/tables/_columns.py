@@ -1,6 +1,9 @@
 """The fitted map from tables to numbers in the domain of an embedding, and back."""
 
+import contextlib
+import contextvars
 import dataclasses
+from collections import Counter
 
 import numpy as np
 
@@ -20,10 +23,35 @@ _FEW_LEVELS, _MANY_LEVELS, _ROWS_PER_LEVEL = 16, 128, 50
 # Harmonics of each period of moments: seven points tell all days of a week.
 _HARMONICS = {"time of year": 2, "day of week": 3, "time of day": 2}
 _NUMERIC, _CATEGORICAL = "numbers", "categories"
+_OUTSIDE = (
+    "values left the domain of {} and were clipped to it: scale the columns into it, or use the "
+    "default scaler."
+)
+_UNKNOWN = (
+    "values are none of the integer codes that {} knows and count as unknown: encode the columns "
+    "as 0, 1, ... and give their number, or use an embedding of continuous features."
+)
+_counts = contextvars.ContextVar("counts", default=None)
 # Of numbers whose squares, and sums of these, are floats.
 _LARGEST_EXPONENT = 256
 # Numbers that a block of rows may take, in columns or in embedded vectors.
 _NUMBERS = 1 << 26
+
+
+@contextlib.contextmanager
+def told_once():
+    """Counts of values by what is said of them, in warnings where the outermost context ends."""
+    if (outer := _counts.get()) is not None:
+        yield outer
+        return
+    token = _counts.set(counts := Counter())
+    try:
+        yield counts
+    finally:
+        _counts.reset(token)
+    for text, count in counts.items():
+        if count:
+            warn(f"{count} {text}", DomainWarning)
 
 
 def resolve_columns(embedding, scaler, default_scaler: str) -> tuple[Embedding, Scaler]:
@@ -314,20 +342,11 @@ class Columns:
         out, n_outside = np.empty((len(table), self.width)), 0
         for rows in blocks(len(table), table.shape[1]):
             n_outside += self._fill(out[rows], table.rows(rows))
-        if n_outside:
-            warn(
-                f"{n_outside} values left the domain of {type(self.embedding).__name__} and were "
-                "clipped to it: scale the columns into it, or use the default scaler.",
-                DomainWarning,
-            )
-        coded = self.numeric & self._discrete
-        if count := self._unknown(out)[:, coded].sum() if coded.any() else 0:
-            warn(
-                f"{count} values are none of the integer codes that "
-                f"{type(self.embedding).__name__} knows and count as unknown: encode the columns "
-                "as 0, 1, ... and give their number, or use an embedding of continuous features.",
-                DomainWarning,
-            )
+        name, coded = type(self.embedding).__name__, self.numeric & self._discrete
+        unknown = self._unknown(out)[:, coded].sum() if coded.any() else 0
+        with told_once() as counts:
+            counts[_OUTSIDE.format(name)] += n_outside
+            counts[_UNKNOWN.format(name)] += int(unknown)
         if self.embedding.site_features > 1 and np.isnan(out).any():
             raise ValueError(
                 f"Input X contains NaN, and {type(self.embedding).__name__} sees several features "
