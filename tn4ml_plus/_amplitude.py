@@ -5,16 +5,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+# Written in the primitives of `lax`: each function of `jax.numpy` would be traced as a program of
+# its own, twice or more, wherever these few are in a loop.
 from ._arrays import one_program
 
 
 def power_of_two(exponent, dtype):
     """Exact 2**exponent for integer `exponent` within the normal range of the float `dtype`."""
-    info = jnp.finfo(dtype)
-    integer, mantissa, bias = {32: (jnp.int32, 23, 127), 64: (jnp.int64, 52, 1023)}[info.bits]
-    bits = (exponent.astype(integer) + bias) << mantissa
-    return jax.lax.bitcast_convert_type(bits, jnp.dtype(dtype))
+    integer, mantissa, bias = {4: (np.int32, 23, 127), 8: (np.int64, 52, 1023)}[dtype.itemsize]
+    bits = lax.add(lax.convert_element_type(exponent, integer), integer(bias))
+    return lax.bitcast_convert_type(lax.shift_left(bits, integer(mantissa)), dtype)
 
 
 # Exact arithmetic is one program where nothing else is being compiled.
@@ -31,18 +33,20 @@ def scale_by_power_of_two(value, exponent):
 
 def times_power_of_two(value, exponent):
     """Exact value * 2**exponent for value (..., batch) and exponent (batch,) in normal range."""
-    return value * power_of_two(exponent, value.dtype)[(None,) * (value.ndim - 1)]
+    factor = power_of_two(exponent, value.dtype)
+    return lax.mul(value, lax.broadcast_in_dim(factor, value.shape, (value.ndim - 1,)))
 
 
 @one_program
 def exponent_of(v):
     """Base-2 exponents of the largest moduli over the first axis, (D, batch) -> (batch,) int32."""
-    integer = {4: jnp.int32, 8: jnp.int64}[v.dtype.itemsize]
-    bits = jax.lax.bitcast_convert_type(jnp.max(jnp.abs(v), axis=0), integer)
-    info = jnp.finfo(v.dtype)
-    field = ((bits >> info.nmant) & (2**info.nexp - 1)).astype(jnp.int32)
+    integer, info = {4: np.int32, 8: np.int64}[v.dtype.itemsize], jnp.finfo(v.dtype)
+    bits = lax.bitcast_convert_type(lax.reduce_max(lax.abs(v), (0,)), integer)
+    field = lax.shift_right_logical(bits, integer(info.nmant))
+    field = lax.convert_element_type(lax.bitwise_and(field, integer(2**info.nexp - 1)), np.int32)
+    found = lax.min(lax.add(field, np.int32(info.minexp - 1)), np.int32(-info.minexp))
     # Zeros and subnormals keep their scale: 2**0.
-    return jnp.where(field == 0, 0, jnp.minimum(field + info.minexp - 1, -info.minexp))
+    return lax.select(lax.eq(field, np.int32(0)), lax.full_like(field, 0), found)
 
 
 class Amplitude(NamedTuple):
