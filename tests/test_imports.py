@@ -14,6 +14,7 @@ LEVELS = {
     "_arrays": 0,
     "_checks": 0,
     "_compiled": 0,
+    "_precise": 0,
     "errors": 0,
     "_registry": 0,
     "_amplitude": 0,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from one_program import call
+from short_products import short_products_of
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -24,7 +25,14 @@ from tn4ml_plus.training import IsometricSweep
 from tn4ml_plus.training.sweeps import _isometric as module
 from tn4ml_plus.training.sweeps._effective_problem import EffectiveObjective, Settings
 from tn4ml_plus.training.sweeps._environments import EffectiveMap
-from tn4ml_plus.training.sweeps._updates import Bond, Place, Program, extend_above, run_updates
+from tn4ml_plus.training.sweeps._updates import (
+    Bond,
+    Place,
+    Program,
+    Scheme,
+    extend_above,
+    run_updates,
+)
 
 NSITES, PHYS, BATCH = 8, 3, 50
 OBJECTIVES = [
@@ -176,6 +184,21 @@ def test_a_sweep_tells_the_loss_of_the_network_that_it_leaves(kind, quick):
     loss, _ = sweeper.sweep(SETTINGS)
     losses = objective.loss(contract(*sweeper.packed(), phi.transpose(2, 0, 1)), target)
     assert loss == pytest.approx(float(losses.mean()), rel=1e-4)
+
+
+@every_network
+def test_all_products_ask_for_all_digits(kind):
+    objective = OBJECTIVES[2]
+    sweeper, *_ = made(kind, objective)
+    plan = sweeper.plan(Scheme(extend_above, module.isometric_update, single=True))
+
+    def swept(*samples):
+        sweeper.see(*samples)
+        loss = sweeper.improve_root(SETTINGS)
+        changed = jnp.zeros(len(plan.places.node), bool)
+        return loss, sweeper._run(plan, changed, sweeper.exponents)
+
+    assert short_products_of(swept, *data(objective)) == []
 
 
 @pytest.fixture(scope="module")

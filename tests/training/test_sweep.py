@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from short_products import short_products, short_products_of
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -443,6 +444,59 @@ def test_sweeps_read_nothing_back(n_sites):
 
     found = jax.eval_shape(losses, *task(OBJECTIVES[2]), made.batch.signs)
     assert found.shape == (len(list(made.route(with_ends=n_sites == 1))),)
+
+
+# The operator has outputs at many nodes, the end of a chain one arm only.
+every_sweep = pytest.mark.parametrize(
+    ("kind", "objective", "n_sites", "shrinkage"),
+    [
+        ("chain", OBJECTIVES[2], 2, 0.1),
+        ("smpo", OBJECTIVES[6], 1, None),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in [
+                ("chain", OBJECTIVES[5], 1, 0.1),
+                ("chain", OBJECTIVES[3], 2, None),
+                ("end", OBJECTIVES[2], 1, None),
+                ("tree", OBJECTIVES[2], 1, 0.1),
+                ("tree", OBJECTIVES[6], 2, None),
+                ("ternary", OBJECTIVES[1], 2, 0.1),
+                ("smpo", OBJECTIVES[5], 2, 0.1),
+            ]
+        ),
+    ],
+    ids=str,
+)
+
+
+def seen_and_swept(made, settings, n_sites):
+    """Function of samples: losses of a sweep and of its root alone."""
+
+    def losses(*data):
+        made.see(*data)
+        return made.sweep(settings, n_sites).loss, made.improve_root(settings)
+
+    return losses
+
+
+@every_sweep
+def test_all_products_ask_for_all_digits(kind, objective, n_sites, shrinkage):
+    made = sweeper(kind, objective)
+    losses = seen_and_swept(made, SETTINGS._replace(shrinkage=shrinkage), n_sites)
+    assert short_products_of(losses, *task(objective), made.batch.signs) == []
+
+
+@pytest.mark.long
+@every_sweep
+def test_short_products_change_nothing(kind, objective, n_sites, shrinkage, quick):
+    def found():
+        made = sweeper(kind, objective)
+        settings = SETTINGS._replace(shrinkage=shrinkage)
+        return seen_and_swept(made, settings, n_sites)(*task(objective), made.batch.signs)
+
+    expected = found()
+    with short_products():
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), found(), expected)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ... import _precise as precise
 from ..._amplitude import Amplitude, exponent_of, power_of_two
 from ._environments import EffectiveMap, left
 
@@ -84,7 +85,7 @@ class BondCores(NamedTuple):
 
 def _leading(matrix, size, max_bond, cutoff):
     """Leading left singular vectors (p, size), zero where cut; their number; share discarded."""
-    values, vectors = jnp.linalg.eigh(matrix @ matrix.T)
+    values, vectors = jnp.linalg.eigh(precise.matmul(matrix, matrix.T))
     missing, index = max(0, size - len(values)), jnp.arange(size, dtype=jnp.int32)
     values = jnp.pad(jnp.maximum(values[::-1], 0)[:size], (0, missing))
     vectors = jnp.pad(vectors[:, ::-1][:, :size], ((0, 0), (0, missing)))
@@ -159,9 +160,9 @@ class EffectiveObjective:
 
 def natural_scale(fixed, B, F):
     """Factor from |B~|^2 to the mean squared norm of the outputs F."""
-    mean = jnp.vdot(fixed.batch.weight, jnp.sum(F**2, axis=1))
+    mean = precise.vdot(fixed.batch.weight, jnp.sum(F**2, axis=1))
     tiny = jnp.finfo(F.dtype).tiny
-    return jnp.maximum(mean, tiny) / jnp.maximum(jnp.vdot(B, B), tiny)
+    return jnp.maximum(mean, tiny) / jnp.maximum(precise.vdot(B, B), tiny)
 
 
 def ridge_scale(B, square, natural, settings):
@@ -173,7 +174,7 @@ def ridge_scale(B, square, natural, settings):
     """
     if settings.shrinkage is not None:
         return natural
-    whole = square / jnp.maximum(jnp.vdot(B, B), jnp.finfo(B.dtype).tiny)
+    whole = square / jnp.maximum(precise.vdot(B, B), jnp.finfo(B.dtype).tiny)
     return jnp.where(square > 0, whole, natural)
 
 
@@ -206,7 +207,7 @@ def solve(linear, objective, B, F, P, n_steps, damping):
         direction = rest + ratio * direction
         F_d = linear.outputs(direction)
         H_d = curvature(F_d)
-        bent = jnp.vdot(F_d, H_d) + bend * linear.inner(direction, direction)
+        bent = precise.vdot(F_d, H_d) + bend * linear.inner(direction, direction)
         bent = bent + shift * (square + ratio * (2 * cross + ratio * before))
         # Directions of negative curvature are left to the next step.
         length = jnp.where(bent > 0, square / jnp.where(bent > 0, bent, 1), 0)
@@ -248,7 +249,8 @@ def two_site_step(task, cores, fixed, settings, outward):
     linear = cores.product(fixed, settings)
     p, k, m = linear.shape
     lower = left(linear.root_x, below.reshape(p, size))
-    B0 = linear.right((lower @ above.reshape(size, k * m)).reshape(p, k, m), linear.root_y)
+    B0 = precise.matmul(lower, above.reshape(size, k * m)).reshape(p, k, m)
+    B0 = linear.right(B0, linear.root_y)
     F0 = linear.outputs(B0) if F0 is None else F0
     scale = natural_scale(fixed, B0, F0)
     of_ridge = ridge_scale(B0, square, scale, settings)
@@ -263,7 +265,7 @@ def two_site_step(task, cores, fixed, settings, outward):
             # Smaller shares than that are rounding.
             cutoff = jnp.maximum(settings.cutoff, 4 * jnp.finfo(B.dtype).eps)
             U, rank, lost = _leading(B.reshape(p, -1), size, settings.max_bond, cutoff)
-            P = U @ U.T
+            P = precise.matmul(U, U.T)
             short = left(P, B)
             return short, linear.outputs(short), P, U, rank, lost
 
@@ -275,7 +277,7 @@ def two_site_step(task, cores, fixed, settings, outward):
     start = (B0, F0, jnp.eye(p, dtype=B0.dtype), eye, rank, jnp.zeros((), B0.dtype))
     (B, F, _, U, new_rank, lost), (firsts, lasts) = lax.scan(stage, start, stages)
     before, after = firsts[0], lasts[1]
-    mean_square = scale * jnp.vdot(B0, B0)
+    mean_square = scale * precise.vdot(B0, B0)
     slack = 1e-6 * jnp.abs(before[0]) + settings.cutoff * mean_square
     accepted = (after[0] <= before[0] + slack) | (settings.forced & (rank > settings.max_bond))
     pairs = (B, B0), (F, F0), (new_rank, rank), (after, before), (lost, 0)
@@ -285,7 +287,7 @@ def two_site_step(task, cores, fixed, settings, outward):
     # The factors U and U^T B, orthonormal below, or above if their norms go to the other side. Any
     # positive scale leaves their product as it is; this one keeps states and environments at one.
     U = lax.cond(accepted, lambda: U, lambda: _basis(lower, rank))
-    C, natural = U.T @ B.reshape(p, -1), jnp.sqrt(scale)
+    C, natural = precise.matmul(U.T, B.reshape(p, -1)), jnp.sqrt(scale)
     squares = jnp.sum(C**2, axis=1)
     norms = jnp.sqrt(jnp.maximum(squares, 1e-6 * jnp.sum(squares) + jnp.finfo(C.dtype).tiny))
     norms = jnp.where(outward, norms * natural, 1 / natural)
@@ -293,9 +295,9 @@ def two_site_step(task, cores, fixed, settings, outward):
     upper = upper.reshape(above.shape)
     U = U * norms[None]
     lower = left(linear.inverse_x, U).reshape(below.shape)
-    state = U.T @ linear.x
+    state = precise.matmul(U.T, linear.x)
     state = state.reshape(size, *fixed.lower.shape[1:])
-    new = BondCores(lower, upper, F, rank, of_ridge * jnp.vdot(B, B))
+    new = BondCores(lower, upper, F, rank, of_ridge * precise.vdot(B, B))
     return new, state, report
 
 
@@ -313,7 +315,7 @@ def expand_bond(task, cores, fixed, settings):
     # A ridge would pull along what the bond has, which is left out below.
     value = EffectiveObjective(task, fixed, 0.0)
     C = linear.right(above.reshape(size, k, m), linear.root_y).reshape(size, k * m)
-    B = (left(linear.root_x, below.reshape(p, size)) @ C).reshape(p, k, m)
+    B = precise.matmul(left(linear.root_x, below.reshape(p, size)), C).reshape(p, k, m)
     F = linear.outputs(B) if F is None else F
     gradient = value.gradient(linear, B, F).reshape(p, k * m)
     U, _, _ = _leading(C.T, size, rank, -1.0)
@@ -322,11 +324,11 @@ def expand_bond(task, cores, fixed, settings):
     rows, columns = (jnp.sum(shown.any(axis), dtype=jnp.int32) for axis in (1, 0))
     largest = jnp.minimum(settings.max_bond, jnp.minimum(rows, columns))
     added = jnp.clip(largest - rank, 0, settings.expansion)
-    gradient = gradient - (gradient @ U) @ U.T
+    gradient = gradient - precise.matmul(gradient, U, U.T)
     V, n_added, _ = _leading(gradient.T, size, added, 4 * jnp.finfo(B.dtype).eps)
     n_added = jnp.where(added > 0, n_added, 0)
     used = (jnp.arange(size, dtype=jnp.int32)[None] < n_added).astype(V.dtype)
-    V = V * used * jnp.sqrt(jnp.vdot(C, C) / rank.astype(V.dtype))
+    V = V * used * jnp.sqrt(precise.vdot(C, C) / rank.astype(V.dtype))
     new = linear.right(V.T.reshape(size, k, m), linear.inverse_y)
     return above + jnp.roll(new, rank, axis=0).reshape(above.shape), rank + n_added
 
@@ -345,6 +347,6 @@ def one_site_step(task, core, F0, fixed, square, settings):
     value = EffectiveObjective(task, fixed, of_ridge * settings.ridge)
     whole, damping = jnp.eye(len(B), dtype=B.dtype), scale * settings.damping
     B, F, _, (_, loss) = solve(linear, value, B, F, whole, settings.steps, damping)
-    square = of_ridge * jnp.vdot(B, B)
+    square = of_ridge * precise.vdot(B, B)
     B = linear.right(left(linear.inverse_x, B), linear.inverse_y)
     return B.reshape(core.shape), F, square, loss

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ... import _precise as precise
 from ..._amplitude import exponent_of, power_of_two
 from ...contraction import khatri_rao
 
@@ -78,26 +79,26 @@ def environment_of_child(above, env):
     above = above.reshape(size, k, -1)
     m = above.shape[2]
     if top is not None and k <= top.shape[1]:
-        parts = top.reshape(-1, m) @ above.swapaxes(0, 1).reshape(-1, m).T
+        parts = precise.matmul(top.reshape(-1, m), above.swapaxes(0, 1).reshape(-1, m).T)
         parts = parts.reshape(batch, -1, k, size)
         found = sum(parts[:, :, i] * o[:, None, None] for i, o in enumerate(siblings))
     else:
-        cores = siblings.T @ above.transpose(1, 2, 0).reshape(k, m * size)
+        cores = precise.matmul(siblings.T, above.transpose(1, 2, 0).reshape(k, m * size))
         cores = cores.reshape(batch, m, size)
-        found = cores if top is None else top @ cores
+        found = cores if top is None else precise.matmul(top, cores)
     if env.grams is None:
         return found, None
     _, (beside, e_beside), (beyond, e_beyond) = env.grams
-    half = jnp.einsum("akm,kl->alm", above, beside)
-    half = half if beyond is None else half @ beyond
-    gram, exponent = _scaled(jnp.tensordot(half, above, ((1, 2), (1, 2))))
+    half = precise.einsum("akm,kl->alm", above, beside)
+    half = half if beyond is None else precise.matmul(half, beyond)
+    gram, exponent = _scaled(precise.tensordot(half, above, ((1, 2), (1, 2))))
     return found, (gram, exponent + e_beside + e_beyond)
 
 
 def state_of_node(core, states):
     """State (D, outputs below, batch) of a node at order one, the core likewise, the exponent."""
     children = product_of_states(states)
-    state = core.reshape(-1, core.shape[-1]).T @ children.reshape(len(children), -1)
+    state = precise.matmul(core.reshape(-1, core.shape[-1]).T, children.reshape(len(children), -1))
     exponent = exponent_of(jnp.max(jnp.abs(state), axis=1))
     scale = power_of_two(-exponent, state.dtype)
     return (state * scale).reshape(-1, *children.shape[1:]), core * scale, exponent
@@ -121,7 +122,7 @@ def fold_siblings(siblings, above):
 def gram_of_node(core, grams):
     """Gram matrix (D, D) of a node's bond and its exponent, from those of its children."""
     flat, (children, below) = core.reshape(-1, core.shape[-1]), kron(grams)
-    gram, exponent = _scaled(flat.T @ children @ flat)
+    gram, exponent = _scaled(precise.matmul(flat.T, children, flat))
     return gram, exponent + below
 
 
@@ -133,7 +134,8 @@ def _scaled(gram):
 def root_outputs(core, states, exponent, squared):
     """The root's core, the exponent of the network's scale, and the outputs (batch, outputs)."""
     flat, children = core.reshape(-1, core.shape[-1]).T, product_of_states(states)
-    outputs = (flat @ children.reshape(len(children), -1)).reshape(-1, *children.shape[1:])
+    outputs = precise.matmul(flat, children.reshape(len(children), -1))
+    outputs = outputs.reshape(-1, *children.shape[1:])
     # Squares, whose scale may be anything, keep an exponent; other outputs are what they are.
     up = -exponent_of(jnp.max(jnp.abs(outputs), axis=(1, 2))) if squared else exponent
     outputs = jnp.ldexp(outputs.transpose(2, 1, 0).reshape(children.shape[2], -1), up)
@@ -169,15 +171,15 @@ class EffectiveMap:
         if self.env is not None:
             signs = batch.signs[:, : self.env.shape[1]]
             # Random signs: an unbiased estimate of the sum over outputs, without their number.
-            y = khatri_rao(y, jnp.einsum("nc,ncd->nd", signs, self.env[:n]).T)
+            y = khatri_rao(y, precise.einsum("nc,ncd->nd", signs, self.env[:n]).T)
         self.root_x, self.inverse_x = _moments_root(fixed.lower[:, :, :n], weight, shrinkage)
         self.root_y, self.inverse_y = _moments_root(y[:, None], weight, shrinkage)
-        self.x = self.inverse_x @ self.x
+        self.x = precise.matmul(self.inverse_x, self.x)
         if self.env is None:
-            self.o = self.inverse_y @ self.o
+            self.o = precise.matmul(self.inverse_y, self.o)
         if fixed.grams is not None:
-            self.gram_x = self.inverse_x @ self.gram_x @ self.inverse_x
-            self.gram_y = self.inverse_y @ self.gram_y @ self.inverse_y
+            self.gram_x = precise.matmul(self.inverse_x, self.gram_x, self.inverse_x)
+            self.gram_y = precise.matmul(self.inverse_y, self.gram_y, self.inverse_y)
 
     def white(self, B):
         """B~ of B."""
@@ -188,34 +190,34 @@ class EffectiveMap:
         if matrix is None:
             return B
         if self.env is None:
-            return jnp.einsum("pkm,kl->plm", B, matrix)
-        return (B.reshape(len(B), -1) @ matrix).reshape(B.shape)
+            return precise.einsum("pkm,kl->plm", B, matrix)
+        return precise.matmul(B.reshape(len(B), -1), matrix).reshape(B.shape)
 
     def outputs(self, B):
         """Outputs (batch, outputs below times outputs)."""
         p, k, m = self.shape
         if self.env is not None:
             B = self.right(B, self.inverse_y)
-        z = self.x.T @ B.reshape(p, k * m)
+        z = precise.matmul(self.x.T, B.reshape(p, k * m))
         if self.n_below == 1:
             # Many times faster than the same with an axis of size 1.
-            z = jnp.einsum("nkm,kn->nm", z.reshape(self.batch, k, m), self.o)
-            return z if self.env is None else jnp.einsum("nd,ncd->nc", z, self.env)
-        z = jnp.einsum("ankm,kn->anm", z.reshape(self.n_below, self.batch, k, m), self.o)
+            z = precise.einsum("nkm,kn->nm", z.reshape(self.batch, k, m), self.o)
+            return z if self.env is None else precise.einsum("nd,ncd->nc", z, self.env)
+        z = precise.einsum("ankm,kn->anm", z.reshape(self.n_below, self.batch, k, m), self.o)
         if self.env is not None:
-            z = jnp.einsum("and,ncd->anc", z, self.env)
+            z = precise.einsum("and,ncd->anc", z, self.env)
         return z.swapaxes(0, 1).reshape(self.batch, -1)
 
     def adjoint(self, r):
         """The adjoint of `outputs`, of B's shape."""
         if self.n_below == 1:
-            z = r if self.env is None else jnp.einsum("nc,ncd->nd", r, self.env)
+            z = r if self.env is None else precise.einsum("nc,ncd->nd", r, self.env)
         else:
             z = r.reshape(self.batch, self.n_below, -1).swapaxes(0, 1)
-            z = z if self.env is None else jnp.einsum("anc,ncd->and", z, self.env)
+            z = z if self.env is None else precise.einsum("anc,ncd->and", z, self.env)
         o = self.o.T[(None,) * (z.ndim - 2)]
         y = (o[..., None] * z[..., None, :]).reshape(self.x.shape[1], -1)
-        B = (self.x @ y).reshape(self.shape)
+        B = precise.matmul(self.x, y).reshape(self.shape)
         return B if self.env is None else self.right(B, self.inverse_y)
 
     def gram(self, B):
@@ -227,23 +229,26 @@ class EffectiveMap:
     def inner(self, A, B):
         """<A, G B>."""
         none = jnp.zeros((), A.dtype)
-        return none if self.gram_x is None else jnp.vdot(A, self.gram(B))
+        return none if self.gram_x is None else precise.vdot(A, self.gram(B))
 
 
 def _moments_root(x, weight, shrinkage):
     """S and S^-1, S^2 being second moments of x (p, ..., batch), weighted, shrunk to their mean."""
-    moments = (x * weight[None, None]).reshape(len(x), -1) @ x.reshape(len(x), -1).T
+    weighted = (x * weight[None, None]).reshape(len(x), -1)
+    moments = precise.matmul(weighted, x.reshape(len(x), -1).T)
     # What pads a bond has no moments and takes no part in the mean.
     present = jnp.maximum(jnp.sum(jnp.diagonal(moments) > 0), 1)
     mean = jnp.maximum(jnp.trace(moments) / present.astype(x.dtype), jnp.finfo(x.dtype).tiny)
     moments = (1 - shrinkage) * moments + shrinkage * mean * jnp.eye(len(x), dtype=x.dtype)
     values, vectors = jnp.linalg.eigh(moments)
     root = jnp.sqrt(jnp.maximum(values, 1e-7 * values[-1]))
-    return (vectors * root[None]) @ vectors.T, (vectors / root[None]) @ vectors.T
+    return tuple(
+        precise.matmul(each, vectors.T) for each in (vectors * root[None], vectors / root[None])
+    )
 
 
 def left(matrix, B):
     """A matrix times B on the side of x, None standing for one."""
     if matrix is None:
         return B
-    return (matrix @ B.reshape(len(B), -1)).reshape(B.shape)
+    return precise.matmul(matrix, B.reshape(len(B), -1)).reshape(B.shape)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ... import _precise as precise
 from ..._amplitude import power_of_two
 from ..._arrays import on_device
 from ..._checks import warn
@@ -156,7 +157,7 @@ def isometric_step(task, core, exponent, F, fixed, rank):
     def at(t):
         # Never without T, since directions that E lacks must not be lost.
         U, _, V = jnp.linalg.svd((E + t * size * T)[:, 0], full_matrices=False)
-        B = scale * jnp.where(present[None], U @ V, 0)[:, None]
+        B = scale * jnp.where(present[None], precise.matmul(U, V), 0)[:, None]
         F = linear.outputs(B)
         norm = linear.inner(B, B)
         return B, F, value(F, norm, jnp.zeros_like(norm))[0]
@@ -171,5 +172,5 @@ def isometric_step(task, core, exponent, F, fixed, rank):
     )
     better = last < first
     B, F = jnp.where(better, B, B0), jnp.where(better, F_new, F)
-    state = B.reshape(shape[0], shape[2]).T @ linear.x
+    state = precise.matmul(B.reshape(shape[0], shape[2]).T, linear.x)
     return B.reshape(core.shape), F, state.reshape(-1, *fixed.lower.shape[1:]), better

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ... import _precise as precise
 from . import _environments as envs
 from ._effective_problem import BondCores, expand_bond, one_site_step, two_site_step
 
@@ -243,7 +244,7 @@ def two_site_update(bond, state, settings):
 def upper_site_update(bond, state, settings):
     """Improve the upper core alone, let its bond grow, and go down."""
     cores, _, state, report = _solved(upper_site_update, bond, state, settings, True)
-    below, env = bond.lower(state) @ cores.below, bond.environment(state)
+    below, env = precise.matmul(bond.lower(state), cores.below), bond.environment(state)
     rank = state.ranks[bond.place.node]
     cores = cores._replace(below=below, outputs=state.outputs, rank=rank)
     above, rank = expand_bond(bond.task, cores, env, settings)
@@ -255,7 +256,7 @@ def upper_site_update(bond, state, settings):
 def lower_site_update(bond, state, settings):
     """Improve the lower core alone, and go up."""
     cores, of_node, state, report = _solved(lower_site_update, bond, state, settings, False)
-    above = jnp.tensordot(cores.above, bond.upper(state), 1)
+    above = precise.tensordot(cores.above, bond.upper(state), 1)
     state = bond.with_cores(state, cores.below, above)
     return bond.keep_below(state, cores.below, of_node), report
 

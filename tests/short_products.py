@@ -1,0 +1,46 @@
+"""Products of single precision that accelerators would cut to few digits by default."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+HIGHEST = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
+
+
+def _equations(jaxpr):
+    """All equations of a traced function, those of loops and of functions within it included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(list(equation.params.values())):
+            if hasattr(value, "eqns"):
+                yield from _equations(value)
+
+
+def short_products_of(function, *arguments):
+    """Products in a function, of one or more, that do not ask for all digits."""
+    equations = _equations(jax.make_jaxpr(function)(*arguments))
+    products = [each for each in equations if each.primitive is lax.dot_general_p]
+    assert products
+    return [str(each) for each in products if each.params["precision"] != HIGHEST]
+
+
+@contextlib.contextmanager
+def short_products():
+    """Within it operands have mantissas of 10 bits, as on recent GPUs, unless products refuse."""
+    plain = lax.dot_general_p.bind
+
+    def bind(a, b, *, precision, **options):
+        if precision != HIGHEST and a.dtype == b.dtype == jnp.float32:
+            a, b = (lax.reduce_precision(operand, 8, 10) for operand in (a, b))
+        return plain(a, b, precision=precision, **options)
+
+    # What was traced outside is not rounded, and what is traced here must not be used outside.
+    jax.clear_caches()
+    lax.dot_general_p.bind = bind
+    try:
+        yield
+    finally:
+        del lax.dot_general_p.bind
+        jax.clear_caches()
