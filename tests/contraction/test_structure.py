@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import quimb.tensor as qtn
+from short_products import short_products_of
 
 from tn4ml_plus import contraction
 from tn4ml_plus._registry import from_json, lookup, names, to_json
@@ -142,6 +143,12 @@ def test_squared_norms_follow_from_the_outputs(name):
     values = outputs(packed, structure, phi).reshape(4, -1)
     found = contract(packed, SquaredNorm(structure), phi).dense()
     np.testing.assert_allclose(found, np.sum(values**2, axis=1), rtol=1e-4)
+
+
+@every_network
+def test_norms_and_their_gradients_ask_for_all_digits(name):
+    packed, structure = packed_of(name)
+    assert short_products_of(jax.value_and_grad(structure.log_norm_squared), packed) == []
 
 
 @every_network

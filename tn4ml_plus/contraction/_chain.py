@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .. import _precise as precise
 from .._amplitude import Amplitude, exponent_of, scale_by_power_of_two, times_power_of_two
 from .._arrays import on_device
 from .._registry import variant
@@ -108,14 +109,14 @@ class ChainStructure(LinearStructure):
 
         def site(carry, core):
             double, log = carry
-            double = jnp.einsum("...ij,isk,jsl->...kl", double, core, core)
+            double = precise.einsum("...ij,isk,jsl->...kl", double, core, core)
             size = jnp.max(jnp.abs(double))
             size = lax.stop_gradient(jnp.where(size > 0, size, 1))
             return (double / size, log + jnp.log(size)), None
 
         if self.cyclic:
             eye = jnp.eye(bond, dtype=center.dtype)
-            double = jnp.einsum("ai,bj->abij", eye, eye)
+            double = precise.einsum("ai,bj->abij", eye, eye)
         else:
             double = jnp.zeros((bond, bond), center.dtype).at[0, 0].set(1)
         carry = (double, jnp.zeros((), center.dtype))

@@ -11,6 +11,7 @@ import numpy as np
 import quimb.tensor as qtn
 from jax import lax
 
+from .. import _precise as precise
 from .._amplitude import Amplitude, exponent_of, power_of_two
 from .._arrays import on_device
 from .._compiled import bounded_cache
@@ -124,7 +125,7 @@ class GenericStructure(Structure):
 
     def log_norm_squared(self, packed):
         inputs, steps = _plan(_norm_terms, self)
-        value, exponent = _execute(steps, [*packed, *packed], inputs)
+        value, exponent = _execute(steps, [*packed, *packed], inputs, precise.einsum)
         return jnp.log(value) + exponent[0].astype(value.dtype) * np.log(2.0).astype(value.dtype)
 
 
@@ -277,13 +278,13 @@ def _rescale(x, inds):
     return x * scale.reshape(-1, *[1] * (x.ndim - 1)) if x.ndim else x * scale[0], exponent
 
 
-def _execute(steps, arrays, inputs):
+def _execute(steps, arrays, inputs, einsum=jnp.einsum):
     """Value of the last step and its exponents, (batch,) or (1,)."""
     operands, exponents = zip(*map(_rescale, arrays, inputs))
     operands, total = list(operands), sum(exponents)
     for step in steps:
         b, a = operands.pop(step.j), operands.pop(step.i)
-        x, exponent = _rescale(jnp.einsum(step.equation, a, b), step.out)
+        x, exponent = _rescale(einsum(step.equation, a, b), step.out)
         operands.append(x)
         total = total + exponent
     return operands[0], total

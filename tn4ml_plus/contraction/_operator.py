@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .. import _precise as precise
 from .._amplitude import Amplitude, exponent_of, times_power_of_two
 from .._arrays import on_device
 from .._registry import variant
@@ -103,7 +104,8 @@ class OperatorStructure(LinearStructure):
                 left, e = walk(plain[first - j : site - j], p[:-1], left.reshape(bond, -1), False)
                 left, e = aligned(left.reshape(bond, columns, batch), e.reshape(columns, batch))
                 x = khatri_rao(left.reshape(bond, -1), p[-1])
-                left = _gemm(output[j].reshape(bond * phys, -1), x)
+                flat = output[j].reshape(bond * phys, -1)
+                left = lax.dot_general(flat, x, (((0,), (0,)), ((), ())))
                 left = left.reshape(out, bond, columns, batch).transpose(1, 2, 0, 3)
                 columns, first = columns * out, site + 1
                 e_site = exponent_of(left.reshape(-1, batch))
@@ -262,12 +264,13 @@ def _squared_backward(has_output, cyclic, residuals, cotangent):
         w = w.reshape(bond, o, ends, bond, ends, batch).transpose(1, 3, 4, 0, 2, 5)
         w = w.reshape(o * bond, -1)
         x = (env[:, None] * p[None, :, None, None, None]).reshape(bond * d, -1)
-        d_core = lax.dot_general(x, w, (((1,), (1,)), ((), ()))).reshape(bond, d, o, bond)
+        d_core = precise.dot_general(x, w, (((1,), (1,)), ((), ()))).reshape(bond, d, o, bond)
         d_core = jnp.pad(d_core, [(0, 0), (0, 0), (0, channels - o), (0, 0)])
         y = (p[:, None] * w.reshape(1, -1, batch)).reshape(d * o * bond, -1)
         g = _gemm(core.transpose(1, 2, 3, 0).reshape(d * o * bond, bond), y)
         # Unused, and then removed by the compiler, unless phi is differentiated.
-        h = (core.reshape(bond * d, o * bond) @ w).reshape(bond, d, ends, bond, ends, batch)
+        h = precise.matmul(core.reshape(bond * d, o * bond), w)
+        h = h.reshape(bond, d, ends, bond, ends, batch)
         d_phi = jnp.sum(h * env[:, None], axis=(0, 2, 3, 4))
         return g.reshape(env.shape), d_core, d_phi
 
@@ -302,7 +305,7 @@ def _at_site(function, has_output, flag, core, *arguments):
 
 def _gemm(a, b):
     """a^T b."""
-    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
+    return precise.dot_general(a, b, (((0,), (0,)), ((), ())))
 
 
 @variant("structure", "layered")
@@ -372,9 +375,9 @@ def _fused(structure, packed):
     readers = jnp.concatenate([mps["left"], right])
     others = jnp.concatenate([output[:center], output[center + 1 :]])
     # Between two outputs the MPS passes its state.
-    plain = jnp.einsum("nlsr,ab->nlasrb", plain, jnp.eye(above, dtype=plain.dtype))
-    others = jnp.einsum("nlsor,naob->nlasrb", others, readers)
-    middle = jnp.einsum("lsor,ao...b->las...rb", output[center], mps["center"])
+    plain = precise.einsum("nlsr,ab->nlasrb", plain, jnp.eye(above, dtype=plain.dtype))
+    others = precise.einsum("nlsor,naob->nlasrb", others, readers)
+    middle = precise.einsum("lsor,ao...b->las...rb", output[center], mps["center"])
     cores = jnp.concatenate([plain, others]).reshape(-1, bond, phys, bond)
     # Sites in order, without that of the center.
     order = structure.smpo.order

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .. import _precise as precise
 from .._amplitude import Amplitude, exponent_of, times_power_of_two
 from .._compiled import bounded_cache
 from .._registry import variant
@@ -87,8 +88,8 @@ class TreeStructure(Structure):
         def node(core, grams):
             half = core
             for axis, gram in enumerate(grams):
-                half = jnp.moveaxis(jnp.tensordot(half, gram, (axis, 0)), -1, axis)
-            return jnp.tensordot(half, core, (list(range(core.ndim - 1)),) * 2)
+                half = jnp.moveaxis(precise.tensordot(half, gram, (axis, 0)), -1, axis)
+            return precise.tensordot(half, core, (list(range(core.ndim - 1)),) * 2)
 
         for number, (cores, slots) in enumerate(zip(packed, _sources(self.tree), strict=True)):
             sizes = cores.shape[1:-1]
