@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from one_program import call
+from short_products import short_products_of
 from sklearn.datasets import load_digits
 
 from tn4ml_plus.generators import (
@@ -37,6 +38,7 @@ from tn4ml_plus.generators import (
     squared_distance,
     train,
 )
+from tn4ml_plus.generators._decoder import Factors
 
 KEY, OTHER = jax.random.key(0), jax.random.key(1)
 
@@ -319,6 +321,13 @@ def test_isometry_counts_cores_and_gates():
     assert float(isometry({"g": generator, "w": jnp.ones((5, 5))})) == pytest.approx(expected, 1e-4)
     weighted = fit(generator, SMOOTH[:8, :8], n_steps=300, isometry_weight=10.0).generator
     assert isometry(weighted) < 0.5 * expected
+
+
+def test_isometry_and_sizes_ask_for_all_digits():
+    generator = MERAGenerator((8, 8), key=KEY, schedule=(3, 6), activation=Identity)
+    assert short_products_of(jax.grad(isometry), generator) == []
+    one = jnp.ones((2, 3))
+    assert short_products_of(Factors.rms, Factors(one, jnp.ones((2, 4, 2)), one)) == []
 
 
 # Training -----------------------------------------------------------------------------------------

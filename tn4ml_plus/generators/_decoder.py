@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _precise as precise
 from ._tensorisations import parted
 
 # Rows of a Kronecker product, at most, that takes the place of its factors: one pass over the state
@@ -142,8 +143,8 @@ class Factors(NamedTuple):
 
     def rms(self):
         """Root mean square of the tensor's entries, without the tensor."""
-        left, right = self.left @ self.left.T, self.right @ self.right.T
-        squares = jnp.einsum("lk,lbr,kbs,rs->", left, self.centre, self.centre, right)
+        left, right = (precise.matmul(each, each.T) for each in (self.left, self.right))
+        squares = precise.einsum("lk,lbr,kbs,rs->", left, self.centre, self.centre, right)
         size = self.left.shape[1] * self.centre.shape[1] * self.right.shape[1]
         return jnp.sqrt(squares / size)
 

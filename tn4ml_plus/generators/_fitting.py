@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .. import _precise as precise
 from .._arrays import one_program
 from .._checks import check_int, check_number
 from .._compiled import bounded_cache
@@ -73,7 +74,7 @@ def _root_mean_square(weight):
 def _off_isometry(array):
     if array.shape[-2] > array.shape[-1]:
         array = jnp.swapaxes(array, -1, -2)
-    gram = array @ jnp.swapaxes(array, -1, -2)
+    gram = precise.matmul(array, jnp.swapaxes(array, -1, -2))
     one = jnp.eye(array.shape[-2], dtype=array.dtype)[(None,) * (array.ndim - 2)]
     return jnp.sum((gram - one) ** 2)
 
@@ -201,8 +202,8 @@ def _fit(generator, weight, optimizer, loss, n_steps, n_entries, isometry_weight
     keys = jax.random.split(key, n_steps)
     made, _, losses = descend(loss_of, generator, optimizer, None, keys, isometry_weight)
     found = made()
-    squares = jnp.vdot(found, found)
-    factor = jnp.vdot(found, weight) / jnp.where(squares > 0, squares, 1)
+    squares = precise.vdot(found, found)
+    factor = precise.vdot(found, weight) / jnp.where(squares > 0, squares, 1)
     error = jnp.linalg.norm(factor * found - weight) / jnp.linalg.norm(weight)
     return made.scaled(factor), losses, error
 
