@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 HIGHEST = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
+PRODUCTS = (lax.dot_general_p, lax.conv_general_dilated_p)
 
 
 def _equations(jaxpr):
@@ -18,11 +19,11 @@ def _equations(jaxpr):
                 yield from _equations(value)
 
 
-def short_products_of(function, *arguments):
-    """Products in a function, of one or more, that do not ask for all digits."""
+def short_products_of(function, *arguments, least=1):
+    """Products in a function, of `least` or more, that do not ask for all digits."""
     equations = _equations(jax.make_jaxpr(function)(*arguments))
-    products = [each for each in equations if each.primitive is lax.dot_general_p]
-    assert products
+    products = [each for each in equations if each.primitive in PRODUCTS]
+    assert len(products) >= least
     return [str(each) for each in products if each.params["precision"] != HIGHEST]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import quimb.tensor as qtn
 from covering import mostly_of, pairs
+from short_products import short_products_of
 
 from tn4ml_plus._registry import lookup, names
 from tn4ml_plus.contraction import calibrate, contract, pack, unpack
@@ -38,6 +39,7 @@ from tn4ml_plus.embeddings import (
 )
 from tn4ml_plus.initializers import least_squares_weights
 from tn4ml_plus.networks import MPS, MERASpec, SMPOSpec
+from tn4ml_plus.tables._reader import VectorMap
 
 # All are zero-padded to this phys_dim, so that chains of one kind share their compiled code.
 WIDEST = 5
@@ -179,6 +181,18 @@ def differentiate(packed, structure, phi, weights):
 
     gradient, outputs = jax.grad(total, has_aux=True)(packed)
     return outputs, gradient
+
+
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_vectors_ask_for_all_digits(name):
+    embedding = embedding_of(name, SITES)
+    U = np.ones((5, SITES * embedding.site_features), np.float32)
+    divisors = np.ones((SITES, embedding.phys_dim), np.float32)
+    embedding, learned = embedding.split()
+    learned = jax.tree.map(lambda array: np.asarray(array, np.float32), learned)
+    gaps = divisors if embedding.site_features == 1 else None
+    vectors = VectorMap(embedding, learned, U[0], divisors, gaps)
+    assert short_products_of(lambda embed, U: embed(U), vectors, U, least=0) == []
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -1,7 +1,6 @@
 """Small choices about arrays that must be the same everywhere."""
 
-import re
-from functools import cache, partial, wraps
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,43 +8,6 @@ import numpy as np
 
 # Decorator: one program where nothing else is compiled, and no call within one where something is.
 one_program = partial(jax.jit, inline=True)
-# What programs for processors take half as long to compile with, and no longer to run: measured at
-# 30 to 784 sites, chains and trees, of bonds 8 to 50.
-_COMPILER_OPTIONS = {
-    "xla_backend_optimization_level": 1,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
-
-
-def compiled(function, **options):
-    """`jax.jit` for programs that are large, and called by no other one, compiled in less time.
-
-    Parameters
-    ----------
-    function : callable
-    **options : those of `jax.jit`
-    """
-
-    @cache
-    def jitted(quickly):
-        return jax.jit(function, compiler_options=_COMPILER_OPTIONS if quickly else None, **options)
-
-    @wraps(function)
-    def call(*args, **kwargs):
-        unasked = not jax.config.read("jax_disable_most_optimizations")
-        quickly = jax.default_backend() == "cpu" and unasked
-        try:
-            return jitted(quickly)(*args, **kwargs)
-        except jax.errors.JaxRuntimeError as error:
-            # Other versions may not know an option.
-            unknown = re.search(r"No such compile option: '(\w+)'", str(error))
-            if not unknown or _COMPILER_OPTIONS.pop(unknown[1], None) is None:
-                raise
-            jitted.cache_clear()
-            return call(*args, **kwargs)
-
-    return call
 
 
 def evenly_spaced(length, most):

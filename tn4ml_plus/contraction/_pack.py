@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._amplitude import Amplitude
-from .._arrays import compiled, on_device, one_program
+from .._arrays import on_device, one_program
+from .._compiled import compiled
 from ._structure import Phi, Structure
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import quimb.tensor as qtn
 
 from .._amplitude import Amplitude
-from .._arrays import compiled, key_of, on_device
+from .._arrays import key_of, on_device
+from .._compiled import compiled
 from .._registry import variant
 from ..contraction import SquaredNorm, calibrate, pack, unpack
 from ..initializers import Noiseless

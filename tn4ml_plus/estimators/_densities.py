@@ -8,8 +8,8 @@ import numpy as np
 from scipy.special import logsumexp
 
 from .._amplitude import Amplitude
-from .._arrays import compiled, on_device, served_length
-from .._compiled import bounded_cache
+from .._arrays import on_device, served_length
+from .._compiled import bounded_cache, compiled
 from .._registry import variant
 from ..contraction import BornDensity, log_norm_squared, pack
 from ..embeddings import Orthonormal, PerFeature

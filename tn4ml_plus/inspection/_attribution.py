@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import quimb.tensor as qtn
 
-from .._arrays import compiled, served_length
+from .._arrays import served_length
 from .._checks import check, check_int
+from .._compiled import compiled
 from .._types import ArrayLike
 from ..contraction import END, contract, pack
 from ._canonical import applied, parts, site_size

@@ -280,7 +280,7 @@ class VectorMap:
         phi = xp.asarray(self.embedding.join(self.learned).embed(given), U.dtype)
         if self.divisors is not None:
             # A positive scalar per sample and site; the floor keeps it so where w . phi vanishes.
-            divisor = xp.einsum("bis,is->bi", phi, self.divisors)
+            divisor = (phi * self.divisors[None]).sum(axis=-1)
             phi = phi / xp.maximum(divisor, _LEAST_DIVISOR)[..., None]
         if self.gaps is not None and some:
             phi = xp.where(missing[..., None], self.gaps[None], phi)

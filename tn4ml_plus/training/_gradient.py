@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._arrays import compiled
 from .._checks import check, check_instance, check_int, check_number
-from .._compiled import bounded_cache
+from .._compiled import bounded_cache, compiled
 from .._registry import variant
 from ._problem import bucket
 from ._risk import count, nan_unless_finite, over_members, start, updated

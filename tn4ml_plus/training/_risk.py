@@ -14,7 +14,8 @@ import numpy as np
 import optax
 from jax import random
 
-from .._arrays import compiled, on_device
+from .._arrays import on_device
+from .._compiled import compiled
 from ..contraction import contract, log_norm_squared, pack, unpack
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ... import _precise as precise
+from ..._compiled import compiled
 from . import _environments as envs
 from ._effective_problem import BondCores, expand_bond, one_site_step, two_site_step
 
@@ -76,7 +77,7 @@ class Program(NamedTuple):
     layout: Layout
 
 
-@partial(jax.jit, static_argnames="program", donate_argnames="state")
+@partial(compiled, static_argnames="program", donate_argnames="state")
 def run_updates(program, state, reports, batch, places, span, settings):
     """Make the updates at all places from span[0] to before span[1].
 
@@ -302,7 +303,7 @@ def _solved(update, bond, state, settings, outward):
     return cores, of_node, state, report
 
 
-@partial(jax.jit, static_argnames=("task", "mine"), donate_argnames="state")
+@partial(compiled, static_argnames=("task", "mine"), donate_argnames="state")
 def evaluate_root(task, mine, state, batch, numbers, exponent, exponents):
     """Find the outputs; returns the state and the `Batch`, with the exponent of the scale."""
     states = states_of(mine, state, batch, numbers)
@@ -313,7 +314,7 @@ def evaluate_root(task, mine, state, batch, numbers, exponent, exponents):
     return state, batch._replace(exponent=exponent)
 
 
-@partial(jax.jit, static_argnames=("task", "mine"), donate_argnames="state")
+@partial(compiled, static_argnames=("task", "mine"), donate_argnames="state")
 def root_update(task, mine, state, batch, numbers, settings):
     """Improve the root's core alone, and cut nothing; returns the state and the mean loss."""
     grams = None
