@@ -237,15 +237,30 @@ def quick():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+class Compilations(list):
+    """Events of tracing, lowering and compiling, in their order."""
+
+    def __init__(self):
+        super().__init__()
+        self.functions = Counter()
+
+    def clear(self):
+        """Forget all of them."""
+        super().clear()
+        self.functions.clear()
+
+
 @pytest.fixture
 def compilations():
-    """List that grows with every trace and every compilation of JAX."""
-    seen = []
+    """List that grows with every trace and compilation, and counts of programs by function."""
+    seen = Compilations()
 
-    def listener(event, duration, **_):
+    def listener(event, duration, fun_name="", **_):
         del duration
         if event.startswith("/jax/core/compile/"):
             seen.append(event)
+            if "backend_compile" in event:
+                seen.functions[fun_name.removeprefix("jit(").removesuffix(")")] += 1
 
     jax.monitoring.register_event_duration_secs_listener(listener)
     yield seen

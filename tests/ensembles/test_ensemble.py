@@ -35,7 +35,7 @@ def model(data):
 
 def outputs(model, ensemble, X):
     U = model._reader.transform(model._read(X))
-    return ensemble.evaluate(model._reader.blocks(U), Amplitude.dense)
+    return ensemble.evaluate(model._reader.vector_map, model._reader.blocks(U), Amplitude.dense)
 
 
 def test_training_makes_a_new_one(model, data):
@@ -75,6 +75,20 @@ def test_networks_are_live(model, data):
     after = outputs(model, ensemble, data[0])
     np.testing.assert_allclose(after[1], 2 * before[1], rtol=1e-5)
     np.testing.assert_array_equal(after[0], before[0])
+    # Changes of every kind: of the scale, in the memory of an array, of an order in its place.
+    ensemble.networks[1].exponent += 1
+    after = outputs(model, ensemble, data[0])
+    np.testing.assert_allclose(after[1], 20 * before[1], rtol=1e-5)
+    tensor = ensemble.networks[0][0]
+    tensor.modify(data=np.array(tensor.data))
+    array = tensor.data
+    np.testing.assert_array_equal(outputs(model, ensemble, data[0]), after)
+    array *= 3
+    assert tensor.data is array
+    after = outputs(model, ensemble, data[0])
+    np.testing.assert_allclose(after[0], 3 * before[0], rtol=1e-5)
+    ensemble.orders[0] = ensemble.orders[0][::-1].copy()
+    assert np.abs(outputs(model, ensemble, data[0])[0] - after[0]).max() > 1e-3
 
 
 def test_compression_makes_a_new_one(model):

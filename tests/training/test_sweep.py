@@ -38,7 +38,6 @@ from tn4ml_plus.training.sweeps._updates import (
     Program,
     child_first,
     effective_problem,
-    evaluate_root,
     extend_above,
     lower_site_update,
     run_updates,
@@ -755,27 +754,25 @@ def test_bad_options(options, message):
         Sweep(**options)
 
 
-def test_other_settings_and_seeds_compile_nothing(digits):
+def test_other_settings_and_seeds_compile_nothing(digits, compilations):
     X, _, y, _ = digits
     TNClassifier(trainer="sweep", **SMALL).fit(X, y)
-    counts = [function._cache_size() for function in (run_updates, evaluate_root)]
+    compilations.clear()
     other = Sweep(max_bond=4, cutoff=1e-3, max_epochs=1, ridge=1e-2, damping=0.5, steps=3)
     TNClassifier(**SMALL | {"random_state": 1}, trainer=other).fit(X, y)
-    assert counts == [f._cache_size() for f in (run_updates, evaluate_root)]
+    assert not {"run_updates", "evaluate_root"} & set(compilations.functions)
     # One program within the arms and one at the root for updates, one to find states.
-    before = run_updates._cache_size()
     TNClassifier(**SMALL | {"bond_dim": 5}, trainer=Sweep(max_epochs=1)).fit(X, y)
-    assert run_updates._cache_size() == before + 3
+    assert compilations.functions["run_updates"] == 3
 
 
 @pytest.mark.long
-def test_validation_compiles_once_while_ranks_change(digits):
+def test_validation_compiles_once_while_ranks_change(digits, compilations):
     X, _, y, _ = digits
     trainer = Sweep(n_sites=1, expansion=1, max_bond=6, max_epochs=3)
-    before = losses._cache_size()
     model = TNClassifier(**SMALL | {"bond_dim": 2}, trainer=trainer, early_stopping=True).fit(X, y)
     assert len({max(ranks) for ranks in model.history_["bond_dims"]}) > 1
-    assert losses._cache_size() == before + 1
+    assert compilations.functions["losses"] == 1
 
 
 @pytest.mark.parametrize("network", ["mps", pytest.param("ttn", marks=pytest.mark.long)])

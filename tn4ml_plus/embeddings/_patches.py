@@ -291,7 +291,7 @@ class PatchFRQI(_QubitPatchEmbedding):
     See `Patches` for the parameters.
 
     >>> PatchFRQI((1, 2), (1, 2)).embed([[0.0, 1.0]]).round(3).tolist()
-    [[[0.707..., -0.0, 0.0, 0.707...]]]
+    [[[0.707..., 0.0, 0.0, 0.707...]]]
     """
 
     phys_dim = property(lambda self: 2 * self.site_features)

@@ -52,7 +52,7 @@ class Trigonometric(Embedding):
     k = 1 is the map of Stoudenmire and Schwab, arXiv:1605.05775.
 
     >>> Trigonometric()([0.0, 1.0]).round(3).tolist()
-    [[1.0, 0.0], [-0.0, 1.0]]
+    [[1.0, 0.0], [0.0, 1.0]]
     """
 
     k: int = 1
@@ -87,7 +87,7 @@ class TrigonometricChain(_Grouped):
     One site for each group, phys_dim 2 k group, norm sqrt(group).
 
     >>> TrigonometricChain(group=2).embed([[0.0, 1.0, 0.0, 0.0]]).round(3).tolist()
-    [[[1.0, 0.0, -0.0, 1.0], [1.0, 0.0, 1.0, 0.0]]]
+    [[[1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0]]]
 
     Parameters
     ----------
