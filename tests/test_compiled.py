@@ -259,3 +259,24 @@ def test_caches_of_the_library_are_bounded_and_cleared():
     assert _layers(tree) is _layers(tree)
     clear_compiled()
     assert _layers.cache_info().currsize == 0
+
+
+def test_options_that_this_version_refuses_are_left_out(monkeypatch):
+    options = {"xla_no_such_option": 1, "xla_backend_optimization_level": "much"}
+    monkeypatch.setattr(_compiled, "_COMPILER_OPTIONS", options)
+    monkeypatch.setattr(_compiled.jax, "default_backend", lambda: "cpu")
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        double = _compiled.compiled(lambda x: 2 * x)
+        assert double(np.float32(3)) == 6
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+    assert not options
+
+
+def test_what_is_cleared(monkeypatch):
+    kept = _compiled.cleared({1: 2})
+    monkeypatch.setattr(_compiled, "_bounded", _compiled._bounded[-1:])
+    clear_compiled()
+    assert not kept

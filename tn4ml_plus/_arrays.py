@@ -10,6 +10,11 @@ import numpy as np
 one_program = partial(jax.jit, inline=True)
 
 
+def namespace(x):
+    """`jax.numpy` for arrays of JAX; NumPy, which compiles nothing, for all others."""
+    return jnp if isinstance(x, jax.Array) else np
+
+
 def evenly_spaced(length, most):
     """At most `most` different row numbers, evenly over range(length), the first and last included.
 
@@ -53,7 +58,7 @@ def on_device(x, dtype=None):
 
 
 def key_of(seed):
-    """The random key of JAX, of its default kind, that a seed below 2**32 stands for.
+    """The random key of JAX, of the kind threefry2x32, that a seed below 2**32 stands for.
 
     `jax.random.key` compiles two programs.
 

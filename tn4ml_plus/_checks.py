@@ -88,7 +88,7 @@ def check(name, value, valid, allowed, optional=False):
 
 def warn(message, category=UserWarning):
     """A warning at the line of the caller outside of this package."""
-    # The last as context managers end in it.
+    # The second since `told_once` warns where its context ends.
     inside, level = (__name__.partition(".")[0], "contextlib"), 1
     frame = sys._getframe()
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in inside:

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -105,7 +106,7 @@ def clear_compiled() -> None:
 
 
 def compiled(function, **options):
-    """`jax.jit` for programs that are large, and called by no other one, compiled in less time.
+    """`jax.jit` for large programs, compiled in less time; JAX refuses it inside another one.
 
     Parameters
     ----------
@@ -114,21 +115,22 @@ def compiled(function, **options):
     """
 
     @functools.cache
-    def jitted(quickly):
-        return jax.jit(function, compiler_options=_COMPILER_OPTIONS if quickly else None, **options)
+    def jitted(compiler_options):
+        return jax.jit(function, compiler_options=dict(compiler_options) or None, **options)
 
     @functools.wraps(function)
     def call(*args, **kwargs):
         unasked = not jax.config.read("jax_disable_most_optimizations")
         quickly = jax.default_backend() == "cpu" and unasked
+        given = tuple(_COMPILER_OPTIONS.items()) if quickly else ()
         try:
-            return jitted(quickly)(*args, **kwargs)
+            return jitted(given)(*args, **kwargs)
         except jax.errors.JaxRuntimeError as error:
-            # Other versions may not know an option.
-            unknown = re.search(r"No such compile option: '(\w+)'", str(error))
-            if not unknown or _COMPILER_OPTIONS.pop(unknown[1], None) is None:
+            # Other versions may not know an option, or not this value of it.
+            refused = re.search(r"(?:No such compile option:|setting option) '?(\w+)", str(error))
+            if not refused or refused[1] not in dict(given):
                 raise
-            jitted.cache_clear()
+            _COMPILER_OPTIONS.pop(refused[1], None)
             return call(*args, **kwargs)
 
     return call
@@ -149,6 +151,12 @@ def bounded_cache(maxsize):
         return _bounded[-1]
 
     return decorator
+
+
+def cleared(mapping):
+    """The mapping, which `clear_compiled` empties from now on."""
+    _bounded.append(types.SimpleNamespace(cache_clear=mapping.clear))
+    return mapping
 
 
 def user_folder(name):

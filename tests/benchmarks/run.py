@@ -56,6 +56,12 @@ def commands(arguments):
             out / "side_by_side_trees.md",
             *quick,
         ],
+        "cold_start": [
+            "cold_start",
+            "--out",
+            out / "cold_start.md",
+            *(["--rounds", "1"] if arguments.quick else []),
+        ],
         "fashion_mnist": ["fashion_mnist", "--out", out / "fashion_mnist.md", *quick],
         "fashion_mnist_trees": [
             "fashion_mnist",

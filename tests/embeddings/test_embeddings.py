@@ -825,3 +825,11 @@ def test_columnwise_marks_the_embeddings_that_mix_features():
 def test_bad_arguments(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_what_is_no_number_is_refused():
+    for X in ([[None, 1.0]], [["0.5"]], np.array([["2020-01-01"]], "M8[D]")):
+        with pytest.raises(ValueError, match="take real numbers, got dtype"):
+            Legendre().embed(X)
+    with pytest.raises(ValueError, match="X is masked"):
+        Legendre().embed(np.ma.array([[0.5, 1.0]], mask=[[0, 1]]))

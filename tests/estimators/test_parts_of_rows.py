@@ -15,7 +15,7 @@ SMALL = {"bond_dim": 2, "n_members": 2, "max_epochs": 1, "random_state": 0}
 def parts(monkeypatch):
     """Arrays of more than 64 rows are read in parts."""
     monkeypatch.setattr(_estimator, "_NUMBERS", 1)
-    monkeypatch.setattr(_estimator, "_ROWS", 64)
+    monkeypatch.setattr(_estimator, "_FEW_ROWS", 64)
 
 
 @pytest.fixture

@@ -224,3 +224,39 @@ def test_a_density_of_a_frame_reads_what_it_was_fitted_to():
         match=r"'b' held categories such as 'u' when fitting and holds numbers such as 1\.0 now",
     ):
         machine.score_samples(X.assign(b=1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class InPlace(LinearComplement):
+    """One that writes to what it is given."""
+
+    def __call__(self, x):
+        x *= 0.5
+        return super().__call__(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfOneKind(LinearComplement):
+    """One that takes arrays of NumPy only, or those of JAX."""
+
+    of_numpy: bool = True
+
+    def __call__(self, x):
+        if self.of_numpy:
+            return np.stack([np.cos(np.asarray(x)), np.sin(np.asarray(x))], axis=-1)
+        return super().__call__(x.at[..., 0].set(0))
+
+
+def test_embeddings_cannot_change_what_they_are_given():
+    points = np.full((3, 2), 0.5)
+    with pytest.raises(ValueError, match="read-only"):
+        InPlace().embed(points)
+    with pytest.raises(ValueError, match="read-only"):
+        read(numbers(), InPlace(), MinMax())
+    assert (points == 0.5).all()
+
+
+@pytest.mark.parametrize("of_numpy", [True, False])
+def test_embeddings_for_arrays_of_one_kind_are_refused_in_fit(of_numpy):
+    with pytest.raises(ValueError, match=r"OfOneKind.* must take arrays of NumPy and"):
+        TNClassifier(embedding=OfOneKind(of_numpy=of_numpy)).fit(np.eye(4), [0, 1, 0, 1])

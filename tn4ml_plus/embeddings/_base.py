@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from .._arrays import namespace
 from .._checks import check_int
 from .._types import AnyArray, ArrayLike
 
@@ -19,26 +20,28 @@ Gram = Float[np.ndarray, "{self.phys_dim} {self.phys_dim}"]
 SiteGrams = Float[np.ndarray, "nsites {self.phys_dim} {self.phys_dim}"]
 
 
-def namespace(x):
-    """Where functions of an array are: JAX for its arrays, NumPy for those that stay on the host.
-
-    There nothing is compiled.
-    """
-    return jnp if isinstance(x, jax.Array) else np
-
-
 def as_float(x):
-    """Floating array of `x`, of JAX if `x` is one; integers and booleans become its default float.
+    """Floats of `x`, an array of JAX if it is one, else of NumPy, which cannot be written to.
 
-    ValueError for complex numbers.
+    Integers and booleans become JAX's default float. ValueError for what is no array of real
+    numbers.
     """
-    x = x if isinstance(x, jax.Array) else np.asarray(x)
+    if np.ma.is_masked(x):
+        raise ValueError("X is masked: put NaN, or a number, where it hides entries.")
+    x = x if isinstance(x, jax.Array) else np.asarray(x).view()
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError(
             "Embeddings take real numbers, not complex ones: give real and imaginary parts as "
             "columns."
         )
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
+    if not any(jnp.issubdtype(x.dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
+        raise ValueError(f"Embeddings take real numbers, got dtype {x.dtype}: convert them.")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(jnp.result_type(float))
+    if isinstance(x, np.ndarray):
+        # An embedding that changes what it is given would change the data of others.
+        x.flags.writeable = False
+    return x
 
 
 def along(values, x):
@@ -219,7 +222,7 @@ class Embedding(abc.ABC):
     def _evaluate(self, points):
         """Phi of concrete points in float64, inside a traced function too."""
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-            return np.asarray(self(np.asarray(points, float)))
+            return np.asarray(self(as_float(np.asarray(points, float))))
 
     def _site_inputs(self, x):
         """Floats (..., site_features), also where that is 1; ValueError for another last axis."""

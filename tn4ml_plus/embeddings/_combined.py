@@ -7,6 +7,7 @@ import operator
 
 import numpy as np
 
+from .._arrays import namespace
 from .._checks import float_tuple
 from .._registry import variant
 from .._types import AnyArray, ArrayLike
@@ -19,7 +20,6 @@ from ._base import (
     Weights,
     along,
     as_float,
-    namespace,
     product,
 )
 from ._polynomial import LinearComplement

@@ -8,11 +8,11 @@ from functools import partial
 import jax
 import numpy as np
 
-from .._arrays import evenly_spaced, with_fixed_signs
+from .._arrays import evenly_spaced, namespace, with_fixed_signs
 from .._checks import check_int, check_number, int_tuple
 from .._registry import variant
 from .._types import AnyArray, ArrayLike
-from ._base import Embedding, Gram, Vectors, along, as_float, gauss_legendre, namespace, product
+from ._base import Embedding, Gram, Vectors, along, as_float, gauss_legendre, product
 from ._waves import trigonometric_moments
 
 # Images, and numbers in all their patches, from which principal components are found.

@@ -8,10 +8,11 @@ import math
 
 import numpy as np
 
+from .._arrays import namespace
 from .._checks import check, check_int, check_number
 from .._registry import variant
 from .._types import ArrayLike
-from ._base import Embedding, Gram, Vectors, Weights, along, as_float, namespace
+from ._base import Embedding, Gram, Vectors, Weights, along, as_float
 
 
 @variant("embedding")

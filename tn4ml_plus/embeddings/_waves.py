@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 
+from .._arrays import namespace
 from .._registry import variant
 from .._types import ArrayLike
-from ._base import Embedding, Gram, Vectors, Weights, along, as_float, namespace
+from ._base import Embedding, Gram, Vectors, Weights, along, as_float
 
 
 def _frequencies(k):

@@ -14,7 +14,7 @@ import quimb.tensor as qtn
 
 from .._amplitude import Amplitude
 from .._arrays import key_of, on_device
-from .._compiled import compiled
+from .._compiled import cleared, compiled
 from .._registry import variant
 from ..contraction import SquaredNorm, calibrate, pack, unpack
 from ..initializers import Noiseless
@@ -30,7 +30,7 @@ _BLOCK = 1024
 # Noise of targets in squared errors, of which few samples may show less.
 _LEAST_NOISE = 0.1
 # By ensemble, `Ensemble._groups` and the contents of the networks that they are of.
-_GROUPS = weakref.WeakKeyDictionary()
+_GROUPS = cleared(weakref.WeakKeyDictionary())
 
 
 class Batch(NamedTuple):
@@ -299,8 +299,7 @@ class Ensemble:
 
         They are kept for the next time, unless a network has changed by then.
         """
-        precision = jnp.result_type(float), self.orders.tobytes()
-        contents = [precision, *map(_contents, self.networks)]
+        contents = self._contents()
         kept, groups = _GROUPS.get(self, (None, None))
         if kept == contents:
             return groups
@@ -312,8 +311,15 @@ class Ensemble:
                 (stacked([packed]), structure.padded(), on_device(order[None], np.int32))
                 for (packed, structure), order in zip(packs, self.orders, strict=True)
             ]
-        _GROUPS[self] = contents, groups
+        # Another thread may have changed one meanwhile.
+        if contents == self._contents():
+            _GROUPS[self] = contents, groups
         return groups
+
+    def _contents(self):
+        """All that `_groups` depend on."""
+        precision = jnp.result_type(float), self.orders.tobytes()
+        return [precision, *map(_contents, self.networks)]
 
     def _trained(self, structure):
         """Structure to be trained: that of a packed network, or one that wraps it."""
@@ -331,7 +337,7 @@ def _contents(network):
     tensors = []
     for tensor in network.tensors:
         data = np.asarray(tensor.data)
-        tensors.append((tensor.inds, *tensor.tags, data.shape, data.dtype, hash(data.tobytes())))
+        tensors.append((tensor.inds, data.shape, data.dtype, hash(data.tobytes())))
     names = (getattr(network, name) for name in network._EXTRA_PROPS)
     return type(network), network.exponent, *names, tensors
 

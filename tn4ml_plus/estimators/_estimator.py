@@ -23,8 +23,8 @@ from ..training import extend_history
 qtn.TensorNetwork.__sklearn_clone__ = lambda network: network.copy()
 
 _ABSENT = object()
-# Numbers of a part of an array, and rows that it has a multiple of, those of the largest block.
-_NUMBERS, _ROWS = 1 << 21, 16_384
+# Numbers in a part of an array; its rows are a multiple of those of a large block or a small one.
+_NUMBERS, _ROWS, _FEW_ROWS = 1 << 21, 16_384, 1024
 # What fitting makes beside the attributes that end in an underscore.
 _PARTS = "_reader", "_ensemble", "_target"
 
@@ -83,8 +83,12 @@ def by_rows(method):
     @functools.wraps(method)
     def call(self, X, *args, **kwargs):
         plain = type(X) in (np.ndarray, np.memmap) and X.ndim == 2 and X.dtype.kind in "biuf"
-        size = max(1, _NUMBERS // (_ROWS * max(1, X.shape[1]))) * _ROWS if plain else 0
-        if not plain or len(X) <= size:
+        if not plain or hasattr(self, "feature_names_in_"):  # of which each part would warn
+            return method(self, X, *args, **kwargs)
+        most = _NUMBERS // max(1, X.shape[1])
+        multiple = _ROWS if most >= _ROWS else _FEW_ROWS
+        size = max(most // multiple, 1) * multiple
+        if len(X) <= size:
             return method(self, X, *args, **kwargs)
         starts = range(0, len(X), size)
         with told_once():

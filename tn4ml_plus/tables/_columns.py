@@ -40,7 +40,10 @@ _NUMBERS = 1 << 26
 
 @contextlib.contextmanager
 def told_once():
-    """Counts of values by what is said of them, in warnings where the outermost context ends."""
+    """Counts of values by what is said of them and by who says it.
+
+    They become warnings where the outermost context ends.
+    """
     if (outer := _counts.get()) is not None:
         yield outer
         return
@@ -49,7 +52,7 @@ def told_once():
         yield counts
     finally:
         _counts.reset(token)
-    for text, count in counts.items():
+    for (text, _), count in counts.items():
         if count:
             warn(f"{count} {text}", DomainWarning)
 
@@ -345,8 +348,8 @@ class Columns:
         name, coded = type(self.embedding).__name__, self.numeric & self._discrete
         unknown = self._unknown(out)[:, coded].sum() if coded.any() else 0
         with told_once() as counts:
-            counts[_OUTSIDE.format(name)] += n_outside
-            counts[_UNKNOWN.format(name)] += int(unknown)
+            counts[_OUTSIDE.format(name), id(self)] += n_outside
+            counts[_UNKNOWN.format(name), id(self)] += int(unknown)
         if self.embedding.site_features > 1 and np.isnan(out).any():
             raise ValueError(
                 f"Input X contains NaN, and {type(self.embedding).__name__} sees several features "

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arrays import served_length
+from .._arrays import namespace, served_length
 from .._registry import variant
 from ..embeddings import Embedding, WithMissing
-from ..embeddings._base import namespace
 from ..initializers import least_squares_weights
 from ..training import bucket
 from ._columns import BLOCK, Columns, blocks
@@ -25,7 +24,7 @@ from ._table import Table
 _LEAST_DIVISOR = 0.1
 # How many times `BLOCK` the largest block has.
 _MANY_BLOCKS = 16
-# Numbers that stay in a processor's cache while they are embedded.
+# Numbers of vectors that are made together, which a processor's cache holds.
 _NEAR = 1 << 18
 
 
@@ -137,6 +136,7 @@ class TableReader(Columns):
         U = reader.transform(table)
         # Everything that learns from rows sees those before it at work.
         reader = dataclasses.replace(reader, embedding=reader.embedding.for_data(U, weight))
+        reader._check_embedding()
         few, weight = U[rows], weight[rows]
         unit = reader.embedding.site_unit_weights(U.shape[1])
         if unit is None:
@@ -161,12 +161,14 @@ class TableReader(Columns):
         U : ndarray of shape (n_samples, width), as from `transform`
         length : int or None, that of U
         """
-        U = self._padded(U, len(U) if length is None else length)
-        phi = np.empty((len(U), self.nsites, self.embedding.phys_dim), U.dtype)
-        embed, size = self.vector_map, max(1, _NEAR // prod(phi.shape[1:]))
+        shape, length = (self.nsites, self.embedding.phys_dim), len(U) if length is None else length
+        embed, size = self.vector_map, max(1, _NEAR // prod(shape))
+        # Of few sizes, since embeddings may compile something for each.
+        U = self._padded(U, bucket(length) if length <= size else -(-length // size) * size)
+        phi = np.empty((len(U), *shape), U.dtype)
         for start in range(0, len(U), size):
             phi[start : start + size] = embed(U[start : start + size])
-        return phi
+        return phi[:length]
 
     @property
     def vector_map(self) -> "VectorMap":
@@ -182,8 +184,22 @@ class TableReader(Columns):
         if self.embedding.site_features > 1:
             return found
         # What is missing has the middle's vector before another is learned.
-        others = found(middle[None])[0] if self.neutral is None else self.neutral
+        others = self.neutral
+        if others is None:
+            others = found(middle.astype(_dtype())[None])[0]
         return dataclasses.replace(found, gaps=np.where(gaps.any(axis=1)[:, None], gaps, others))
+
+    def _check_embedding(self):
+        """ValueError for an embedding that takes arrays of NumPy or those of JAX only."""
+        try:
+            row = self._padded(np.empty((0, self.width)), 1)
+            self.vector_map(row)
+            _vectors.eval_shape(self.vector_map, row)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(
+                f"{self.embedding!r} must take arrays of NumPy and, in compiled code, those of JAX "
+                f"({error}): write it in jax.numpy, on jnp.asarray(x)."
+            ) from error
 
     @property
     def _middle(self):
@@ -287,6 +303,11 @@ class VectorMap:
         return phi
 
 
+@jax.jit
+def _vectors(vector_map, rows):
+    return vector_map(rows)
+
+
 def _dtype():
-    """The floating dtype of now."""
+    """The floating dtype that JAX has at present."""
     return np.dtype(jnp.result_type(float))
