@@ -51,7 +51,7 @@ def cache_compilations(folder: str | os.PathLike | None = None, *, max_bytes: in
     max_bytes : int, at least 0
         Size of what is kept, by default 256 MiB. This call removes the programs unused for longest
         until the others fit; from then on the folder grows until the next call. The programs of a
-        first `TNClassifier`, fit and predictions, take some 400 kB.
+        first `TNClassifier`, fit and predictions, take some 220 kB.
 
     Returns
     -------
@@ -92,8 +92,8 @@ def clear_compiled() -> None:
     """Free the memory of all compiled programs, those of other libraries that use JAX included.
 
     Programs stay in memory for as long as the process runs. For each new number of columns, a
-    `TNClassifier` of one small network leaves some 15 MB, one that chooses its embedding 50 MB; and
-    260 and 700 of the memory maps of which Linux grants a process 65,530 unless told otherwise.
+    `TNClassifier` of one small network leaves some 12 MB, one that chooses its embedding 30 MB; and
+    90 and 220 of the memory maps of which Linux grants a process 65,530 unless told otherwise.
     Where this is called between such fits both stay level. What is used again is compiled again, or
     read from where `cache_compilations` has kept it; models and their results stay as they are.
 
