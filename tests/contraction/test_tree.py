@@ -16,6 +16,7 @@ from tn4ml_plus.networks import TTN, Tree
 
 contract = jax.jit(contraction.contract, static_argnums=1)
 log_norm_squared = jax.jit(contraction.log_norm_squared, static_argnums=1)
+log_norm_and_gradient = jax.jit(jax.value_and_grad(contraction.log_norm_squared), static_argnums=1)
 
 TREES = {
     "one": Tree.balanced(1),
@@ -120,7 +121,18 @@ def test_norms_and_plain_amplitudes(tree):
             ttn = random_tree(tree, n_outputs)
             packed, structure = pack(ttn)
             expected = 2 * np.log(np.linalg.norm(ttn.contract(output_inds=ttn.outer_inds()).data))
-            assert float(log_norm_squared(packed, structure)) == pytest.approx(expected, rel=1e-10)
+            value, gradient = log_norm_and_gradient(packed, structure)
+            assert float(value) == pytest.approx(expected, rel=1e-10)
+            # A change of the whole network in all of its numbers; padding has no gradient.
+            rng = np.random.default_rng(3)
+            change = [np.where(core != 0, rng.normal(size=core.shape), 0) for core in packed]
+            moved = [
+                log_norm_squared(tuple(p + s * c for p, c in zip(packed, change)), structure)
+                for s in (1e-5, -1e-5)
+            ]
+            inner = sum(np.vdot(g, c) for g, c in zip(gradient, change))
+            assert float(inner) == pytest.approx(float(moved[0] - moved[1]) / 2e-5, rel=1e-6)
+            assert all(not g[core == 0].any() for g, core in zip(gradient, packed))
         phi = samples(ttn)
         plain, structure = pack(random_tree(tree, None))
         amplitude = contract(plain, structure, phi)

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from .. import _precise as precise
-from .._amplitude import Amplitude, exponent_of, times_power_of_two
+from .._amplitude import Amplitude, exponent_of, power_of_two, times_power_of_two
 from .._compiled import bounded_cache
 from .._registry import variant
 from ..networks import TTN, Tree, as_network
@@ -80,26 +80,15 @@ class TreeStructure(Structure):
         return Amplitude(value.reshape(phi.shape[0], *self.output_dims), total)
 
     def log_norm_squared(self, packed):
-        phys_dims, widest = np.array(self.phys_dims), self.phys_dim
-        eyes = np.eye(widest) * (np.arange(widest) < phys_dims[:, None])[:, None]
-        norms = {-1: jnp.asarray(eyes, packed[0].dtype)}
-        log = jnp.zeros((), packed[0].dtype)
-
-        def node(core, grams):
-            half = core
-            for axis, gram in enumerate(grams):
-                half = jnp.moveaxis(precise.tensordot(half, gram, (axis, 0)), -1, axis)
-            return precise.tensordot(half, core, (list(range(core.ndim - 1)),) * 2)
-
+        grams, exponent = {}, jnp.zeros((), jnp.int32)
         for number, (cores, slots) in enumerate(zip(packed, _sources(self.tree), strict=True)):
-            sizes = cores.shape[1:-1]
-            grams = tuple(_gather(norms, slot, (n, n)) for slot, n in zip(slots, sizes))
-            gram = jax.vmap(node)(cores, grams)
-            size = lax.stop_gradient(jnp.max(jnp.abs(gram), axis=(1, 2), keepdims=True))
-            size = jnp.where(size > 0, size, 1)
-            norms[number] = gram / size
-            log = log + jnp.sum(jnp.log(size))
-        return jnp.log(jnp.trace(norms[len(packed) - 1][0])) + log
+            below = tuple(
+                None if slot[0][0][0] < 0 else _gather(grams, slot, (size, size))
+                for slot, size in zip(slots, cores.shape[1:-1])
+            )
+            grams[number], exponents = overlaps(cores, below)
+            exponent = exponent + jnp.sum(exponents, dtype=jnp.int32)
+        return Amplitude(jnp.trace(grams[len(packed) - 1][0]), exponent).log_abs()
 
     def rooted(self):
         """The tree itself."""
@@ -202,6 +191,64 @@ def _merge_backward(residuals, cotangent):
 
 
 merge.defvjp(_merge_forward, _merge_backward)
+
+
+@jax.custom_vjp
+def overlaps(cores, grams):
+    """Gram matrices of the states above the nodes of a layer from those of the states below them.
+
+    cores: (nodes, *children, up); grams: one (nodes, size, size), symmetric, a child, None for a
+    site. Returns the matrices (nodes, up, up) and the exponents (nodes,) of the powers of two by
+    which they have to be multiplied, constant under differentiation. Both layers' gradients are
+    equal, so that one of them is computed.
+    """
+    return _overlaps_forward(cores, grams)[0]
+
+
+def _overlaps_forward(cores, grams):
+    @jax.vmap
+    def node(core, grams):
+        half = _applied(core, *grams)
+        gram = _overlap(half, core, core.ndim - 1)
+        # No overlap is larger than the largest of a state with itself.
+        e = exponent_of(jnp.diagonal(gram)[:, None])[0]
+        return (gram * power_of_two(-e, gram.dtype), e), half
+
+    result, halves = node(cores, grams)
+    return result, (cores, grams, halves, result[1])
+
+
+def _overlaps_backward(residuals, cotangent):
+    @jax.vmap
+    def node(core, grams, half, e, g):
+        # A cotangent may lack the symmetry of the matrices; the rest of it changes nothing.
+        g = (g + g.T) * power_of_two(-e - 1, g.dtype)
+        nothing = [None] * len(grams)
+        above = _applied(core, *nothing, g)
+        d_grams = list(nothing)
+        for j, gram in enumerate(grams):
+            if gram is not None:
+                d_grams[j] = _overlap(_applied(above, *grams[:j], None, *grams[j + 1 :]), core, j)
+        return 2 * _applied(half, *nothing, g), tuple(d_grams)
+
+    return node(*residuals, cotangent[0])
+
+
+overlaps.defvjp(_overlaps_forward, _overlaps_backward)
+
+
+def _applied(core, *matrices):
+    """A core after a symmetric matrix, or None for the identity, at each of its first axes."""
+    for axis, matrix in enumerate(matrices):
+        if matrix is not None:
+            core = jnp.moveaxis(precise.tensordot(core, matrix, (axis, 0)), -1, axis)
+    return core
+
+
+def _overlap(half, core, axis):
+    """Sum over all axes but one."""
+    others = [i for i in range(core.ndim) if i != axis]
+    return precise.tensordot(half, core, (others, others))
 
 
 @bounded_cache(256)
