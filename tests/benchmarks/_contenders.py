@@ -7,10 +7,10 @@ Libraries are imported inside, since no environment has them all.
 """
 
 import dataclasses
-import functools
 import math
 import sys
 import timeit
+from functools import partial
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Case:
     d: int
     D: int
     B: int
-    n_classes: int = 10
+    n_classes: int | None = 10
     tree: bool = False
 
     @property
@@ -60,7 +60,7 @@ class Case:
         """Features (B, n) float32 in [0, 1] and labels (B,) int32."""
         rng = np.random.default_rng(0)
         x = rng.random((self.B, self.n), dtype=np.float32)
-        return x, rng.integers(self.n_classes, size=self.B, dtype=np.int32)
+        return x, rng.integers(self.n_classes or 1, size=self.B, dtype=np.int32)
 
 
 def ours(case):
@@ -211,7 +211,8 @@ def tensorkrowch(case, inline_mats):
     model.auto_unbind = False
     options = {"inline_input": False, "inline_mats": inline_mats, "renormalize": True}
     model.trace(torch.zeros(1, case.n, case.d), **options)
-    return torch_run(lambda phi: model(phi, **options), model.parameters(), case)
+    logits = partial(model, **options)
+    return torch_run(cross_entropy(logits), model.parameters(), case)
 
 
 def torchmps(case, parallel_eval, repository):
@@ -230,7 +231,7 @@ def torchmps(case, parallel_eval, repository):
         label_site=case.n // 2,
         init_std=NOISE,
     )
-    return torch_run(model, model.parameters(), case)
+    return torch_run(cross_entropy(model), model.parameters(), case)
 
 
 def quimb(case, batch, path):
@@ -313,7 +314,7 @@ def jax_run(loss, params, x, y):
     optimizer = optax.adam(LEARNING_RATE)
     opt_state = optimizer.init(params)
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    @partial(jax.jit, donate_argnums=(0, 1))
     def step(params, opt_state, x, y):
         value, grads = jax.value_and_grad(loss)(params, x, y)
         updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -329,8 +330,15 @@ def jax_run(loss, params, x, y):
     return run
 
 
-def torch_run(model, parameters, case):
-    """Adam on the cross-entropy of ``model(phi)`` with phi (B, n, d)."""
+def cross_entropy(model):
+    """``loss(phi, y)`` of the logits ``model(phi)``."""
+    import torch
+
+    return lambda phi, y: torch.nn.functional.cross_entropy(model(phi), y)
+
+
+def torch_run(loss, parameters, case):
+    """Adam on ``loss(phi, y)`` with phi (B, n, d)."""
     import torch
 
     torch.set_flush_denormal(True)
@@ -342,10 +350,10 @@ def torch_run(model, parameters, case):
         angle = torch.pi / 2 * x
         phi = torch.stack([angle.cos(), angle.sin()], dim=-1)
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(phi), y)
-        loss.backward()
+        value = loss(phi, y)
+        value.backward()
         optimizer.step()
-        return loss.item()
+        return value.item()
 
     return torch_steps(step)
 

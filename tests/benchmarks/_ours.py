@@ -9,9 +9,9 @@ import numpy as np
 import optax
 from _contenders import SWEEPS
 
-from tn4ml_plus.contraction import contract, pack
+from tn4ml_plus.contraction import contract, log_norm_squared, pack
 from tn4ml_plus.embeddings import Trigonometric
-from tn4ml_plus.losses import CrossEntropy
+from tn4ml_plus.losses import CrossEntropy, NegativeLogLikelihood, Objective
 from tn4ml_plus.networks import MPS, TTN
 from tn4ml_plus.training import Problem, Samples, Sweep
 
@@ -23,7 +23,8 @@ def make_step(case):
 
     ``state, loss = step(state, x, y)`` with x (B, n) float32 in [0, 1] and y (B,) int32 labels does
     one trigonometric embedding (d = 2), forward, cross-entropy, backward and Adam step of a chain
-    or a balanced binary tree in float32, and leaves `loss` (a scalar) on the device.
+    or a balanced binary tree in float32, and leaves `loss` (a scalar) on the device. Without
+    classes the loss is the negative log-likelihood.
     """
     kind = TTN if case.tree else MPS
     sizes = {"bond_dim": case.D, "phys_dim": case.d, "n_outputs": case.n_classes}
@@ -36,8 +37,13 @@ def make_step(case):
 def _step(structure, state, x, y):
     packed, optimizer = state
 
+    objective = Objective(CrossEntropy() if structure.output_inds else NegativeLogLikelihood())
+
     def mean_loss(packed):
-        return jnp.mean(CrossEntropy()(contract(packed, structure, Trigonometric().embed(x)), y))
+        losses = objective.loss(contract(packed, structure, Trigonometric().embed(x)), y)
+        if objective.needs_norm:
+            losses = objective.with_log_norm(losses, log_norm_squared(packed, structure))
+        return jnp.mean(losses)
 
     loss, gradient = jax.value_and_grad(mean_loss)(packed)
     updates, optimizer = OPTIMIZER.update(gradient, optimizer, packed)

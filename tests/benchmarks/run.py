@@ -49,13 +49,13 @@ def commands(arguments):
     fewer_seeds = ["--seeds", "1"] if arguments.quick else []
     made = {
         "side_by_side": ["side_by_side", "--out", out / "side_by_side.md", *quick, *peers],
-        "side_by_side_trees": [
-            "side_by_side",
-            "--trees",
-            "--out",
-            out / "side_by_side_trees.md",
-            *quick,
-        ],
+        **{
+            f"side_by_side_{kind}": [
+                *("side_by_side", kind, "--out", out / f"side_by_side_{kind}.md"),
+                *(*quick, *(peers if kind == "densities" else ())),
+            ]
+            for kind in ("trees", "densities")
+        },
         "cold_start": [
             "cold_start",
             "--out",

@@ -171,9 +171,8 @@ class Shared(Gradient):
         rows = _batches(problem, batch_size, bucket(steps))
         peak = np.array([self.learning_rate or _rate(structure)])
         rates = padded_rates(self, peak, problem.n_samples, epoch, steps)
-        dropped = self._dropped(problem, rows.shape)
-        dropped = None if dropped is None else dropped[:, None]
-        batches = Minibatches(rows[:, None], rates.astype(dtype), steps, dropped)
+        dropout = self._dropout(problem)
+        batches = Minibatches(rows[:, None], rates.astype(dtype), steps, dropout)
         decay = self.decay * np.sqrt(1000 / problem.effective_size) * _share(structure)
         traced = SharedRisk(problem.risk), params, moments, anchor, batches
         decay = np.array([decay], dtype)

@@ -2,16 +2,18 @@
 
     python tests/benchmarks/side_by_side.py --peers-python PATH --out docs/tables/side_by_side.md
 
-and of balanced binary trees beside quimb::
+and of balanced binary trees beside quimb, of densities beside PyTorch::
 
-    python tests/benchmarks/side_by_side.py --trees --out docs/tables/side_by_side_trees.md
+    python tests/benchmarks/side_by_side.py trees --out docs/tables/side_by_side_trees.md
+    python tests/benchmarks/side_by_side.py densities --peers-python PATH \
+        --out docs/tables/side_by_side_densities.md
 
-Every contender (_contenders.py) lives in a process of its own, since no environment has them all,
-and waits while another computes. A round runs each of them once and a float32 matrix product too;
-ratios and shares are taken within a round and their medians reported, because a shared machine's
-speed wanders more than the contenders differ. Without --peers-python the peers are left out;
-TorchMPS, which is on no index, takes part when --torchmps names a clone of its repository.
-run.py says how to make the peers' environment.
+Every contender (_contenders.py, _density_contenders.py) lives in a process of its own, since no
+environment has them all, and waits while another computes. A round runs each of them once and a
+float32 matrix product too; ratios and shares are taken within a round and their medians reported,
+because a shared machine's speed wanders more than the contenders differ. Without --peers-python the
+peers are left out; TorchMPS, which is on no index, takes part when --torchmps names a clone of its
+repository. run.py says how to make the peers' environment.
 """
 
 import argparse
@@ -29,6 +31,7 @@ import sys
 import threading
 from pathlib import Path
 
+import _density_contenders
 from _contenders import SGEMM_SIZE, TN4ML_FLOAT32_SITES, Case
 
 logger = logging.getLogger("side_by_side")
@@ -49,17 +52,54 @@ TREES = tuple(
     Case(*size, tree=True)
     for size in ((256, 2, 10, 128), (784, 2, 10, 128), (784, 2, 20, 128), (784, 2, 32, 128))
 )
+DENSITIES = tuple(
+    _density_contenders.Case(*size)
+    for size in ((100, 2, 32, 32), (100, 2, 32, 128), (100, 2, 32, 512), (784, 2, 20, 128))
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a table compares: its cases, the loss and the useful operations of a step."""
+
+    cases: tuple
+    quick: tuple
+    loss: str
+    flops: str
+    peers: tuple = ()
+
+
+KINDS = {
+    "chains": Kind(
+        CASES,
+        QUICK_CASES,
+        "cross-entropy of 10 classes",
+        "6 n d D^2 B flops",
+        ("tn4ml bare", "TensorKrowch", "TorchMPS", "quimb"),
+    ),
+    "trees": Kind(
+        TREES, TREES[:1], "cross-entropy of 10 classes", "6 B flops for each entry of the tree"
+    ),
+    "densities": Kind(
+        DENSITIES,
+        DENSITIES[:1],
+        "-log of |psi|^2 / <psi|psi>",
+        "6 n d D^2 B + 10 n d D^3 flops",
+        ("TensorKrowch", "PyTorch"),
+    ),
+}
 
 # Goals: peer / ours, at least.
 RATIO_GOALS = {
-    ("tn4ml bare", CASES[0]): 25,
-    ("tn4ml bare", CASES[2]): 40,
-    ("tn4ml bare", CASES[5]): 45,
-    ("TensorKrowch", CASES[2]): 15,
-    ("TensorKrowch", CASES[3]): 25,
-    ("TorchMPS", CASES[2]): 12,
-    ("TorchMPS", CASES[3]): 25,
-    ("quimb", CASES[2]): 15,
+    ("tn4ml bare", CASES[0]): 20,
+    ("tn4ml bare", CASES[2]): 50,
+    ("tn4ml bare", CASES[5]): 50,
+    ("TensorKrowch", CASES[2]): 25,
+    ("TensorKrowch", CASES[3]): 35,
+    ("TorchMPS", CASES[2]): 20,
+    ("TorchMPS", CASES[3]): 35,
+    ("quimb", CASES[2]): 3,
+    **{("PyTorch", case): 10 for case in DENSITIES[:3]},
 }
 # Share of the same round's matrix product, at least.
 SHARE_GOALS = {CASES[2]: 0.12, CASES[3]: 0.25, CASES[4]: 0.22, TREES[3]: 0.2}
@@ -89,20 +129,25 @@ class Contender:
 
 
 SGEMM, OURS = "sgemm", "ours"
+EVERY = CASES + TREES + DENSITIES
 TN4ML_PACKAGES = ("tn4ml", "jax", "quimb")
 
 
 def contenders(torchmps):
     """All contenders; where a peer takes minutes to compile, only the cases that matter."""
-    yield Contender(SGEMM, "sgemm", (("library", "numpy"),), CASES + TREES, ("numpy",))
-    yield Contender(SGEMM, "sgemm", (("library", "jax"),), CASES + TREES)
+    yield Contender(SGEMM, "sgemm", (("library", "numpy"),), EVERY, ("numpy",))
+    yield Contender(SGEMM, "sgemm", (("library", "jax"),), EVERY)
     yield Contender(OURS, "ours", (), CASES + TREES)
+    yield Contender(OURS, "_density_contenders:ours", (), DENSITIES)
     yield Contender("tn4ml bare", "tn4ml_bare", (), CASES[:4] + CASES[5:], TN4ML_PACKAGES, True)
     yield Contender("tn4ml train", "tn4ml_train", (), QUICK_CASES, TN4ML_PACKAGES, True)
     for inline_mats in (False, True):
         options = (("inline_mats", inline_mats),)
         packages = ("tensorkrowch", "torch")
         yield Contender("TensorKrowch", "tensorkrowch", options, CASES, packages, True)
+    for group, packages in (("TensorKrowch", ("tensorkrowch", "torch")), ("PyTorch", ("torch",))):
+        function = f"_density_contenders:{group.lower()}"
+        yield Contender(group, function, (), DENSITIES, packages, True)
     for parallel_eval in (False, True) if torchmps else ():
         options = (("parallel_eval", parallel_eval), ("repository", torchmps))
         yield Contender("TorchMPS", "torchmps", options, CASES, ("torch",), True)
@@ -324,28 +369,25 @@ def notes_on_peers(absent):
 """
 
 
-def report(results, workers, versions, arguments, load):
+def report(kind, results, workers, versions, arguments, load):
     rates = [2 * SGEMM_SIZE**3 / best(t, SGEMM).median / 1e9 for t in results.values()]
     groups = list(dict.fromkeys(w.contender.group for w in workers))
-    peers = () if arguments.trees else ("tn4ml bare", "TensorKrowch", "TorchMPS")
-    absent = [g for g in peers if g not in groups]
+    absent = [g for g in kind.peers if g not in groups]
     variables = ", ".join(f"`{v}`" for v in arguments.env) or "none"
-    notes = "" if arguments.trees else notes_on_peers(absent)
-    of = "trees" if arguments.trees else "chains"
-    counted = "6 B flops for each entry of the tree" if arguments.trees else "6 n d D^2 B flops"
-    return f"""# The training step of {of}, side by side
+    notes = notes_on_peers(absent) if arguments.kind == "chains" else ""
+    return f"""# The training step of {arguments.kind}, side by side
 
-Trigonometric embedding of raw features, forward pass, cross-entropy, backward pass and Adam on one
-batch: n sites, physical dimension d, bond dimension D, batch size B, 10 classes. Ratios are peer /
-ours, so larger is better for us; a goal and its verdict stand in brackets. Of a peer's variants the
-fastest counts. Medians over interleaved rounds; the first step, with compilation, is timed apart.
+Trigonometric embedding of raw features, forward pass, {kind.loss}, backward pass and Adam on one
+batch: n sites, physical dimension d, bond dimension D, batch size B. Ratios are peer / ours, so
+larger is better for us; a goal and its verdict stand in brackets. Of a peer's variants the fastest
+counts. Medians over interleaved rounds; the first step, with compilation, is timed apart.
 
 {ratios_table(results, [g for g in groups if g not in (SGEMM, OURS)])}
 
 {exponent_line(results)}
 {medians_table(results)}
 
-- Share of sgemm: {counted} over the step's time, over the rate of a float32
+- Share of sgemm: {kind.flops} over the step's time, over the rate of a float32
   {SGEMM_SIZE} x {SGEMM_SIZE} x {SGEMM_SIZE} product in the same round (numpy's or jax's, the
   faster; {min(rates):.0f} to {max(rates):.0f} GFLOP/s by case).
 {notes}- {processor()}, {os.cpu_count()} cores, {arguments.threads} threads each (one for a PyTorch
@@ -357,11 +399,11 @@ fastest counts. Medians over interleaved rounds; the first step, with compilatio
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", nargs="?", choices=KINDS, default="chains")
     parser.add_argument("--out", type=Path, required=True, help="markdown file to write")
     parser.add_argument("--peers-python", help="interpreter of the peers' environment")
     parser.add_argument("--torchmps", help="clone of the TorchMPS repository")
-    parser.add_argument("--trees", action="store_true", help="balanced binary trees, not chains")
-    parser.add_argument("--quick", action="store_true", help="two cases only")
+    parser.add_argument("--quick", action="store_true", help="the smallest cases only")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--groups", help="comma-separated groups to time; default all")
@@ -377,9 +419,8 @@ def main():
     chosen = arguments.groups and {SGEMM, *arguments.groups.split(",")}
     workers, versions = [], {}
     try:
-        cases = TREES if arguments.trees else CASES
-        if arguments.quick:
-            cases = TREES[:1] if arguments.trees else QUICK_CASES
+        kind = KINDS[arguments.kind]
+        cases = kind.quick if arguments.quick else kind.cases
         for contender in contenders(arguments.torchmps):
             if not set(cases) & set(contender.cases):
                 continue
@@ -391,7 +432,7 @@ def main():
         for case in cases:
             logger.info("n, d, D, B = %s", size(case))
             results[case] = measure(workers, case, arguments.rounds)
-            arguments.out.write_text(report(results, workers, versions, arguments, load))
+            arguments.out.write_text(report(kind, results, workers, versions, arguments, load))
     finally:
         for worker in workers:
             worker.close()

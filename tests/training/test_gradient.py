@@ -25,6 +25,7 @@ from tn4ml_plus.training import (
     Problem,
     Samples,
     WarmupCosine,
+    _gradient,
     _trainer,
     bucket,
     outputs,
@@ -467,9 +468,36 @@ def test_dropout_draws_anew_each_epoch_at_its_rate():
     problem = make_problem()
     trainer = Gradient(optimizer=FROZEN, max_epochs=6, batch_size=12, feature_dropout=0.4)
     assert len(set(trainer.train(problem).history["loss"])) == 6
-    dropped = trainer._dropped(make_problem(), (50, 1, 12))
-    assert dropped.shape == (50, 1, 12, NSITES)
-    assert abs(dropped.mean() - 0.4) < 5 * np.sqrt(0.24 / dropped.size)
+
+
+def test_dropped_features_have_each_networks_share_and_no_pattern():
+    shares = np.array([0.0, 0.1, 0.4, 1.0], np.float32)
+    keys = np.random.RandomState(0).randint(2**32, size=(2, 4), dtype=np.uint32)
+    draw = jax.jit(_gradient._dropped, static_argnums=3)
+    # An odd number of features: two are drawn at a time.
+    masks = np.array([draw(key, shares, step, (4, 33, 3)) for key in keys for step in range(25)])
+    assert masks.shape == (50, 4, 33, 3)
+    for axis in (0, 2, 3):
+        others = tuple({0, 2, 3} - {axis})
+        size = masks[:, 0].size / masks.shape[axis]
+        deviation = np.sqrt(shares * (1 - shares) / size)
+        means = np.moveaxis(masks.mean(axis=others), 0 if axis else 1, -1)
+        assert (abs(means - shares) <= 5 * deviation).all()
+    # Steps, networks and samples are independent of the next ones.
+    centred = masks[:, 2].astype(float) - 0.4
+    for axis in range(3):
+        following = np.roll(centred, 1, axis)
+        assert abs(np.mean(centred * following)) < 5 * 0.24 / np.sqrt(centred.size)
+    np.testing.assert_array_equal(masks[3], draw(keys[0], shares, 3, (4, 33, 3)))
+
+
+def test_an_epoch_brings_no_more_than_the_order_of_its_samples_to_the_device(monkeypatch):
+    given, epoch = [], _gradient._epoch
+    monkeypatch.setattr(_gradient, "_epoch", lambda *args: given.append(args) or epoch(*args))
+    trainer = Gradient(max_epochs=1, batch_size=4, feature_dropout=0.4)
+    trainer.train(make_problem(2))
+    arrays = [leaf for leaf in jax.tree.leaves(given) if isinstance(leaf, np.ndarray)]
+    assert 0 < sum(array.nbytes for array in arrays) <= 2 * 4 * bucket(N_SAMPLES) + 200
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 
 from .._checks import check, check_instance, check_int, check_number
 from .._compiled import bounded_cache, compiled
@@ -190,8 +192,7 @@ class Gradient(Trainer):
             peaks[:] = self.learning_rate
         rows = _batches(problem, batch_size, bucket(steps))
         rates = padded_rates(self, peaks, problem.n_samples, epoch, steps)
-        dropped = self._dropped(problem, rows.shape)
-        batches = Minibatches(rows, rates.astype(dtype), steps, dropped)
+        batches = Minibatches(rows, rates.astype(dtype), steps, self._dropout(problem))
         decay = np.multiply(self.decay, np.sqrt(1000 / problem.effective_size) * shares).astype(
             dtype
         )
@@ -205,29 +206,27 @@ class Gradient(Trainer):
         numbers = {"learning_rate": float(rates[steps - 1].mean())}
         return Step(params, state, totals.sum() / n_trained, numbers, first)
 
-    def _dropped(self, problem, shape):
-        """Features that the samples of an epoch lose, (*shape, nsites) bools, or None."""
-        shares = np.asarray(self.feature_dropout, np.float32)
+    def _dropout(self, problem):
+        """Key and shares of the features that samples lose, or None."""
+        shares = np.broadcast_to(np.float32(self.feature_dropout), problem.n_members)
         if not shares.any():
             return None
-        # Drawn here, since the compilation of a generator would take longer than many trainings.
-        draw = np.random.default_rng(problem.random_state.randint(2**31 - 1)).random
-        nsites = problem.samples.phi.shape[1]
-        return draw((*shape, nsites), np.float32) < shares.reshape(-1, 1, 1)
+        return problem.random_state.randint(2**32, size=4, dtype=np.uint32), shares
 
 
 class Minibatches(NamedTuple):
     """The minibatches of an epoch, padded to a bucketed number.
 
     rows: (length, n_members, batch_size) sample numbers, -1 for none, or (length, batch_size) of
-    images; rates: (length, n_members) learning rates, or (length,); steps: the real ones; dropped:
-    bools, one axis nsites more than rows, or None; first: number of steps before these.
+    images; rates: (length, n_members) learning rates, or (length,); steps: the real ones; dropout:
+    a key of four uint32 and the shares (n_members,) of features that samples lose, or None; first:
+    number of steps before these.
     """
 
     rows: Any
     rates: Any
     steps: int
-    dropped: Any = None
+    dropout: Any = None
     first: int = 0
 
 
@@ -269,7 +268,7 @@ def _batches(problem, batch_size, length):
 
 @partial(compiled, static_argnames=("optimizer", "clip_norm"))
 def _epoch(optimizer, clip_norm, risk, params, state, anchor, batches, decay):
-    rows, rates, steps, dropped, _ = batches
+    rows, rates, steps, dropout, _ = batches
 
     def member(params, state, anchor, decay, order, rows, dropped, rate):
         def value_fn(p):
@@ -297,19 +296,36 @@ def _epoch(optimizer, clip_norm, risk, params, state, anchor, batches, decay):
         return params, state, total
 
     n_members = rows.shape[1]
-    axes = (0, 0, 0, 0, risk.order_axis, 0, None if dropped is None else 0, 0)
+    axes = (0, 0, 0, 0, risk.order_axis, 0, None if dropout is None else 0, 0)
     step = over_members(member, n_members, axes)
 
     def body(i, carry):
         params, state, totals = carry
-        lost = None if dropped is None else dropped[i]
-        given = params, state, anchor, decay, risk.orders, rows[i], lost, rates[i]
+        dropped = None
+        if dropout is not None:
+            dropped = _dropped(*dropout, i, (*rows.shape[1:], risk.samples.phi.shape[1]))
+        given = params, state, anchor, decay, risk.orders, rows[i], dropped, rates[i]
         params, state, total = step(*given)
         return params, state, totals.at[i].set(total)
 
     totals = jnp.zeros((len(rows), n_members), rates.dtype)
-    params, state, totals = jax.lax.fori_loop(0, steps, body, (params, state, totals))
+    params, state, totals = lax.fori_loop(0, steps, body, (params, state, totals))
     return params, state, nan_unless_finite(params, totals)
+
+
+def _dropped(key, shares, step, shape):
+    """Features that the samples of a step lose, bools (n_members, batch_size, nsites).
+
+    Drawn where the networks are trained: an epoch's would take long to bring there. 16 bits decide.
+    """
+    size = math.prod(shape[1:])
+    key = key.at[0].add(step.astype(key.dtype))
+    words = (shape[0], -(-size // 2))
+    # Of JAX's generators the quickest to compile, the same on all devices.
+    _, bits = lax.rng_bit_generator(key, words, algorithm=lax.RandomAlgorithm.RNG_THREE_FRY)
+    bits = lax.bitcast_convert_type(bits, np.uint16).reshape(shape[0], -1)[:, :size]
+    bounds = (shares * 2**16).astype(np.int32)
+    return bits.reshape(shape).astype(np.int32) < bounds[:, None, None]
 
 
 @variant("trainer", "lbfgs")
