@@ -63,11 +63,12 @@ class Case:
         return x, rng.integers(self.n_classes or 1, size=self.B, dtype=np.int32)
 
 
-def ours(case):
+def ours(case, **options):
+    """Options: of the network's `random`."""
     import jax.numpy as jnp
     from _ours import make_step
 
-    state, step = make_step(case)
+    state, step = make_step(case, **options)
     x, y = map(jnp.asarray, case.batch())
 
     def run(k):
@@ -381,9 +382,9 @@ def torch_steps(step):
 SGEMM_SIZE = 768
 
 
-def sgemm(case, library):
+def sgemm(case, library, size=SGEMM_SIZE):
     """The float32 matrix product that shares are taken of; the same for every case."""
-    a, b = np.random.default_rng(0).random((2, SGEMM_SIZE, SGEMM_SIZE), dtype=np.float32)
+    a, b = np.random.default_rng(0).random((2, size, size), dtype=np.float32)
     if library == "numpy":
         product = np.matmul
     else:

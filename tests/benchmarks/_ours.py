@@ -18,8 +18,8 @@ from tn4ml_plus.training import Problem, Samples, Sweep
 OPTIMIZER = optax.adam(1e-3)
 
 
-def make_step(case):
-    """Build the training step that side_by_side.py times: ``(state, step)``.
+def make_step(case, **options):
+    """Build the training step that side_by_side.py times: ``(state, step)``; options: of `random`.
 
     ``state, loss = step(state, x, y)`` with x (B, n) float32 in [0, 1] and y (B,) int32 labels does
     one trigonometric embedding (d = 2), forward, cross-entropy, backward and Adam step of a chain
@@ -28,7 +28,7 @@ def make_step(case):
     """
     kind = TTN if case.tree else MPS
     sizes = {"bond_dim": case.D, "phys_dim": case.d, "n_outputs": case.n_classes}
-    network = kind.random(case.n, **sizes, key=jax.random.key(0))
+    network = kind.random(case.n, **sizes, **options, key=jax.random.key(0))
     packed, structure = pack(network)
     return (packed, OPTIMIZER.init(packed)), partial(_step, structure)
 
@@ -50,6 +50,21 @@ def _step(structure, state, x, y):
     return (optax.apply_updates(packed, updates), optimizer), loss
 
 
+def make_problem(network, phi, y):
+    """The training of one network on all samples, phi (n_samples, nsites, phys_dim), labels y."""
+    packed, structure = pack(network)
+    params = jax.tree.map(lambda leaf: leaf[None], packed)
+    return Problem(
+        structures=(structure,),
+        objective=CrossEntropy(),
+        params=params,
+        anchor=params,
+        samples=Samples(jnp.asarray(phi), jnp.asarray(y), jnp.ones(len(y))),
+        n_samples=len(y),
+        neutral=None,
+    )
+
+
 def make_sweeps(case, x, y):
     """``sweeps(k)`` makes `SWEEPS` two-site sweeps over all samples and returns the mean loss.
 
@@ -58,17 +73,7 @@ def make_sweeps(case, x, y):
     network = MPS.random(
         case.n, bond_dim=case.D, phys_dim=case.d, n_outputs=case.n_classes, key=jax.random.key(0)
     )
-    packed, structure = pack(network)
-    problem = Problem(
-        structures=(structure,),
-        objective=CrossEntropy(),
-        params=jax.tree.map(lambda leaf: leaf[None], packed),
-        anchor=None,
-        samples=Samples(Trigonometric().embed(x), jnp.asarray(y), jnp.ones(case.B)),
-        n_samples=case.B,
-        neutral=None,
-    )
-
+    problem = make_problem(network, Trigonometric().embed(x), y)
     seconds = []
 
     def sweeps(k):
