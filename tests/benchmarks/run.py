@@ -4,7 +4,7 @@
 
 Run it from an environment with this package and its ``bench`` extra, on a machine that does nothing
 else: about seven hours on two cores. Names after the options choose benchmarks; ``--quick`` keeps
-to the smallest settings.
+to the smallest settings. accelerator.py, which writes its table on a GPU alone, is run by itself.
 
 side_by_side.py compares with other libraries, whose pins exclude each other's; they get an
 environment of their own, of which PATH is the interpreter::
