@@ -64,7 +64,7 @@ class Case:
 
 
 def ours(case, **options):
-    """Options: of the network's `random`."""
+    """Options: of `make_step`."""
     import jax.numpy as jnp
     from _ours import make_step
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _contenders import SWEEPS
+from _contenders import LEARNING_RATE, SWEEPS
 
 from tn4ml_plus.contraction import contract, log_norm_squared, pack
 from tn4ml_plus.embeddings import Trigonometric
@@ -15,10 +15,8 @@ from tn4ml_plus.losses import CrossEntropy, NegativeLogLikelihood, Objective
 from tn4ml_plus.networks import MPS, TTN
 from tn4ml_plus.training import Problem, Samples, Sweep
 
-OPTIMIZER = optax.adam(1e-3)
 
-
-def make_step(case, **options):
+def make_step(case, learning_rate=LEARNING_RATE, **options):
     """Build the training step that side_by_side.py times: ``(state, step)``; options: of `random`.
 
     ``state, loss = step(state, x, y)`` with x (B, n) float32 in [0, 1] and y (B,) int32 labels does
@@ -30,12 +28,13 @@ def make_step(case, **options):
     sizes = {"bond_dim": case.D, "phys_dim": case.d, "n_outputs": case.n_classes}
     network = kind.random(case.n, **sizes, **options, key=jax.random.key(0))
     packed, structure = pack(network)
-    return (packed, OPTIMIZER.init(packed)), partial(_step, structure)
+    optimizer = optax.adam(learning_rate)
+    return (packed, optimizer.init(packed)), partial(_step, structure, optimizer)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _step(structure, state, x, y):
-    packed, optimizer = state
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _step(structure, optimizer, state, x, y):
+    packed, moments = state
 
     objective = Objective(CrossEntropy() if structure.output_inds else NegativeLogLikelihood())
 
@@ -46,8 +45,8 @@ def _step(structure, state, x, y):
         return jnp.mean(losses)
 
     loss, gradient = jax.value_and_grad(mean_loss)(packed)
-    updates, optimizer = OPTIMIZER.update(gradient, optimizer, packed)
-    return (optax.apply_updates(packed, updates), optimizer), loss
+    updates, moments = optimizer.update(gradient, moments, packed)
+    return (optax.apply_updates(packed, updates), moments), loss
 
 
 def make_problem(network, phi, y):

@@ -143,10 +143,10 @@ def measure(part, settings, seconds):
     replies.write(json.dumps({"gpu": gpu, "kind": kind if gpu else "processor"}) + "\n")
     for i, (name, setting) in enumerate(settings.items()):
         programs.clear()
+        left = (end - time.perf_counter()) / (len(settings) - i)
+        if left <= 0:
+            break
         try:
-            left = (end - time.perf_counter()) / (len(settings) - i)
-            if left <= 0:
-                raise TimeoutError("out of time")
             cells = [*getattr(_accelerator, part.measure)(setting, left), str(len(programs))]
         except Exception as error:
             logger.exception(name)
@@ -166,7 +166,8 @@ def run(name, settings, options, cpu, seconds):
     kept |= {"PYTHONPATH": os.pathsep.join(paths)} | ({"JAX_PLATFORMS": "cpu"} if cpu else {})
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, env=kept, timeout=seconds)
-        output, why = done.stdout, f"the process ended with {done.returncode}"
+        why = f"the process ended with {done.returncode}" if done.returncode else "out of time"
+        output = done.stdout
     except subprocess.TimeoutExpired as expired:
         output, why = expired.stdout or b"", "out of time"
     # A process that was stopped may have begun a line.
