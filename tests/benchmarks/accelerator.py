@@ -238,7 +238,7 @@ def main():
             tables = [table_of(*part) for part in rows.items() if part[1]]
             (arguments.out / "accelerator.md").write_text(report(tables, arguments.minutes))
     if not gpu:
-        logger.info("JAX found no GPU: nothing is written.")
+        logger.info("No GPU took part: nothing is written.")
 
 
 if __name__ == "__main__":
