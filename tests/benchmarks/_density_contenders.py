@@ -29,10 +29,9 @@ def ours(case):
     return _contenders.ours(case)
 
 
-def tensorkrowch(case):
-    """Its amplitudes, and its norm by a copy that shares the tensors."""
+def tensorkrowch(case, inline_mats):
+    """Its amplitudes and its norm, between which a network has to be reset."""
     import tensorkrowch as tk
-    import torch
 
     model = tk.models.MPS(
         n_features=case.n,
@@ -42,14 +41,15 @@ def tensorkrowch(case):
         init_method="randn_eye",
         std=NOISE,
     )
-    norm = model.copy(share_tensors=True)
-    for network in (model, norm):
-        network.auto_stack, network.auto_unbind = True, False
-    options = {"inline_input": False, "inline_mats": False, "renormalize": True}
-    model.trace(torch.zeros(1, case.n, case.d), **options)
+    model.auto_stack, model.auto_unbind = True, False
 
     def loss(phi, _):
-        return 2 * norm.norm(log_scale=True) - 2 * model(phi, **options).abs().log().mean()
+        # Renormalised contractions forget the scale of each sample.
+        amplitudes = model(phi, inline_input=False, inline_mats=inline_mats)
+        model.reset()
+        log_norm = model.norm(log_scale=True)
+        model.reset()
+        return 2 * log_norm - 2 * amplitudes.abs().log().mean()
 
     return torch_run(loss, model.parameters(), case)
 

@@ -11,6 +11,7 @@ from _contenders import LEARNING_RATE, SWEEPS
 
 from tn4ml_plus.contraction import contract, log_norm_squared, pack
 from tn4ml_plus.embeddings import Trigonometric
+from tn4ml_plus.initializers import least_squares_weights
 from tn4ml_plus.losses import CrossEntropy, NegativeLogLikelihood, Objective
 from tn4ml_plus.networks import MPS, TTN
 from tn4ml_plus.training import Problem, Samples, Sweep
@@ -26,6 +27,8 @@ def make_step(case, learning_rate=LEARNING_RATE, **options):
     """
     kind = TTN if case.tree else MPS
     sizes = {"bond_dim": case.D, "phys_dim": case.d, "n_outputs": case.n_classes}
+    # By default outputs begin near one, as in training.
+    options.setdefault("weights", least_squares_weights(Trigonometric().embed(case.batch()[0])))
     network = kind.random(case.n, **sizes, **options, key=jax.random.key(0))
     packed, structure = pack(network)
     optimizer = optax.adam(learning_rate)
