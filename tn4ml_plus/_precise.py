@@ -7,6 +7,7 @@ matrices, metrics and least squares. Products of those are made here; NumPy has 
 
 from functools import partial, reduce
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -15,6 +16,8 @@ dot_general = partial(lax.dot_general, precision=_PRECISION)
 einsum = partial(jnp.einsum, precision=_PRECISION)
 tensordot = partial(jnp.tensordot, precision=_PRECISION)
 vdot = partial(jnp.vdot, precision=_PRECISION)
+#: Context in which products that ask for nothing have all digits too.
+everywhere = partial(jax.default_matmul_precision, _PRECISION)
 
 
 def matmul(*matrices):

@@ -1,18 +1,20 @@
 """L-BFGS on a problem small enough to be solved."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from short_products import short_products_of
 
 from tn4ml_plus.contraction import contract, pack
 from tn4ml_plus.errors import NotFiniteError
 from tn4ml_plus.initializers import RandomNormal
 from tn4ml_plus.losses import SquaredError
 from tn4ml_plus.networks import MPS
-from tn4ml_plus.training import LBFGS, Problem, Samples
+from tn4ml_plus.training import LBFGS, Problem, Samples, _gradient
 
 N_SAMPLES, PADDING = 10, 2
 
@@ -49,6 +51,14 @@ def make_problem():
         neutral=jnp.zeros((3, 2)),
         random_state=np.random.RandomState(0),
     )
+
+
+def test_the_line_search_sees_all_digits():
+    problem = make_problem()
+    trainer = LBFGS(max_epochs=1)
+    state = trainer.init(problem)
+    traced = problem.params, state, problem.risk, problem.anchor, 0.0
+    assert short_products_of(partial(_gradient._iterate, 10), *traced) == []
 
 
 def test_finds_the_function_and_never_climbs():

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from .. import _precise as precise
 from .._checks import check, check_instance, check_int, check_number
 from .._compiled import bounded_cache, compiled
 from .._registry import variant
@@ -391,5 +392,7 @@ def _iterate(memory, params, state, risk, anchor, pull):
         return optax.apply_updates(params, updates), state, loss
 
     step = over_members(member, count(params), (0, 0, 0, risk.order_axis))
-    params, state, losses = step(params, state, anchor, risk.orders)
+    # A line search compares losses that differ in their last digits.
+    with precise.everywhere():
+        params, state, losses = step(params, state, anchor, risk.orders)
     return params, state, nan_unless_finite(params, losses)
