@@ -11,7 +11,7 @@ import quimb.tensor as qtn
 
 from tn4ml_plus import contraction
 from tn4ml_plus.contraction import calibrate, pack, unpack
-from tn4ml_plus.contraction._tree import merge
+from tn4ml_plus.contraction._tree import climb
 from tn4ml_plus.networks import TTN, Tree
 
 contract = jax.jit(contraction.contract, static_argnums=1)
@@ -204,28 +204,53 @@ def test_large_trees_are_finite_and_calibrated(tree):
     assert np.isfinite(log_norm_squared(packed, structure))
 
 
-def test_a_node_against_finite_differences():
+def test_the_gradient_of_a_tree_against_finite_differences():
     with jax.enable_x64(True):
-        rng = np.random.default_rng(0)
-        cores = rng.normal(size=(3, 2, 3, 2, 4))
-        children = tuple(rng.normal(size=(3, size, 5)) for size in (2, 3, 2))
-        weights = rng.normal(size=(3, 4, 5))
+        ttn = random_tree(TREES["crossed"])
+        packed, structure = pack(ttn)
+        leaves = jnp.asarray(samples(ttn).transpose(1, 2, 0))
+        weights = np.random.default_rng(0).normal(size=(2, 5))
+        _, exponent = climb(structure.tree, packed, leaves)
 
-        def total(cores, children):
-            states, exponents = merge(cores, children)
-            return jnp.sum(weights * jnp.ldexp(states, exponents[:, None]))
+        # What climb leaves to its caller: the exponent is constant under differentiation.
+        def total(packed, leaves, exponent=exponent):
+            return jnp.sum(
+                weights * jnp.ldexp(climb(structure.tree, packed, leaves)[0], exponent[None])
+            )
 
-        # What merge leaves to its caller: the exponent is constant under differentiation.
-        exponents = merge(cores, children)[1]
-        gradient = jax.grad(
-            lambda c, v: jnp.sum(weights * jnp.ldexp(merge(c, v)[0], exponents[:, None])), (0, 1)
-        )(cores, children)
-        flat, build = jax.flatten_util.ravel_pytree((cores, children))
-        direction = rng.normal(size=flat.shape)
+        def exact(packed, leaves):
+            return total(packed, leaves, climb(structure.tree, packed, leaves)[1])
+
+        gradient = jax.grad(total, (0, 1))(packed, leaves)
+        flat, build = jax.flatten_util.ravel_pytree((packed, leaves))
+        direction = np.random.default_rng(1).normal(size=flat.shape)
         step = 1e-6
-        difference = total(*build(flat + step * direction)) - total(*build(flat - step * direction))
+        difference = exact(*build(flat + step * direction)) - exact(*build(flat - step * direction))
         slope = jax.flatten_util.ravel_pytree(gradient)[0] @ direction
         assert float(difference) / (2 * step) == pytest.approx(float(slope), rel=1e-7)
+
+
+def test_second_derivatives_equal_those_of_a_dense_contraction():
+    with jax.enable_x64(True):
+        # A node is a layer here, and nothing is padded.
+        rng, shapes = np.random.default_rng(0), [(2, 2), (2, 2, 2), (2, 2, 2)]
+        arrays = [rng.normal(size=shape) for shape in shapes]
+        ttn = TTN(arrays, TREES["through"], output_inds=("out",))
+        packed, structure = pack(ttn)
+        phi = samples(ttn)
+        direction = jax.tree.map(jnp.cos, packed)
+        towards = [d[0] for d in direction]
+
+        def change(function, arrays, towards):
+            """Of the squared gradient's length, backward, and of the gradient, forward."""
+            gradient = jax.grad(lambda arrays: jnp.sum(function(arrays) ** 2))
+            length = jax.grad(lambda a: sum(jnp.sum(g**2) for g in gradient(a)))(arrays)
+            return length, jax.jvp(gradient, (arrays,), (towards,))[1]
+
+        ours = change(lambda p: contract(p, structure, phi).dense(), packed, direction)
+        theirs = change(lambda arrays: dense(arrays, ttn, phi), arrays, towards)
+        for mine, dense_one in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            assert_close(mine.reshape(dense_one.shape), dense_one, 1e-10)
 
 
 def test_a_second_tree_of_the_same_shape_compiles_nothing():

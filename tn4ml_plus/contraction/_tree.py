@@ -1,12 +1,15 @@
 """Trees: a scan over the nodes of a layer, with its own backward pass."""
 
 import dataclasses
+from functools import partial
 from math import prod
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_batching import custom_vmap
 
 from .. import _precise as precise
 from .._amplitude import Amplitude, exponent_of, power_of_two, times_power_of_two
@@ -68,16 +71,10 @@ class TreeStructure(Structure):
         return TTN(arrays, tree, **attributes(self, *_NAMES))
 
     def contract(self, packed, phi):
-        """Layer by layer, from the leaves up."""
-        states = {-1: phi.transpose(1, 2, 0).astype(packed[0].dtype)}
-        total = jnp.zeros(phi.shape[0], jnp.int32)
-        for number, (cores, slots) in enumerate(zip(packed, _sources(self.tree), strict=True)):
-            sizes = cores.shape[1:-1]
-            children = tuple(_gather(states, slot, (size,)) for slot, size in zip(slots, sizes))
-            states[number], exponents = merge(cores, children)
-            total = total + jnp.sum(exponents, axis=0, dtype=jnp.int32)
-        value = states[len(packed) - 1][0].T
-        return Amplitude(value.reshape(phi.shape[0], *self.output_dims), total)
+        """Node by node, from the leaves up."""
+        leaves = phi.transpose(1, 2, 0).astype(packed[0].dtype)
+        value, exponent = climb(self.tree, packed, leaves)
+        return Amplitude(value.T.reshape(phi.shape[0], *self.output_dims), exponent)
 
     def log_norm_squared(self, packed):
         grams, exponent = {}, jnp.zeros((), jnp.int32)
@@ -144,37 +141,120 @@ def _layers(tree):
     return tuple(tuple(layers[key]) for key in sorted(layers))
 
 
-@jax.custom_vjp
-def merge(cores, children):
-    """States above the nodes of a layer from the states below them.
+class _Run(NamedTuple):
+    """Nodes that one scan visits: cores of one shape, leaves in the same places.
 
-    cores: (nodes, *children, up); children: one (nodes, size, batch) a child. Returns the states
-    (nodes, up, batch) and the exponents (nodes, batch) of the powers of two by which they have to
-    be multiplied. A node costs one GEMM on the Khatri-Rao product of its children, forward; two,
-    backward. The exponents are constant under differentiation.
+    kind: numbers of all layers of such nodes, whose cores are stacked; places: which of these cores
+    the nodes have, (n,); nodes: their numbers, (n,); children: numbers of leaves and of nodes,
+    (n, k); leafy: whether each child is a leaf, (k,).
     """
-    return _merge_forward(cores, children)[0]
+
+    kind: tuple[int, ...]
+    places: np.ndarray
+    nodes: np.ndarray
+    children: np.ndarray
+    leafy: tuple[bool, ...]
 
 
-def _merge_forward(cores, children):
-    def node(_, inputs):
-        core, vectors = inputs
-        u = lax.dot_general(core, khatri_rao(*vectors), (((0,), (0,)), ((), ())))
+@bounded_cache(256)
+def _runs(tree, shapes):
+    """Few runs that visit every node but the root, and that after its children.
+
+    XLA compiles each for a tenth of a second or two, so layers of one shape share theirs. Next is
+    always the kind of which the largest share can be visited. shapes: of a core of every layer.
+    """
+    kinds = {}
+    for number, (layer, shape) in enumerate(zip(_layers(tree)[:-1], shapes)):
+        leafy = tuple(child < tree.nsites for child in tree.nodes[layer[0]])
+        kinds.setdefault((leafy, shape), []).append(number)
+    nodes = {
+        kind: [i for n in numbers for i in _layers(tree)[n]] for kind, numbers in kinds.items()
+    }
+    waiting, known, runs = dict(nodes), set(range(tree.nsites)), []
+
+    def ready(kind):
+        reached, found = set(known), []
+        for i in waiting[kind]:
+            if reached.issuperset(tree.nodes[i]):
+                reached.add(tree.nsites + i)
+                found.append(i)
+        return found
+
+    while waiting:
+        visited = {kind: ready(kind) for kind in waiting}
+        kind = max(waiting, key=lambda kind: len(visited[kind]) / len(waiting[kind]))
+        now = visited[kind]
+        known.update(tree.nsites + i for i in now)
+        runs.append(_run(tree, tuple(kinds[kind]), nodes[kind], now))
+        waiting[kind] = [i for i in waiting[kind] if i not in now]
+        if not waiting[kind]:
+            del waiting[kind]
+    return tuple(runs)
+
+
+def _run(tree, kind, nodes, visited):
+    """The run that visits some of the nodes of a kind."""
+    places = np.array([nodes.index(i) for i in visited])
+    children = np.array([tree.nodes[i] for i in visited])
+    leafy = children[0] < tree.nsites
+    children = np.where(leafy, children, children - tree.nsites)
+    # Unsigned numbers spare a program the question whether they count from the end.
+    numbers = np.array(visited, np.uint32), children.astype(np.uint32)
+    return _Run(kind, places, *numbers, tuple(leafy.tolist()))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def climb(tree, packed, leaves):
+    """Outputs of a tree from the vectors at its leaves.
+
+    tree: a Tree; packed: the cores of its layers, (nodes, *children, up) each; leaves: (nsites,
+    phys_dim, batch). Returns the outputs (up, batch) and the exponents (batch,) of the powers of
+    two by which they have to be multiplied, which are constant under differentiation. A node costs
+    one GEMM on the Khatri-Rao product of its children, forward; two, backward.
+    """
+    return _climb_forward(tree, packed, leaves)[0]
+
+
+def _climb_forward(tree, packed, leaves):
+    *runs, top = _with_cores(tree, packed)
+    # Every vector has rows enough for the longest, and zeros in those that it does not need.
+    width = max((cores.shape[-1] for cores in packed[:-1]), default=1)
+    below = leaves, jnp.zeros((len(tree.nodes) - 1, width, leaves.shape[2]), leaves.dtype)
+
+    def vector_above(below, core, children, run, sizes):
+        u = lax.dot_general(core, khatri_rao(*_vectors(below, children, run, sizes)), _FIRST)
         e = exponent_of(u)
-        return None, (times_power_of_two(u, -e), e)
+        return times_power_of_two(u, -e), e
 
-    flat = cores.reshape(len(cores), -1, cores.shape[-1])
-    _, result = lax.scan(node, None, (flat, children))
-    return result, (cores, children, result[1])
+    exponents = []
+    for run, cores, sizes in runs:
+
+        def node(vectors, inputs, run=run, sizes=sizes):
+            core, children, own = inputs
+            u, e = vector_above((leaves, vectors), core, children, run, sizes)
+            return _put(vectors, own, u), e
+
+        vectors, e = lax.scan(node, below[1], (cores, run.children, run.nodes))
+        below = leaves, vectors
+        exponents.append(e)
+    run, (core,), sizes = top
+    u, e = vector_above(below, core, run.children[0], run, sizes)
+    exponents.append(e[None])
+    total = jnp.sum(jnp.concatenate(exponents), axis=0, dtype=jnp.int32)
+    return (u, total), (packed, below, exponents)
 
 
-def _merge_backward(residuals, cotangent):
-    cores, children, exponents = residuals
+def _climb_backward(tree, residuals, cotangent):
+    packed, below, exponents = residuals
+    *runs, top = _with_cores(tree, packed)
+    # Cotangents of the leaves have an array of their own, which is dropped where nobody asks.
+    above = jax.tree.map(jnp.zeros_like, below)
 
-    def node(_, inputs):
-        core, vectors, e, g = inputs
+    def descend(above, g, core, e, children, run, sizes):
+        """Cotangents with those of the children of a node put in place, and that of its core."""
+        vectors = _vectors(below, children, run, sizes)
         g = times_power_of_two(g, -e)
-        d_core = lax.dot_general(khatri_rao(*vectors), g, (((1,), (1,)), ((), ())))
+        d_core = lax.dot_general(khatri_rao(*vectors), g, _LAST)
         # From the last child to the first: the product of those before it stays an array.
         d, d_vectors = core @ g, []
         for j in range(len(vectors) - 1, 0, -1):
@@ -182,15 +262,102 @@ def _merge_backward(residuals, cotangent):
             d = d.reshape(len(before), len(vectors[j]), -1)
             d_vectors.append(jnp.sum(d * before[:, None], axis=0))
             d = jnp.sum(d * vectors[j][None], axis=1)
-        d_vectors = (d, *reversed(d_vectors))
-        return None, (d_core, d_vectors)
+        above = list(above)
+        for leaf, i, vector in zip(run.leafy, children, (d, *reversed(d_vectors)), strict=True):
+            part = 0 if leaf else 1
+            above[part] = _put(above[part], i, vector)
+        return tuple(above), d_core
 
-    flat = cores.reshape(len(cores), -1, cores.shape[-1])
-    _, (d_cores, d_children) = lax.scan(node, None, (flat, children, exponents, cotangent[0]))
-    return d_cores.reshape(cores.shape), d_children
+    run, (core,), sizes = top
+    above, d_core = descend(
+        above, cotangent[0], core, exponents[-1][0], run.children[0], run, sizes
+    )
+    found = {run.kind: [(run.places, d_core[None])]}
+    for (run, cores, sizes), e in reversed([*zip(runs, exponents)]):
+
+        def node(above, inputs, run=run, sizes=sizes, rank=cores.shape[-1]):
+            core, e, children, own = inputs
+            return descend(above, _get(above[1], own, rank), core, e, children, run, sizes)
+
+        inputs = cores, e, run.children, run.nodes
+        above, d_cores = lax.scan(node, above, inputs, reverse=True)
+        found.setdefault(run.kind, []).append((run.places, d_cores))
+    d_packed = [None] * len(packed)
+    for kind, parts in found.items():
+        places, d_cores = zip(*parts)
+        d_cores = _ordered(jnp.concatenate(d_cores), np.argsort(np.concatenate(places)))
+        d_cores = d_cores.reshape(-1, *packed[kind[0]].shape[1:])
+        ends = np.cumsum([len(packed[number]) for number in kind])[:-1]
+        for number, part in zip(kind, jnp.split(d_cores, ends)):
+            d_packed[number] = part
+    return tuple(d_packed), above[0]
 
 
-merge.defvjp(_merge_forward, _merge_backward)
+climb.defvjp(_climb_forward, _climb_backward)
+
+_ZERO = np.uint32(0)
+# Contracted axes of the products of two matrices.
+_FIRST, _LAST = ((((axis,), (axis,)), ((), ())) for axis in (0, 1))
+
+
+def _with_cores(tree, packed):
+    """Runs, that of the root last, with their cores as matrices and the sizes of their children."""
+    found = []
+    last, root = len(packed) - 1, len(tree.nodes) - 1
+    top = _run(tree, (last,), [root], [root])
+    for run in (*_runs(tree, tuple(cores.shape[1:] for cores in packed[:-1])), top):
+        *sizes, up = packed[run.kind[0]].shape[1:]
+        cores = jnp.concatenate([packed[number] for number in run.kind]).reshape(
+            -1, prod(sizes), up
+        )
+        found.append((run, _ordered(cores, run.places), sizes))
+    return found
+
+
+def _ordered(stack, places):
+    """stack[places], the stack itself where these are all in order."""
+    return stack if np.array_equal(places, np.arange(len(stack))) else stack[places]
+
+
+def _get(vectors, i, size):
+    """First `size` rows of a vector, (size, batch)."""
+    return lax.dynamic_slice(vectors, (i, _ZERO, _ZERO), (1, size, vectors.shape[2]))[0]
+
+
+@jax.custom_jvp
+def _put(vectors, i, vector):
+    """Vectors of which number i begins with these rows."""
+    return _put_of_members(vectors, i, vector)
+
+
+def _put_plainly(vectors, i, vector):
+    return lax.dynamic_update_slice(vectors, vector[None], (i, _ZERO, _ZERO))
+
+
+@_put.defjvp
+def _(primals, tangents):
+    # What JAX maps by rules of its own it cannot transpose, as second derivatives want it.
+    return _put(*primals), _put_plainly(tangents[0], primals[1], tangents[2])
+
+
+_put_of_members = custom_vmap(_put_plainly)
+
+
+@_put_of_members.def_vmap
+def _(axis_size, batched, vectors, i, vector):
+    # JAX would scatter, with a look whether i is in bounds: steps would take a fifth longer.
+    vectors, vector = (
+        x if own else jnp.broadcast_to(x, (axis_size, *x.shape))
+        for x, own in zip((vectors, vector), (batched[0], batched[2]))
+    )
+    return lax.dynamic_update_slice(vectors, vector[:, None], (_ZERO, i, _ZERO, _ZERO)), True
+
+
+def _vectors(below, children, run, sizes):
+    """Vectors of the children of a node, from those of leaves and those of nodes."""
+    leaves, nodes = below
+    places = zip(run.leafy, children, sizes, strict=True)
+    return [_get(leaves if leaf else nodes, i, size) for leaf, i, size in places]
 
 
 @jax.custom_vjp
