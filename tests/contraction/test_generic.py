@@ -208,6 +208,20 @@ def test_scale_of_any_size_in_single_precision(geometry, magnitude):
         np.testing.assert_allclose(jnp.sum(array * leaf), result.value.size, rtol=1e-3)
 
 
+def test_products_that_lose_all_digits_keep_their_scale():
+    """Not all products are rescaled; here each loses what a float of 24 bits can tell apart."""
+    small, n = 1e-7, 12
+    core = np.multiply.outer(np.eye(2), [1, small])
+    tensors = [qtn.Tensor(core, [f"b{i}", f"b{(i + 1) % n}", f"k{i}"]) for i in range(n)]
+    packed, structure = pack(from_quimb(qtn.TensorNetwork(tensors)))
+    phi = jnp.broadcast_to(jnp.array([0.0, 1.0]), (1, n, 2))
+    value_and_grad = jax.value_and_grad(lambda p: contract(p, structure, phi).log_abs().sum())
+    log_abs, gradient = jax.jit(value_and_grad)(packed)
+    np.testing.assert_allclose(log_abs, np.log(2) + n * np.log(small), rtol=1e-6)
+    for array, leaf in zip(packed, gradient, strict=True):
+        np.testing.assert_allclose(jnp.sum(array * leaf), 1, rtol=1e-5)
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_pack_and_unpack_round_trip(geometry):
     network = from_quimb(geometry(0))

@@ -2,10 +2,12 @@
 
 import dataclasses
 from bisect import bisect_left
+from functools import partial
 from itertools import chain
 from math import log2, log10, prod
 
 import cotengra
+import jax
 import jax.numpy as jnp
 import numpy as np
 import quimb.tensor as qtn
@@ -190,11 +192,12 @@ class _Step:
 
     @property
     def equation(self):
-        """The step in the words of einsum."""
-        letter = {}
+        """The step in the words of einsum, for stacks of operands."""
+        letter = {None: cotengra.get_symbol(0)}
         for ind in self.inds_i + self.inds_j:
             letter.setdefault(ind, cotengra.get_symbol(len(letter)))
-        a, b, c = ("".join(letter[ind] for ind in x) for x in (self.inds_i, self.inds_j, self.out))
+        terms = ((None, *inds) for inds in (self.inds_i, self.inds_j, self.out))
+        a, b, c = ("".join(map(letter.get, inds)) for inds in terms)
         return f"{a},{b}->{c}"
 
 
@@ -270,24 +273,142 @@ def _plan(terms, structure):
     return inputs, steps
 
 
-def _rescale(x, inds):
-    """Divide by the power of two next to the largest modulus, of every sample where it has them."""
-    columns = x.reshape(x.shape[0] if _BATCH in inds else 1, -1).T
-    exponent = exponent_of(lax.stop_gradient(columns))
-    scale = power_of_two(-exponent, x.dtype)
-    return x * scale.reshape(-1, *[1] * (x.ndim - 1)) if x.ndim else x * scale[0], exponent
+def _rescale(stack, batched):
+    """Divide each by the power of two next to its largest modulus, of every sample if batched.
+
+    stack: (n, *shape), or (n, batch, *shape). Returns the exponents, (n, batch) or (n, 1), too.
+    """
+    axes = tuple(range(1 + batched, stack.ndim))
+    largest = lax.reduce_max(lax.abs(lax.stop_gradient(stack)), axes)
+    exponents = exponent_of(largest[None])
+    scaled = stack * lax.expand_dims(power_of_two(-exponents, stack.dtype), axes)
+    return scaled, exponents if batched else exponents[:, None]
 
 
 def _execute(steps, arrays, inputs, einsum=jnp.einsum):
-    """Value of the last step and its exponents, (batch,) or (1,)."""
-    operands, exponents = zip(*map(_rescale, arrays, inputs))
-    operands, total = list(operands), sum(exponents)
-    for step in steps:
-        b, a = operands.pop(step.j), operands.pop(step.i)
-        x, exponent = _rescale(einsum(step.equation, a, b), step.out)
-        operands.append(x)
-        total = total + exponent
-    return operands[0], total
+    """Value of the last step and its exponents, (batch,) or (1,).
+
+    Like arrays are one stack, like steps one step of stacks, and products are rescaled where the
+    next might leave the floats: XLA takes its time for every operation.
+    """
+    kinds = [(array.shape, _BATCH in inds) for array, inds in zip(arrays, inputs)]
+    rounds = _rounds(steps, tuple(kinds))
+    relay, exponents, lost = _Relay(rounds), [], {}
+
+    def finish(stack, numbers, batched, bits):
+        """Rescale if need be, note the bits that may be lost by then, and hand over."""
+        is_last = numbers[-1] == len(arrays) + len(steps) - 1
+        if is_last or not 0 < bits <= _LOST:
+            stack, own = _rescale(stack, batched)
+            exponents.append(own)
+            bits = 0
+        lost.update(dict.fromkeys(numbers, bits))
+        if not is_last:
+            relay.put(stack, numbers)
+        return stack
+
+    for kind in dict.fromkeys(kinds):
+        numbers = [i for i, other in enumerate(kinds) if other == kind]
+        stack = jnp.concatenate([jnp.atleast_1d(arrays[i]) for i in numbers])
+        last = finish(stack.reshape(len(numbers), *kind[0]), numbers, kind[1], 0)
+    for number, (equation, batched, triples) in enumerate(rounds):
+        i, j, made = zip(*triples)
+        stack = einsum(equation, relay.take(number, 0), relay.take(number, 1))
+        bits = max(lost[a] + lost[b] for a, b in zip(i, j)) + _BITS
+        last = finish(stack, made, batched, bits)
+    totals = {}
+    for own in exponents:
+        totals.setdefault(own.shape[1], []).append(own)
+    return last[0], sum(jnp.sum(jnp.concatenate(x), 0, jnp.int32) for x in totals.values())
+
+
+# A product is smaller than its factors by the digits of a float at most, but for what cancels or is
+# sparse. Two with two products each behind them leave 2**-120 in single precision.
+_BITS = 24
+_LOST = 2 * _BITS
+
+
+class _Relay:
+    """Operands on their way to the rounds that read them, each once.
+
+    They are put in the order in which they are read: whatever is taken from one stack is a slice
+    of it, and so are the gradients.
+    """
+
+    def __init__(self, rounds):
+        self.readers = {
+            i: (number, slot, place)
+            for number, (_, _, triples) in enumerate(rounds)
+            for place, (*pair, _) in enumerate(triples)
+            for slot, i in enumerate(pair)
+        }
+        self.parts = {}
+
+    def put(self, stack, numbers):
+        """Operands of these numbers."""
+        readers = [self.readers[i] for i in numbers]
+        order = sorted(range(len(readers)), key=readers.__getitem__)
+        places = {}
+        for number, slot, place in sorted(readers):
+            places.setdefault((number, slot), []).append(place)
+        ends = np.cumsum([*map(len, places.values())])[:-1]
+        parts = jnp.split(_ordered(stack, order), ends)
+        for (reader, found), part in zip(places.items(), parts, strict=True):
+            self.parts.setdefault(reader, []).append((found, part))
+
+    def take(self, number, slot):
+        """Stack of the operands that stand first (0) or second (1) in the products of a round."""
+        places, parts = zip(*self.parts.pop((number, slot)))
+        return _ordered(jnp.concatenate(parts), np.argsort(np.concatenate(places)))
+
+
+def _ordered(stack, order):
+    order = tuple(map(int, order))
+    return stack if order == tuple(range(len(stack))) else _permuted(stack, order)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _permuted(stack, order):
+    """stack[order] for a permutation, whose gradient is another and no sum."""
+    return stack[np.array(order)]
+
+
+_permuted.defvjp(
+    lambda stack, order: (_permuted(stack, order), None),
+    lambda order, _, g: (_permuted(g, tuple(np.argsort(order).tolist())),),
+)
+
+
+@bounded_cache(256)
+def _rounds(steps, kinds):
+    """Rounds of like steps: (equation of stacks, whether products have a batch, triples).
+
+    A triple (i, j, k) makes operand k of two others, counted on from the arrays. Next is always the
+    kind of step of which the largest share can be taken. kinds: shape of every array, and whether
+    it has a batch.
+    """
+    kinds, operands, waiting = dict(enumerate(kinds)), list(range(len(kinds))), {}
+    known = set(operands)
+    for k, step in enumerate(steps, len(kinds)):
+        j, i = operands.pop(step.j), operands.pop(step.i)
+        operands.append(k)
+        sizes = dict(zip(step.inds_i + step.inds_j, kinds[i][0] + kinds[j][0]))
+        kinds[k] = tuple(map(sizes.get, step.out)), _BATCH in step.out
+        like = step.equation, kinds[i], kinds[j], kinds[k]
+        waiting.setdefault(like, []).append((i, j, k))
+    found = []
+    while waiting:
+        ready = {
+            like: [triple for triple in triples if known.issuperset(triple[:2])]
+            for like, triples in waiting.items()
+        }
+        like = max(waiting, key=lambda like: len(ready[like]) / len(waiting[like]))
+        found.append((like[0], like[-1][1], tuple(ready[like])))
+        known.update(k for *_, k in ready[like])
+        waiting[like] = [triple for triple in waiting[like] if triple[2] not in known]
+        if not waiting[like]:
+            del waiting[like]
+    return tuple(found)
 
 
 def _norm_terms(structure):
