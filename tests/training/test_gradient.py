@@ -16,7 +16,7 @@ from tn4ml_plus.contraction import contract, log_norm_squared, pack
 from tn4ml_plus.errors import NotFiniteError
 from tn4ml_plus.initializers import RandomNormal
 from tn4ml_plus.losses import CrossEntropy, LogNorm
-from tn4ml_plus.networks import MPS
+from tn4ml_plus.networks import MPS, TTN, Tree
 from tn4ml_plus.training import (
     LBFGS,
     Constant,
@@ -65,8 +65,17 @@ def random_samples(n_samples=N_SAMPLES, seed=0):
     return Samples(jnp.asarray(phi), jnp.asarray(target), jnp.asarray(weight))
 
 
-def make_problem(n_members=1, n_samples=N_SAMPLES, objective=LOSS, seed=0, **options):
-    packs = [packed_chain(m) for m in range(n_members)]
+def packed_tree(seed):
+    """A tree with three arrays of one shape, which are updated as one."""
+    tree = Tree(NSITES, ((0, 1), (5, 2), (6, 3), (7, 4)))
+    options = {"n_outputs": N_CLASSES, "output_std": 1.0, "bond_dim": 2}
+    return pack(TTN.random(NSITES, tree=tree, **options, key=jax.random.key(seed)))
+
+
+def make_problem(
+    n_members=1, n_samples=N_SAMPLES, objective=LOSS, seed=0, packed=packed_chain, **options
+):
+    packs = [packed(m) for m in range(n_members)]
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(packed for packed, _ in packs))
     return Problem(
         structures=tuple(structure for _, structure in packs),
@@ -345,8 +354,9 @@ def test_epoch_loss_is_the_weighted_mean_over_samples(batch_size):
     assert distance(result.params, problem.params) == 0
 
 
-def test_default_adam_with_its_schedule_and_decay():
-    problem = make_problem()
+@pytest.mark.parametrize("packed", [packed_chain, packed_tree])
+def test_default_adam_with_its_schedule_and_decay(packed):
+    problem = make_problem(packed=packed)
     problem = dataclasses.replace(
         problem, anchor=jax.tree.map(lambda leaf: leaf + 0.5, problem.params)
     )
