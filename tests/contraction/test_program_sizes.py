@@ -1,0 +1,43 @@
+"""Operations in the programs of contractions, which compile for as long as these are many.
+
+A bound may only rise for a reason: XLA takes some ten milliseconds for each kernel on a processor.
+"""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tn4ml_plus.contraction import contract, pack
+from tn4ml_plus.networks import MERA, TTN, Tree
+
+CATERPILLAR = Tree(30, ((0, 1), *((30 + i, i + 2) for i in range(28))))
+
+
+def operations(network, name):
+    """Number of operations of this name in the program of a value and its gradient."""
+    packed, structure = pack(network)
+
+    def total(packed, phi):
+        return contract(packed, structure, phi).log_abs().sum()
+
+    phi = jnp.ones((8, structure.nsites, structure.phys_dim))
+    text = jax.jit(jax.value_and_grad(total)).lower(packed, phi).as_text()
+    return text.count(f"stablehlo.{name}")
+
+
+@pytest.mark.parametrize(
+    "tree", [Tree.balanced(64), Tree.balanced(784), CATERPILLAR], ids=["64", "784", "caterpillar"]
+)
+def test_a_tree_is_a_loop_there_and_one_back_for_every_shape_of_nodes(tree):
+    ttn = TTN.random(tree.nsites, tree=tree, key=jax.random.key(0))
+    shapes = {core.shape for core in ttn.cores()[:-1]}
+    assert len(shapes) == 3
+    assert operations(ttn, "while") == 2 * len(shapes)
+
+
+@pytest.mark.parametrize(("nsites", "products", "rescalings"), [(16, 75, 18), (32, 150, 32)])
+def test_like_steps_of_a_mera_are_one(nsites, products, rescalings):
+    mera = MERA.random(nsites, bond_dim=4, n_outputs=3, key=jax.random.key(0))
+    assert operations(mera, "dot_general") <= products
+    # Each takes the exponents of largest moduli.
+    assert operations(mera, "shift_right_logical") <= rescalings
