@@ -1,14 +1,17 @@
 """Operations in the programs of contractions, which compile for as long as these are many.
 
-A bound may only rise for a reason: XLA takes some ten milliseconds for each kernel on a processor.
+A bound may only rise for a reason: XLA takes some ten milliseconds to compile a kernel for a
+processor, and half a microsecond to call one.
 """
+
+import re
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from tn4ml_plus.contraction import contract, pack
-from tn4ml_plus.networks import MERA, TTN, Tree
+from tn4ml_plus.contraction import contract, log_norm_squared, pack
+from tn4ml_plus.networks import MERA, MPS, TTN, Tree
 
 CATERPILLAR = Tree(30, ((0, 1), *((30 + i, i + 2) for i in range(28))))
 
@@ -41,3 +44,37 @@ def test_like_steps_of_a_mera_are_one(nsites, products, rescalings):
     assert operations(mera, "dot_general") <= products
     # Each takes the exponents of largest moduli.
     assert operations(mera, "shift_right_logical") <= rescalings
+
+
+def kernels_of_loops(function, *arguments):
+    """Number of kernels that each loop of a compiled function calls in one round."""
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    blocks = dict(re.findall(r"^%?([\w.-]+) [^\n]*\{\n(.*?)^\}", text, re.DOTALL | re.MULTILINE))
+    found = []
+    for name in re.findall(r"body=%?([\w.-]+)", text):
+        names = re.findall(r"= (?:\([^=]*?\)|\S+) ([\w-]+)\(", blocks[name])
+        free = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast"}
+        found.append(sum(name not in free for name in names))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "forward", "backward"),
+    [
+        (lambda packed, structure: contract(packed, structure, jnp.ones((8, 10, 2))), 11, 8),
+        (log_norm_squared, 12, 10),
+    ],
+    ids=["amplitude", "norm"],
+)
+def test_a_site_of_a_chain_is_a_few_kernels(value, forward, backward):
+    packed, structure = pack(MPS.random(10, bond_dim=4, key=jax.random.key(0)))
+
+    def total(packed):
+        found = value(packed, structure)
+        return found if value is log_norm_squared else found.log_abs().sum()
+
+    counts = kernels_of_loops(jax.value_and_grad(total), packed)
+    # The arms, there and back.
+    assert len(counts) == 4
+    assert max(counts) <= forward
+    assert sorted(counts)[1] <= backward

@@ -260,12 +260,16 @@ def overlaps(cores, environments, reverse):
 
 def _overlaps_forward(cores, environments, reverse):
     pairs, bond = environments.shape[:2]
+    states = round(pairs**0.5)
 
     def site(carry, core):
         environments, total = carry
         half = precise.matmul(environments, core.reshape(bond, -1)).reshape(pairs, -1, bond)
-        following = precise.einsum("xk,exl->ekl", core.reshape(-1, bond), half)
-        e = exponent_of(following.reshape(-1, 1))[0]
+        following = precise.dot_general(core.reshape(-1, bond), half, (((0,), (1,)), ((), ())))
+        following = following.swapaxes(0, 1)
+        # No overlap is larger than the largest of a state with itself.
+        own = following[:: states + 1].reshape(-1, bond**2)[:, :: bond + 1]
+        e = exponent_of(own.reshape(-1, 1))[0]
         return (following * power_of_two(-e, following.dtype), total + e), (environments, e)
 
     carry = environments, jnp.zeros((), jnp.int32)

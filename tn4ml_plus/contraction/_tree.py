@@ -1,4 +1,4 @@
-"""Trees: a scan over the nodes of a layer, with its own backward pass."""
+"""Trees: a scan over the nodes of one shape, with its own backward pass."""
 
 import dataclasses
 from functools import partial
