@@ -114,6 +114,8 @@ class SharedRisk:
 
     order_axis = orders = None
 
+    samples = property(lambda self: self.of.samples)
+
     def of_member(self, params, order, rows, dropped):
         """Means over members; rows and dropped features have a leading axis of members."""
         del order

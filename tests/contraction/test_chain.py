@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import quimb.tensor as qtn
+from jax.flatten_util import ravel_pytree
 
 from tn4ml_plus._registry import names, resolve
 from tn4ml_plus.contraction import calibrate, contract, log_norm_squared, pack, unpack
 from tn4ml_plus.initializers import LeastSquaresIdentity, RandomNormal
-from tn4ml_plus.networks import MPS
+from tn4ml_plus.networks import MPS, TTN
 
 LONG = 784
 outputs = jax.jit(contract, static_argnums=1)
@@ -268,6 +269,20 @@ def test_log_norm_squared(cyclic, n_outputs):
 
         inner = sum(jnp.vdot(gradient[part], direction[part]) for part in packed)
         np.testing.assert_allclose(inner, (moved(1e-6) - moved(-1e-6)) / 2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [MPS, TTN])
+def test_second_derivatives_of_the_norm(kind):
+    with jax.enable_x64(True):
+        network = kind.random(4, bond_dim=2, n_outputs=2, key=jax.random.key(0))
+        packed, structure = pack(network.astype("float64"))
+        flat, build = ravel_pytree(packed)
+        gradient = jax.jit(jax.grad(lambda p: log_norm_squared(build(p), structure)))
+        direction = np.where(flat != 0, np.random.default_rng(0).normal(size=flat.shape), 0)
+        second = jax.grad(lambda p: jnp.vdot(gradient(p), direction))(flat)
+        difference = gradient(flat + 1e-6 * direction) - gradient(flat - 1e-6 * direction)
+        np.testing.assert_allclose(second, difference / 2e-6, atol=1e-7)
+        assert np.abs(second).max() > 1e-2
 
 
 @pytest.mark.parametrize("magnitude", [1e-15, 1e15])

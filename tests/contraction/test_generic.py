@@ -209,8 +209,8 @@ def test_scale_of_any_size_in_single_precision(geometry, magnitude):
 
 
 def test_products_that_lose_all_digits_keep_their_scale():
-    """Not all products are rescaled; here each loses what a float of 24 bits can tell apart."""
-    small, n = 1e-7, 12
+    """Not all products are rescaled; here each loses more bits than a float has."""
+    small, n = 1e-14, 12
     core = np.multiply.outer(np.eye(2), [1, small])
     tensors = [qtn.Tensor(core, [f"b{i}", f"b{(i + 1) % n}", f"k{i}"]) for i in range(n)]
     packed, structure = pack(from_quimb(qtn.TensorNetwork(tensors)))

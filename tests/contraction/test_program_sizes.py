@@ -14,6 +14,8 @@ from tn4ml_plus.contraction import contract, log_norm_squared, pack
 from tn4ml_plus.networks import MERA, MPS, TTN, Tree
 
 CATERPILLAR = Tree(30, ((0, 1), *((30 + i, i + 2) for i in range(28))))
+# Each node is of another kind than the one before.
+ALTERNATING = Tree(30, ((0, 1), *((30 + i, i + 2)[:: 1 - 2 * (i % 2)] for i in range(28))))
 
 
 def operations(network, name):
@@ -36,6 +38,13 @@ def test_a_tree_is_a_loop_there_and_one_back_for_every_shape_of_nodes(tree):
     shapes = {core.shape for core in ttn.cores()[:-1]}
     assert len(shapes) == 3
     assert operations(ttn, "while") == 2 * len(shapes)
+
+
+def test_cores_are_put_in_order_once_whatever_the_tree():
+    ttn = TTN.random(30, tree=ALTERNATING, key=jax.random.key(0))
+    # Not once for each of the loops, of which there are as many as nodes.
+    assert operations(ttn, "while") > 2 * 20
+    assert operations(ttn, "concatenate") < 20
 
 
 @pytest.mark.parametrize(("nsites", "products", "rescalings"), [(16, 75, 18), (32, 150, 32)])

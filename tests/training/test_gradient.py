@@ -493,9 +493,10 @@ def test_dropped_features_have_each_networks_share_and_no_pattern():
         deviation = np.sqrt(shares * (1 - shares) / size)
         means = np.moveaxis(masks.mean(axis=others), 0 if axis else 1, -1)
         assert (abs(means - shares) <= 5 * deviation).all()
-    # Steps, networks and samples are independent of the next ones.
-    centred = masks[:, 2].astype(float) - 0.4
-    for axis in range(3):
+    # Steps, networks, samples and features are independent of the next ones.
+    centred = np.array([draw(keys[0], np.full(4, 0.4, "f4"), i, (4, 33, 3)) for i in range(50)])
+    centred = centred.astype(float) - 0.4
+    for axis in range(4):
         following = np.roll(centred, 1, axis)
         assert abs(np.mean(centred * following)) < 5 * 0.24 / np.sqrt(centred.size)
     np.testing.assert_array_equal(masks[3], draw(keys[0], shares, 3, (4, 33, 3)))

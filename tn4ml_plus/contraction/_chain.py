@@ -120,7 +120,8 @@ class ChainStructure(LinearStructure):
         center = jnp.moveaxis(center, -1, 1).reshape(bond, bond, -1)
         half = precise.einsum("eij,jls->eils", left, center)
         half = precise.einsum("eils,ekl->iks", half, right)
-        return Amplitude(precise.vdot(half, center), e_left + e_right).log_abs()
+        norm = precise.vdot(half, center)
+        return jnp.log(norm) + Amplitude(norm, e_left + e_right).log_scale
 
     def rooted(self):
         """Two arms below the center."""

@@ -322,8 +322,9 @@ def _execute(steps, arrays, inputs, einsum=jnp.einsum):
     return last[0], sum(jnp.sum(jnp.concatenate(x), 0, jnp.int32) for x in totals.values())
 
 
-# A product is smaller than its factors by the digits of a float at most, but for what cancels or is
-# sparse. Two with two products each behind them leave 2**-120 in single precision.
+# Bits that a product may be smaller by than its factors: those of a float, since what is smaller
+# still is rounding, unless it cancels or is sparse. Operands that lost so much twice leave 2**-120
+# at least, within single precision.
 _BITS = 24
 _LOST = 2 * _BITS
 
@@ -331,8 +332,8 @@ _LOST = 2 * _BITS
 class _Relay:
     """Operands on their way to the rounds that read them, each once.
 
-    They are put in the order in which they are read: whatever is taken from one stack is a slice
-    of it, and so are the gradients.
+    They are put in the order in which they are read: what a round takes from a stack is a slice of
+    it, and gradients are put back as slices.
     """
 
     def __init__(self, rounds):

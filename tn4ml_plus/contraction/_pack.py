@@ -53,7 +53,8 @@ def unpack(packed: Any, structure: Structure):
 def contract(packed: Any, structure: Structure, phi: Phi) -> Amplitude:
     """Evaluate a network on a batch of embedded samples.
 
-    Pure and differentiable in `packed` and `phi`, and compiled for each `structure` and batch size.
+    Pure, and compiled for each `structure` and batch size. Differentiable in `packed` and `phi` in
+    reverse mode, any number of times.
 
     Parameters
     ----------

@@ -80,12 +80,13 @@ class TreeStructure(Structure):
         grams, exponent = {}, jnp.zeros((), jnp.int32)
         for number, (cores, slots) in enumerate(zip(packed, _sources(self.tree), strict=True)):
             below = tuple(
-                None if slot[0][0][0] < 0 else _gather(grams, slot, (size, size))
+                None if slot is None else _gather(grams, slot, size)
                 for slot, size in zip(slots, cores.shape[1:-1])
             )
             grams[number], exponents = overlaps(cores, below)
             exponent = exponent + jnp.sum(exponents, dtype=jnp.int32)
-        return Amplitude(jnp.trace(grams[len(packed) - 1][0]), exponent).log_abs()
+        norm = jnp.trace(grams[len(packed) - 1][0])
+        return jnp.log(norm) + Amplitude(norm, exponent).log_scale
 
     def rooted(self):
         """The tree itself."""
@@ -217,7 +218,8 @@ def climb(tree, packed, leaves):
 
 def _climb_forward(tree, packed, leaves):
     *runs, top = _with_cores(tree, packed)
-    # Every vector has rows enough for the longest, and zeros in those that it does not need.
+    # Every vector has rows enough for the longest, and zeros in those that it does not need: more
+    # memory than layer by layer, for few loops.
     width = max((cores.shape[-1] for cores in packed[:-1]), default=1)
     below = leaves, jnp.zeros((len(tree.nodes) - 1, width, leaves.shape[2]), leaves.dtype)
 
@@ -302,16 +304,18 @@ _FIRST, _LAST = ((((axis,), (axis,)), ((), ())) for axis in (0, 1))
 
 def _with_cores(tree, packed):
     """Runs, that of the root last, with their cores as matrices and the sizes of their children."""
-    found = []
     last, root = len(packed) - 1, len(tree.nodes) - 1
-    top = _run(tree, (last,), [root], [root])
-    for run in (*_runs(tree, tuple(cores.shape[1:] for cores in packed[:-1])), top):
-        *sizes, up = packed[run.kind[0]].shape[1:]
-        cores = jnp.concatenate([packed[number] for number in run.kind]).reshape(
-            -1, prod(sizes), up
-        )
-        found.append((run, _ordered(cores, run.places), sizes))
-    return found
+    runs = _runs(tree, tuple(cores.shape[1:] for cores in packed[:-1]))
+    runs = *runs, _run(tree, (last,), [root], [root])
+    parts = {}
+    for kind in dict.fromkeys(run.kind for run in runs):
+        # In the order of the visits, so that a run's are a slice.
+        places = [run.places for run in runs if run.kind == kind]
+        stack = jnp.concatenate([packed[number] for number in kind])
+        stack = stack.reshape(len(stack), -1, stack.shape[-1])
+        stack = _ordered(stack, np.concatenate(places))
+        parts[kind] = iter(jnp.split(stack, np.cumsum([*map(len, places)])[:-1]))
+    return [(run, next(parts[run.kind]), packed[run.kind[0]].shape[1:-1]) for run in runs]
 
 
 def _ordered(stack, places):
@@ -389,7 +393,7 @@ def _overlaps_backward(residuals, cotangent):
     @jax.vmap
     def node(core, grams, half, e, g):
         # A cotangent may lack the symmetry of the matrices; the rest of it changes nothing.
-        g = (g + g.T) * power_of_two(-e - 1, g.dtype)
+        g = (g + g.T) / 2 * power_of_two(-e, g.dtype)
         nothing = [None] * len(grams)
         above = _applied(core, *nothing, g)
         d_grams = list(nothing)
@@ -422,45 +426,48 @@ def _overlap(half, core, axis):
 def _sources(tree):
     """For each layer and child slot, which parts of which layers to read: (layer, positions).
 
-    Layer -1 are the leaves. Nodes of one slot may come from several layers, which are read one
+    None for a slot of leaves. Nodes of one slot may come from several layers, which are read one
     after the other; the last entry of a slot puts them into order, None where they are.
     """
-    layers = _layers(tree)
-    place = {i: (-1, i) for i in range(tree.nsites)}
+    layers, place = _layers(tree), {}
     for number, layer in enumerate(layers):
         place |= {tree.nsites + i: (number, position) for position, i in enumerate(layer)}
-    found = []
-    for layer in layers:
-        slots = []
-        for slot in zip(*(tree.nodes[i] for i in layer), strict=True):
-            places = [place[child] for child in slot]
-            parts, order = [], []
-            for source in sorted({source for source, _ in places}):
-                mine = [i for i, (where, _) in enumerate(places) if where == source]
-                parts.append((source, tuple(places[i][1] for i in mine)))
-                order += mine
-            back = tuple(np.argsort(order).tolist())
-            slots.append((tuple(parts), None if back == tuple(range(len(back))) else back))
-        found.append(tuple(slots))
-    return tuple(found)
+    return tuple(
+        tuple(_parts(slot, place) for slot in zip(*(tree.nodes[i] for i in layer), strict=True))
+        for layer in layers
+    )
 
 
-def _read(states, positions):
-    """states[positions], as a slice where the positions are evenly spaced."""
+def _parts(slot, place):
+    """Parts that the nodes of a slot are read from, and their order."""
+    if slot[0] not in place:
+        return None
+    places = [place[child] for child in slot]
+    parts, order = [], []
+    for source in sorted({source for source, _ in places}):
+        mine = [i for i, (where, _) in enumerate(places) if where == source]
+        parts.append((source, tuple(places[i][1] for i in mine)))
+        order += mine
+    back = tuple(np.argsort(order).tolist())
+    return tuple(parts), None if back == tuple(range(len(back))) else back
+
+
+def _read(grams, positions):
+    """grams[positions], as a slice where the positions are evenly spaced."""
     steps = set(np.diff(positions).tolist())
     if len(steps) <= 1 and min(steps, default=1) > 0:
-        return states[positions[0] : positions[-1] + 1 : min(steps, default=1)]
-    return states[np.array(positions)]
+        return grams[positions[0] : positions[-1] + 1 : min(steps, default=1)]
+    return grams[np.array(positions)]
 
 
-def _gather(states, slot, sizes):
-    """States of the children in one slot of a layer, (nodes, *sizes, ...)."""
+def _gather(grams, slot, size):
+    """Gram matrices of the children in one slot of a layer, (nodes, size, size)."""
     parts, order = slot
     found = []
     for source, positions in parts:
         # What a layer is padded to may be more or less than what these children need.
-        part = _read(states[source], positions)[(slice(None), *map(slice, sizes))]
-        missing = [(0, size - have) for size, have in zip(sizes, part.shape[1:])]
-        found.append(jnp.pad(part, [(0, 0), *missing, *[(0, 0)] * (part.ndim - 1 - len(sizes))]))
+        part = _read(grams[source], positions)[:, :size, :size]
+        missing = (0, size - part.shape[1])
+        found.append(jnp.pad(part, [(0, 0), missing, missing]))
     gathered = jnp.concatenate(found) if len(found) > 1 else found[0]
     return gathered if order is None else gathered[np.array(order)]

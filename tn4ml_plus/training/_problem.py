@@ -123,7 +123,7 @@ class Problem(Trainable):
     structures : tuple, one per network, from `tn4ml_plus.contraction.pack`
     objective : `tn4ml_plus.losses.Loss` or `tn4ml_plus.losses.Objective`, to be minimised
     params : pytree, the packed networks, with leaves (n_members, ...)
-    anchor : pytree, the parameters that decay pulls toward
+    anchor : pytree like `params`, the parameters that decay pulls toward
     samples : Samples
     n_samples : int, number of real samples, which come before the padding
     neutral : array (nsites, phys_dim), the vectors that stand in for dropped features
