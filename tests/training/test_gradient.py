@@ -193,6 +193,10 @@ def test_the_validation_loss_is_the_weighted_mean_over_the_samples(n_samples):
     assert found.shape == (2, len(weight)) == (2, (problem.samples.weight > 0).sum())
     expected = [exact_loss(problem, m) for m in (0, 1)]
     np.testing.assert_allclose(np.average(found, axis=1, weights=weight), expected, rtol=1e-10)
+    warmer = problem.structure.rescale(problem.params, -np.log(2))
+    both, _ = problem.validation_losses(problem.params, [1.0, 2.0])
+    expected_of_both = [found, problem.validation_losses(warmer)[0]]
+    np.testing.assert_allclose(both, expected_of_both, rtol=1e-10)
     found = problem.validation_loss(problem.params)
     np.testing.assert_allclose(found, np.mean(expected), rtol=1e-10)
 
@@ -714,7 +718,9 @@ def test_an_interrupt_of_the_first_epoch_keeps_the_start():
 def validation_loss(problem, params):
     problem = dataclasses.replace(problem, samples=problem.validation)
     weight = problem.validation.weight
-    return float(np.average(losses(problem.risk, params, 12).mean(axis=0), weights=weight))
+    return float(
+        np.average(losses(problem.risk, params, 12, np.ones(1))[0].mean(axis=0), weights=weight)
+    )
 
 
 def test_early_stopping_restores_the_best_weights():

@@ -317,7 +317,9 @@ def test_steps_never_rise_and_rejected_ones_change_nothing(kind, objective, x64)
             params = jax.tree.map(lambda leaf: leaf[None], found)
             samples = Samples(phi, target, weight)
             problem = Problem((structure,), objective, params, None, samples, BATCH, None)
-            loss = np.average(losses(problem.risk, params, BATCH)[0], weights=weight)
+            loss = np.average(
+                losses(problem.risk, params, BATCH, np.ones(1, "f4"))[0, 0], weights=weight
+            )
             np.testing.assert_allclose(reports.loss[-1], loss, rtol=1e-6)
         # Rank 1 spoils these networks, so that steps to it are rejected.
         before, ranks = contract(found, structure, phi).dense(), list(map(int, made.state.ranks))

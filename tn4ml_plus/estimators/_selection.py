@@ -95,17 +95,15 @@ def select(recipe, data, outputs, rng):
         # What columns lose is told once, by the fit; candidates that diverge are not chosen.
         for told in (DivergenceWarning, InformationWarning):
             warnings.simplefilter("ignore", told)
-        held_out, weight = _held_out(recipe, candidates, data, outputs, rng)
-        losses = held_out(1.0)
-        means, differences = np.average(losses, axis=1, weights=weight), losses - losses[0]
-        differences -= np.average(differences, axis=1, weights=weight)[:, None]
-        errors = np.sqrt(differences**2 @ weight**2) / weight.sum()
-        if not recipe.tempered:
-            return Selection(candidates, means, errors)
-        best = int(np.argmin(means))
-        found = [np.average(held_out(t)[best], weights=weight) for t in _TEMPERATURES]
-    surprise = len(weight) * np.array(found) + (np.log(_TEMPERATURES) / _SPREAD) ** 2 / 2
-    return Selection(candidates, means, errors, float(_TEMPERATURES[np.argmin(surprise)]))
+        temperatures = _TEMPERATURES if recipe.tempered else np.ones(1)
+        found, weight = _held_out(recipe, candidates, data, outputs, rng, temperatures)
+    losses = found[np.flatnonzero(temperatures == 1)[0]]
+    means, differences = np.average(losses, axis=1, weights=weight), losses - losses[0]
+    differences -= np.average(differences, axis=1, weights=weight)[:, None]
+    errors = np.sqrt(differences**2 @ weight**2) / weight.sum()
+    found = np.average(found[:, np.argmin(means)], axis=1, weights=weight)
+    surprise = len(weight) * found + (np.log(temperatures) / _SPREAD) ** 2 / 2
+    return Selection(candidates, means, errors, float(temperatures[np.argmin(surprise)]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +124,10 @@ class _Faster(Schedule):
         return _SPEED * self.schedule.factors(total_steps)
 
 
-def _held_out(recipe, candidates, data, outputs, rng):
-    """Losses on rows set aside as a function of the temperature, and the weights of these rows.
+def _held_out(recipe, candidates, data, outputs, rng, temperatures):
+    """Losses on rows set aside at each temperature, and the weights of these rows.
 
-    The losses have shape (n_candidates, n_samples).
+    The losses have shape (n_temperatures, n_candidates, n_samples).
     """
     embeddings = list({id(each.embedding): each.embedding for each in candidates}.values())
     n_networks = int(_BUDGET * recipe.n_members / (_LENGTH * len(candidates)))
@@ -178,19 +176,13 @@ def _held_out(recipe, candidates, data, outputs, rng):
         params = trainer.train(brief).params
     except NotFiniteError as error:
         params = error.result.params
-    weight = np.asarray(problem.validation.weight, float)[: len(held_out)]
+    losses, weight = problem.validation_losses(params, temperatures)
+    losses = np.where(np.isfinite(losses), losses, _DIVERGED)
+    losses = losses.reshape(len(temperatures), len(candidates), -1, n_parts, len(held_out))
+    # Those of averaged likelihoods, and each row by the networks that have not seen it.
+    losses = np.log(losses.shape[2]) - np.logaddexp.reduce(-losses, axis=2)
     owner = np.repeat(np.arange(n_parts), list(map(len, parts)))
-
-    def losses(temperature):
-        rescaled = problem.structure.rescale(params, -np.log(temperature))
-        losses, _ = problem.validation_losses(rescaled)
-        losses = np.where(np.isfinite(losses), losses, _DIVERGED)
-        losses = losses.reshape(len(candidates), -1, n_parts, len(held_out))
-        # Those of averaged likelihoods, and each row by the networks that have not seen it.
-        losses = np.log(losses.shape[1]) - np.logaddexp.reduce(-losses, axis=1)
-        return losses[:, owner, np.arange(len(owner))]
-
-    return losses, weight
+    return losses[:, :, owner, np.arange(len(owner))], weight
 
 
 def _of(samples, rows):

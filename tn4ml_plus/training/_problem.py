@@ -215,15 +215,30 @@ class Problem(Trainable):
         rows = None if rows is None else on_device(rows)
         return value(self.risk, params, rows, jax.value_and_grad)
 
-    def validation_losses(self, params) -> tuple[np.ndarray, np.ndarray]:
-        """Losses (n_members, n_samples) on the validation samples, and their weights."""
+    def validation_losses(self, params, temperatures=None) -> tuple[np.ndarray, np.ndarray]:
+        """Losses on the validation samples, and the weights of these.
+
+        Parameters
+        ----------
+        params : pytree, packed networks, with leaves (n_members, ...)
+        temperatures : array (n_temperatures,), optional
+            What outputs are divided by.
+
+        Returns
+        -------
+        losses : (n_members, n_samples), or (n_temperatures, n_members, n_samples)
+        weight : (n_samples,)
+        """
         # Arrays are contracted as large as they are; a structure that kept to the ranks of each
         # epoch would compile anew.
         length = len(self.validation.weight)
         block = length if length <= 1024 else math.gcd(length, 1024)
-        found = losses(self._risk(self.validation, 1), params, block)
+        tried = np.ones(1) if temperatures is None else np.asarray(temperatures, float)
+        risk = self._risk(self.validation, 1)
+        found = losses(risk, params, block, tried.astype(risk.scale.dtype))
         weight = np.asarray(self.validation.weight, float)
-        return np.asarray(found, float)[:, weight > 0], weight[weight > 0]
+        found = np.asarray(found, float)[..., weight > 0]
+        return found[0] if temperatures is None else found, weight[weight > 0]
 
     def validation_loss(self, params) -> float:
         found, weight = self.validation_losses(params)

@@ -210,19 +210,27 @@ def outputs(structure, params, phi, orders):
 
 
 @partial(compiled, static_argnames="block")
-def losses(risk, params, block):
-    """Losses of every member on all samples, (n_members, length), block by block."""
+def losses(risk, params, block, temperatures):
+    """Losses of every member on all samples, (n_temperatures, n_members, length), block by block.
+
+    temperatures: what the outputs are divided by.
+    """
     structure, objective = risk.structure, risk.objective
 
     def part(samples):
         phi, target = samples
         amplitude = outputs(structure, params, phi, risk.orders)
-        return jax.vmap(objective.loss, (0, None))(amplitude, target)
+
+        def at(temperature):
+            value = amplitude.value / temperature.astype(amplitude.value.dtype)
+            return jax.vmap(objective.loss, (0, None))(amplitude._replace(value=value), target)
+
+        return jax.lax.map(at, temperatures)
 
     samples = [a.reshape(-1, block, *a.shape[1:]) for a in risk.samples[:2]]
-    found = jax.lax.map(part, samples).swapaxes(0, 1)
-    found = found.reshape(len(found), -1)
+    found = jnp.moveaxis(jax.lax.map(part, samples), 0, 2)
+    found = found.reshape(*found.shape[:2], -1)
     if objective.loss.normalized:
         log_norm = jax.vmap(lambda p: log_norm_squared(p, structure))(params)
-        found = objective.with_log_norm(found, log_norm[:, None])
+        found = objective.with_log_norm(found, log_norm[None, :, None])
     return found
