@@ -13,6 +13,10 @@ class MissingDataError(FileNotFoundError):
     """A data set's file is absent; the message names what to install or which path to give."""
 
 
+class ModelFileError(ValueError):
+    """A file of this library is damaged, contradicts itself or is of another kind or version."""
+
+
 class DivergenceWarning(UserWarning):
     """The training loss climbed far above its start; the weights of the lowest loss were kept."""
 
