@@ -27,8 +27,13 @@ def check_shapes():
     jaxtyping.jaxtyped = partial(where_arrays_are, jaxtyping.jaxtyped)
 
 
-def where_arrays_are(jaxtyped, **options):
-    """Decorator of jaxtyping for what has arrays in its annotations; the rest stays as it is."""
+def where_arrays_are(jaxtyped, *context, **options):
+    """Decorator of jaxtyping for what has arrays in its annotations; the rest stays as it is.
+
+    Its context, which has no annotations, is jaxtyping's own.
+    """
+    if context:
+        return jaxtyped(*context)
     return lambda each: jaxtyped(each, **options) if _has_arrays(each) else each
 
 

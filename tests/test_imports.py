@@ -15,6 +15,7 @@ LEVELS = {
     "_checks": 0,
     "_compiled": 0,
     "_precise": 0,
+    "_schema": 0,
     "errors": 0,
     "_registry": 0,
     "_amplitude": 0,
@@ -37,12 +38,13 @@ LEVELS = {
     "__main__": 6,
 }
 # Models with generators are trained by the same loop as networks; amplitudes are arrays; arguments
-# are checked.
+# are checked, and what is built from files, too.
 ALLOWED_SIDEWAYS = {
     ("networks", "initializers"),
     ("generators", "training"),
     ("_amplitude", "_arrays"),
     ("_compiled", "_checks"),
+    ("_registry", "_schema"),
 }
 OPTIONAL = {"matplotlib", "pandas", "polars", "pyarrow", "torch", "equinox"}
 

@@ -18,6 +18,8 @@ import re
 import typing
 from collections.abc import Callable
 
+from ._schema import check_fields
+
 _CLASSES: dict[str, dict[str, type]] = {}
 # Kinds that a room adds once it is imported, which needs an optional package.
 _ROOMS = dict.fromkeys(("variant", "block", "merge"), "image")
@@ -158,12 +160,16 @@ def to_json(value):
 
 
 def from_json(data):
-    """Inverse of `to_json`; builds registered classes only."""
+    """Inverse of `to_json`; builds registered classes only, of what their fields may hold."""
     if not isinstance(data, dict):
         return data
     if "class" in data:
         fields = {name: from_json(value) for name, value in data["fields"].items()}
-        return lookup(data["kind"], data["class"])(**fields)
+        cls = lookup(data["kind"], data["class"])
+        if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.init):
+            raise ValueError(f"a {data['kind']} {data['class']!r} is never stored")
+        check_fields(cls, fields)
+        return cls(**fields)
     if "dict" in data:
         return {from_json(k): from_json(v) for k, v in data["dict"]}
     if "tuple" in data:

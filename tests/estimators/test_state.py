@@ -172,7 +172,7 @@ def test_before_fit_there_is_nothing_to_save(tmp_path):
 
 def test_foreign_and_incomplete_files_are_refused(fitted, tmp_path):
     write(tmp_path / "other", {"a": np.zeros(2)}, {"what": "not an estimator"})
-    with pytest.raises(ValueError, match="not a complete model"):
+    with pytest.raises(ValueError, match="holds no estimator"):
         load(tmp_path / "other")
     fitted.save(tmp_path / "model")
     arrays, metadata = read(tmp_path / "model")

@@ -352,7 +352,7 @@ def test_files_of_other_trees_are_refused(tmp_path):
         load(path, models(8))
     with pytest.raises(ValueError, match="no place for"):
         load(path, {})
-    with pytest.raises(ValueError, match="has no array"):
+    with pytest.raises(ValueError, match="there is no array"):
         load(path, {"more": jnp.ones(3)})
     with pytest.raises(ValueError, match="is stored as"):
         load(path, eqx.filter_eval_shape(compressed, KEY, n_outputs=4))

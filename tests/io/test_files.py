@@ -179,7 +179,7 @@ def test_files_of_other_libraries_are_refused(path, header):
 
 
 def test_a_newer_format_asks_for_an_upgrade(path):
-    text = json.dumps({"format_version": 3, "content": {}})
+    text = json.dumps({"format_version": 4, "content": {}})
     path.write_bytes(safetensors.numpy.save({}, metadata={"tn4ml_plus": text}))
     with pytest.raises(ValueError, match="upgrade tn4ml_plus"):
         read(path)

@@ -52,9 +52,11 @@ def test_objects_say_what_they_are_made_of():
     register("state", "pair_of_a_test")(Pair)
     try:
         arrays = {}
-        found = from_tree(to_tree([Pair(np.ones(2), np.arange(2))], "x", arrays), arrays)
-        np.testing.assert_array_equal(found[0].b, np.arange(2))
+        tree = to_tree([Pair(np.ones(2), np.arange(2))], "x", arrays)
         assert sorted(arrays) == ["x.0.a", "x.0.sum"]
+        found = from_tree(tree, arrays)
+        np.testing.assert_array_equal(found[0].b, np.arange(2))
+        assert not arrays
     finally:
         _CLASSES["state"].pop("pair_of_a_test")
 

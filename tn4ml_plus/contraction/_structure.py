@@ -124,6 +124,13 @@ class Structure(abc.ABC):
     output_inds: tuple[str, ...]
     output_dims: tuple[int, ...]
 
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # A format could ask for names of any length.
+            if field.name.endswith("_id") and set(value.replace("{}", "", 1)) & {*"{}"}:
+                raise ValueError(f"{field.name} must be like 'k{{}}', got {value!r}.")
+
     #: Whether `contract` gives the squared norm of the network's outputs.
     squared = False
     #: Largest number of bonds at one tensor.

@@ -11,12 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import quimb.tensor as qtn
+from jaxtyping import Float, Int
 
 from .._amplitude import Amplitude
 from .._arrays import key_of, on_device
+from .._checks import check_instance
 from .._compiled import cleared, compiled
 from .._registry import variant
-from ..contraction import SquaredNorm, calibrate, pack, unpack
+from .._schema import check_fields
+from ..contraction import SquaredNorm, Structure, calibrate, pack, unpack
 from ..initializers import Noiseless
 from ..inspection import compress
 from ..inspection._attribution import outputs_and_falls
@@ -67,13 +70,13 @@ class Ensemble:
     """
 
     networks: list
-    orders: np.ndarray
+    orders: Int[np.ndarray, "n_members nsites"]
     anchor: Any
     loss: Loss
     squared: bool = False
-    trainer_state: dict = dataclasses.field(default_factory=dict)
+    trainer_state: dict[str, list] = dataclasses.field(default_factory=dict)
     n_seen: int = 0
-    noise: np.ndarray | None = None
+    noise: Float[np.ndarray, " n_outputs"] | None = None
 
     @classmethod
     def start(cls, recipe: Recipe, batch: Batch, phys_dims, n_outputs, bias, rng) -> "Ensemble":
@@ -274,11 +277,48 @@ class Ensemble:
 
     @classmethod
     def from_state(cls, state: dict) -> "Ensemble":
-        """The ensemble that `to_state` described."""
-        networks = list(map(unpack, state["networks"], state["structures"]))
+        """The ensemble that `to_state` described; ValueError where it contradicts itself."""
+        state = dict(state)
+        structures = list(state.pop("structures"))
+        check_fields(cls, state)
+        n_members, nsites = state["orders"].shape
+        if not len(structures) == len(state["networks"]) == n_members > 0:
+            raise ValueError(f"orders are those of {n_members} networks, of which there are others")
+        if (np.sort(state["orders"], axis=1) != np.arange(nsites)).any():
+            raise ValueError("orders do not name every site once")
+        for leaf in jax.tree.leaves((state["networks"], state["anchor"])):
+            floats = isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"
+            if not (floats and np.isfinite(leaf).all()):
+                raise ValueError("the arrays of networks are not all finite floats")
+        networks = [
+            _restored(packed, structure, nsites)
+            for packed, structure in zip(state["networks"], structures, strict=True)
+        ]
         anchor = jax.tree.map(on_device, state["anchor"])
-        state = {name: value for name, value in state.items() if name != "structures"}
         return cls(**state | {"networks": networks, "anchor": anchor})
+
+    def check_reads(self, reader, task: str, n_outputs: int | None = None) -> None:
+        """ValueError unless the networks read what a reader embeds, for a task.
+
+        Parameters
+        ----------
+        reader : TableReader
+        task : str, as in `Recipe`
+        n_outputs : int, optional, size of the only index of outputs
+        """
+        if self.loss.task not in (task, None) or self.squared != (task == "density"):
+            raise ValueError(f"the networks are not of a {task}, trained on {self.loss}")
+        nsites, phys_dim = reader.nsites, reader.embedding.phys_dim
+        for network in self.networks:
+            structure = pack(network)[1]
+            found = structure.nsites, structure.phys_dim
+            if found != (nsites, phys_dim):
+                raise ValueError(
+                    f"the networks read vectors of the shape {found}, not those of the embedding, "
+                    f"{nsites, phys_dim}"
+                )
+            if n_outputs is not None and structure.output_dims != (n_outputs,):
+                raise ValueError(f"{structure.output_dims} outputs are not {n_outputs}")
 
     def _noise(self, problem):
         """The `noise` of networks that were trained on subsets of a problem's samples."""
@@ -330,6 +370,18 @@ class Ensemble:
         if len(self.orders) == 1 and (np.diff(self.orders) == 1).all():
             return None
         return on_device(self.orders, np.int32)
+
+
+def _restored(packed, structure, nsites):
+    """The network of stored arrays; ValueError where these are not of the structure."""
+    check_instance("structure", structure, Structure)
+    # Sites are gone through one by one.
+    if structure.nsites == nsites:
+        network = unpack(packed, structure)
+        again, found = pack(network)
+        if found == structure and jax.tree.map(jnp.shape, again) == jax.tree.map(jnp.shape, packed):
+            return network
+    raise ValueError("the arrays of a network do not fit its structure")
 
 
 def _contents(network):

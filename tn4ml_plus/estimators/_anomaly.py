@@ -2,10 +2,11 @@
 
 import copy
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import quimb.tensor as qtn
+from jaxtyping import Float
 from sklearn.base import OutlierMixin
 from sklearn.utils import InputTags, Tags, TargetTags, check_random_state, column_or_1d
 from sklearn.utils.validation import check_consistent_length
@@ -14,14 +15,15 @@ from .. import tables
 from .._arrays import evenly_spaced
 from .._checks import check, check_number
 from .._registry import resolve, variant
+from .._schema import UNBOUNDED
 from ..contraction import pack
 from ..embeddings import Legendre
 from ..ensembles import Ensemble
 from ..losses import NegativeLogLikelihood
 from ..networks import from_quimb
 from ._base import HoldsNetworks, TakesTables, refitting
-from ._densities import BornScore, NormScore, log_of_unseen
-from ._estimator import NetworkOptions, as_estimator, by_rows, extended, fits, reads
+from ._densities import BornScore, NormScore, born_members, log_of_unseen
+from ._estimator import Fitted, NetworkOptions, as_estimator, by_rows, extended, fits, reads
 from ._recipes import DENSITY, Data, filled, of_density, prepared
 
 # What a column that was constant in fitting costs where it is not, in nats.
@@ -40,9 +42,17 @@ class View(HoldsNetworks):
     _reader: tables.TableReader
     _ensemble: Ensemble
     score: BornScore | NormScore
-    history_: dict
+    history_: dict[str, list]
     n_iter_: int
     random_state: int
+
+    def check(self, n_columns):
+        """ValueError where the parts do not fit each other or tables of so many columns."""
+        self._ensemble.check_reads(self._reader, "density")
+        if self._reader.n_columns != n_columns:
+            raise ValueError(f"{n_columns} columns are not those of the reader")
+        if isinstance(self.score, BornScore):
+            born_members(self._reader, self._ensemble, np.zeros((1, self._reader.width)))
 
     def __sklearn_tags__(self):
         return Tags(None, TargetTags(required=False), input_tags=InputTags(allow_nan=True))
@@ -75,6 +85,15 @@ class View(HoldsNetworks):
     def score_samples(self, X) -> np.ndarray:
         """Log-densities of the rows of X, or minus their losses, (n_samples,)."""
         return self.of_table(self._read(X))
+
+
+class FittedDetector(Fitted):
+    """What fitting a detector makes."""
+
+    views_: list[View]
+    constants_: Annotated[Float[np.ndarray, " n_features"], UNBOUNDED]
+    offset_: float
+    baseline_: Float[np.ndarray, " n_features"]
 
 
 @as_estimator
@@ -131,6 +150,8 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
     _: dataclasses.KW_ONLY
     n_members: int = 1
     contamination: Any = "auto"
+
+    _fitted = FittedDetector
 
     def __sklearn_is_fitted__(self):
         return "baseline_" in vars(self)
@@ -269,6 +290,13 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
         held = ~np.isnan(table.floats - self.constants_)
         floats = np.where(held, self.constants_, table.floats)
         return dataclasses.replace(table, floats=floats), changed
+
+    def _restore(self, state):
+        super()._restore(state)
+        if len(self.baseline_) != self.n_features_in_ or not self.views_:
+            raise ValueError(f"baseline_ is not that of {self.n_features_in_} columns")
+        for view in self.views_:
+            view.check(self.n_features_in_)
 
     def _view_scalers(self):
         if self.scaler is not None:

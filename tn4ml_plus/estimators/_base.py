@@ -2,19 +2,20 @@
 
 import copy
 import dataclasses
+from typing import NotRequired
 
 import numpy as np
 from sklearn.utils import check_random_state
 
 from .._checks import check_index
-from ..ensembles import resolve_objective
+from ..ensembles import Ensemble, resolve_objective
 from ..inspection import activations
 from ..losses import CallableLoss
-from ..tables import read_table
+from ..tables import TableReader, read_table
 from ..training import Sweep
-from ._estimator import NetworkOptions, ResumableOptions, extended, reads
+from ._estimator import FittedInEpochs, NetworkOptions, ResumableOptions, extended, reads
 from ._recipes import FLAT, Data, filled, prepared
-from ._selection import select
+from ._selection import Selection, select
 
 
 class TakesTables:
@@ -35,6 +36,11 @@ class ReadsTables(TakesTables):
 
     def __sklearn_is_fitted__(self):
         return "_reader" in vars(self)
+
+    def _restore(self, state):
+        super()._restore(state)
+        if self._reader.n_columns != self.n_features_in_:
+            raise ValueError(f"{self.n_features_in_} columns are not those of the reader")
 
     @property
     def embedding_(self):
@@ -65,6 +71,15 @@ class ReadsTables(TakesTables):
             return self._reader.grams()
         phi = np.asarray(self.embed(X), float).transpose(1, 2, 0)
         return phi @ phi.swapaxes(1, 2) / phi.shape[2]
+
+
+class FittedNetworks(FittedInEpochs):
+    """What training networks on tables makes."""
+
+    _reader: TableReader
+    _ensemble: Ensemble
+    # Earlier versions did not store it.
+    selection_: NotRequired[Selection | None]
 
 
 class HoldsNetworks(ReadsTables):
@@ -132,6 +147,7 @@ class TensorNetworkEstimator(HoldsNetworks, NetworkOptions, ResumableOptions):
 
     #: A `Recipe` of what options of None stand for.
     _defaults = None
+    _fitted = FittedNetworks
     _unchangeable = ("bond_dim", "n_members", "embedding", "network", "scaler", "max_categories")
 
     @reads
@@ -230,3 +246,10 @@ class TensorNetworkEstimator(HoldsNetworks, NetworkOptions, ResumableOptions):
             objective = resolve_objective(self.loss, defaults.objective, defaults.task, owner)
             state["_ensemble"] = dataclasses.replace(ensemble, loss=objective.loss)
         return state
+
+    def _restore(self, state):
+        super()._restore(state)
+        self._ensemble.check_reads(self._reader, self._defaults.task, self._n_outputs)
+
+    #: Size of the networks' index of outputs, None for none.
+    _n_outputs = None

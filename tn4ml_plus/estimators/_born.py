@@ -12,10 +12,16 @@ from sklearn.utils._set_output import _get_output_config
 
 from .._checks import check, check_int
 from ..tables import Bijection, Table, is_missing, read_columns, read_table, read_weight
-from ._base import TensorNetworkEstimator
+from ._base import FittedNetworks, TensorNetworkEstimator
 from ._densities import BornScore, SiteDensity, born_members, log_densities, log_of_unseen
 from ._estimator import as_estimator, by_rows, fits, reads
 from ._recipes import DENSITY, Data, of_density
+
+
+class FittedBornMachine(FittedNetworks):
+    """What fitting a Born machine makes."""
+
+    unseen_log_density_: float
 
 
 @as_estimator
@@ -64,6 +70,7 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
     imputation: str = "mean"
 
     _defaults = DENSITY
+    _fitted = FittedBornMachine
 
     @fits
     def fit(self, X, y=None, sample_weight=None):

@@ -18,7 +18,7 @@ from ..ensembles import Recipe
 from ..losses import CrossEntropy
 from ..tables import AVERAGED, is_missing, read_table, read_weight, unmasked
 from ..training import Gradient
-from ._base import TensorNetworkEstimator
+from ._base import FittedNetworks, TensorNetworkEstimator
 from ._estimator import OutputOptions, as_estimator, by_rows, fits, reads
 from ._recipes import Data, legendre
 
@@ -27,6 +27,11 @@ _LABELS = str, bytes, bool, np.bool_, int, float, np.integer, np.floating
 
 class ProbabilisticClassifier(ClassifierMixin):
     """Mixin of classifiers: what follows from `predict_proba` and `classes_`."""
+
+    def _restore(self, state):
+        super()._restore(state)
+        if not np.array_equal(np.unique(self.classes_), self.classes_) or len(self.classes_) < 2:
+            raise ValueError(f"classes_ are not sorted and different: {self.classes_}")
 
     def predict_log_proba(self, X) -> np.ndarray:
         """Natural logarithms of the class probabilities, (n_samples, n_classes)."""
@@ -116,6 +121,12 @@ def _codes(labels, classes):
     return np.searchsorted(classes, labels)
 
 
+class FittedClassifier(FittedNetworks):
+    """What fitting a classifier makes."""
+
+    classes_: np.ndarray
+
+
 @as_estimator
 class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimator):
     """Classifier whose class scores are the outputs of tensor networks on embedded features.
@@ -201,6 +212,7 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
     _: dataclasses.KW_ONLY
     class_weight: Any = None
 
+    _fitted = FittedClassifier
     _unchangeable = (*TensorNetworkEstimator._unchangeable, "missing", "dates")
     _defaults = Recipe(
         "classification",
@@ -239,6 +251,8 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
         prior = np.bincount(codes, weight, len(self.classes_)) / weight.sum()
         bias = np.log(prior + 1e-3)
         self._train(Data(table.rows(kept), codes, weight), (len(bias), bias), partial_fit)
+
+    _n_outputs = property(lambda self: len(self.classes_))
 
     @reads
     @by_rows

@@ -4,7 +4,8 @@ import copy
 import dataclasses
 import functools
 import types
-from typing import Any, dataclass_transform
+import typing
+from typing import Any, ClassVar, NotRequired, TypedDict, dataclass_transform
 
 import numpy as np
 import quimb.tensor as qtn
@@ -13,8 +14,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
 from .._checks import check
-from .._registry import snake_case, to_json, variant
-from ..io import to_tree, write
+from .._registry import from_json, lookup, snake_case, to_json, variant
+from .._schema import check_fields
+from ..io import from_tree, to_tree, write
 from ..tables import told_once
 from ..training import extend_history
 
@@ -25,8 +27,20 @@ qtn.TensorNetwork.__sklearn_clone__ = lambda network: network.copy()
 _ABSENT = object()
 # Numbers in a part of an array; its rows are a multiple of those of a large block or a small one.
 _NUMBERS, _ROWS, _FEW_ROWS = 1 << 21, 16_384, 1024
-# What fitting makes beside the attributes that end in an underscore.
-_PARTS = "_reader", "_ensemble", "_target"
+
+
+class Fitted(TypedDict):
+    """What fitting makes, as files hold it; each estimator states its own."""
+
+    n_features_in_: int
+    feature_names_in_: NotRequired[np.ndarray]
+
+
+class FittedInEpochs(Fitted):
+    """What training over epochs makes."""
+
+    history_: dict[str, list]
+    n_iter_: int
 
 
 @dataclass_transform(eq_default=False)
@@ -163,15 +177,58 @@ class NestedParameters(BaseEstimator):
         arrays = {}
         state = {name: to_tree(v, name, arrays) for name, v in self._state().items()}
         name = snake_case(type(self).__name__)
-        write(path, arrays, {"estimator": name, "parameters": parameters, "state": state})
+        content = {"estimator": name, "parameters": parameters, "state": state}
+        try:
+            built(arrays, content)
+        except ValueError as error:
+            raise ValueError(
+                f"The model cannot be saved, since load would refuse it: {error}."
+            ) from error
+        write(path, arrays, content)
+
+    #: Names and kinds of the results of fitting, a TypedDict.
+    _fitted: ClassVar[type] = Fitted
 
     def _state(self):
         """Results of fitting by name: numbers, arrays, registered objects, lists of them."""
-        return {name: v for name, v in vars(self).items() if name.endswith("_") or name in _PARTS}
+        known = typing.get_type_hints(self._fitted)
+        return {name: value for name, value in vars(self).items() if name in known}
 
     def _restore(self, state):
-        """Take over what `_state` gave."""
+        """Take over what `_state` gave; ValueError where it contradicts itself."""
+        check_fields(self._fitted, state, type(self).__name__)
         vars(self).update(state)
+        names = state.get("feature_names_in_")
+        if names is not None and names.shape != (self.n_features_in_,):
+            raise ValueError(
+                f"there are {self.n_features_in_} columns and names of the shape {names.shape}"
+            )
+        history = state.get("history_", {})
+        if {len(values) for values in history.values()} - {state.get("n_iter_")}:
+            raise ValueError("history_ does not have n_iter_ epochs")
+
+
+def built(arrays, content):
+    """The estimator that a file's arrays and metadata describe; ValueError where they do not.
+
+    Parameters
+    ----------
+    arrays : dict, arrays by name
+    content : dict, the name of the estimator, its parameters and its state
+    """
+    arrays = dict(arrays)
+    state = {name: from_tree(value, arrays) for name, value in content["state"].items()}
+    if arrays:
+        raise ValueError(f"nothing holds the arrays {', '.join(sorted(arrays))}")
+    return restored(content, state)
+
+
+def restored(content, state):
+    """The estimator of a file's metadata with this state; see `built`."""
+    parameters = {name: from_json(value) for name, value in content["parameters"].items()}
+    estimator = lookup("estimator", content["estimator"])(**parameters)
+    estimator._restore(state)
+    return estimator
 
 
 def _with_fields(params):

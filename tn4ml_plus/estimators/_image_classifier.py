@@ -6,11 +6,12 @@ import functools
 import math
 import numbers
 import zlib
-from typing import Any
+from typing import Any, NotRequired
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
@@ -21,7 +22,29 @@ from .._registry import lookup, resolve
 from ..losses import unsmoothed
 from ..tables import unmasked
 from ._classifier import ProbabilisticClassifier, read_classes
-from ._estimator import ResumableOptions, as_estimator, check_switches, extended, fits, reads, split
+from ._estimator import (
+    FittedInEpochs,
+    ResumableOptions,
+    as_estimator,
+    check_switches,
+    extended,
+    fits,
+    reads,
+    split,
+)
+
+
+class FittedImageClassifier(FittedInEpochs):
+    """What fitting a classifier of images makes."""
+
+    classes_: np.ndarray
+    image_shape_: tuple[int, int, int]
+    mean_: Float[np.ndarray, " channels"]
+    scale_: Float[np.ndarray, " channels"]
+    # Files of before it was undone know nothing of it.
+    label_smoothing_: NotRequired[float]
+    _leaves: list[np.ndarray]
+    _folded: bool
 
 
 @as_estimator
@@ -78,6 +101,7 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
     trainer: Any = None
     class_weight: Any = None
 
+    _fitted = FittedImageClassifier
     _unchangeable = ("variant", "block", "merge", "image_shape")
 
     def __sklearn_is_fitted__(self):
@@ -179,16 +203,36 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
         return self.model_.to_tree(image_shape)
 
     def _state(self):
-        state = super()._state()
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state.pop("model_"))]
-        return state | {"_leaves": leaves, "_folded": self._is_folded}
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.model_)]
+        return super()._state() | {"_leaves": leaves, "_folded": self._is_folded}
 
     def _restore(self, state):
-        leaves, self._is_folded = state.pop("_leaves"), state.pop("_folded")
         super()._restore(state)
-        model = self._model(self._resolve_model(), jax.random.key(0))
-        model = model.fold_batchnorm() if self._is_folded else model
-        self.model_ = jax.tree.unflatten(jax.tree.structure(model), map(on_device, leaves))
+        leaves, self._is_folded = vars(self).pop("_leaves"), vars(self).pop("_folded")
+        channels = self.image_shape_[2]
+        if math.prod(self.image_shape_) != self.n_features_in_ or len(self.mean_) != channels:
+            raise ValueError(f"images of the shape {self.image_shape_} are not those of fitting")
+        if not (self.scale_ > 0).all() or not 0 <= getattr(self, "label_smoothing_", 0) < 1:
+            raise ValueError("scale_ must be positive and label_smoothing_ in [0, 1)")
+        options = self._resolve_model()
+        # Blocks and patches are made one by one, though without arrays.
+        if sum(options[0].layers) + len(options[0].stem or ()) > len(leaves):
+            raise ValueError(f"{len(leaves)} arrays are too few for {options[0]}")
+        model = self._shapes(options)
+        found, wanted = ([(x.shape, x.dtype.kind) for x in each] for each in (leaves, model[0]))
+        if found != wanted:
+            raise ValueError(f"the arrays are not those of {options[0]}")
+        self.model_ = jax.tree.unflatten(model[1], map(on_device, leaves))
+
+    def _shapes(self, options):
+        """Leaves of a model as shapes and dtypes, and its structure, without memory for arrays."""
+        import equinox as eqx
+
+        def make():
+            model = self._model(options, jax.random.key(0))
+            return model.fold_batchnorm() if self._is_folded else model
+
+        return jax.tree.flatten(eqx.filter_eval_shape(make))
 
     def _resolve_model(self):
         check_switches(self)

@@ -1,11 +1,12 @@
 """Fitted estimators from files, also of format 1, which held their attributes one by one."""
 
-from .._registry import from_json, lookup
+from .._registry import from_json
 from ..ensembles import Ensemble
-from ..io import from_tree, labels_from_json, read
+from ..io import checked, labels_from_json, read
 from ..tables import TableReader
 from ._anomaly import View
 from ._densities import BornScore, NormScore
+from ._estimator import built, restored
 from ._regressor import TargetScaling
 
 # Attributes that readers and ensembles hold.
@@ -15,24 +16,27 @@ _INSIDE = ("embedding_", "orders_", "second_moments_")
 def load(path):
     """Read an estimator that `save` wrote; its predictions are bit-equal.
 
-    Raises FileNotFoundError, or ValueError for a file that is damaged, newer or not of this
-    library. Nothing in the file is executed.
+    Nothing in the file is executed, and nothing believed: what does not fit together is refused.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError
+        Where there is no file, or a folder.
+    ModelFileError
+        A ValueError, for a file that was changed or damaged, is of a newer version or none of an
+        estimator.
     """
-    arrays, metadata = read(path)
-    try:
-        parameters = {name: from_json(value) for name, value in metadata["parameters"].items()}
-        estimator = lookup("estimator", metadata["estimator"])(**parameters)
-        if "state" in metadata:
-            state = {name: from_tree(v, arrays) for name, v in metadata["state"].items()}
-        else:
-            state = _upgraded(_nested(arrays), metadata)
-        estimator._restore(state)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"{path} is not a complete model of this library ({error!r}): save it again with the "
-            "version that wrote it."
-        ) from error
-    return estimator
+    arrays, content = read(path)
+    with checked(path):
+        if "estimator" not in content:
+            raise ValueError("it holds no estimator")
+        if "state" in content:
+            return built(arrays, content)
+        return restored(content, _upgraded(_nested(arrays), content))
 
 
 def _upgraded(arrays, metadata):
@@ -62,7 +66,7 @@ def _upgraded(arrays, metadata):
     )
     if metadata["structures"] is not None:
         ensemble = {
-            "networks": found["network"],
+            "networks": list(found["network"]),
             "structures": map(from_json, metadata["structures"]),
             "orders": found["orders_"],
             "anchor": found["anchor"],

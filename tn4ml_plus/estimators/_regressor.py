@@ -1,6 +1,7 @@
 """Regression."""
 
 import numpy as np
+from jaxtyping import Float
 from sklearn.base import RegressorMixin
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_consistent_length
@@ -11,7 +12,7 @@ from ..ensembles import Recipe
 from ..losses import Quantile, SquaredError
 from ..tables import AVERAGED, read_floats, read_table, read_weight, unmasked
 from ..training import Gradient
-from ._base import TensorNetworkEstimator
+from ._base import FittedNetworks, TensorNetworkEstimator
 from ._estimator import OutputOptions, as_estimator, by_rows, fits, reads
 from ._recipes import Data, legendre
 
@@ -20,9 +21,13 @@ from ._recipes import Data, legendre
 class TargetScaling:
     """The map between standardised targets and those given, (n_samples,) if in one column."""
 
-    mean: np.ndarray
-    deviation: np.ndarray
+    mean: Float[np.ndarray, " n_targets"]
+    deviation: Float[np.ndarray, " n_targets"]
     one_column: bool
+
+    def __post_init__(self):
+        if self.one_column and len(self.mean) > 1:
+            raise ValueError(f"{len(self.mean)} targets are not one column")
 
     @classmethod
     def fit(cls, y, weight, one_column, is_all):
@@ -67,6 +72,12 @@ def _read_numbers(y):
     return read_floats(y, "y", "days since a date")
 
 
+class FittedRegressor(FittedNetworks):
+    """What fitting a regressor makes."""
+
+    _target: TargetScaling
+
+
 @as_estimator
 class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
     """Regressor whose predictions are the outputs of tensor networks on embedded features.
@@ -91,6 +102,8 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
         than 90 %: measure it on some.
     """
 
+    _fitted = FittedRegressor
+    _n_outputs = property(lambda self: len(self._target.mean))
     _unchangeable = (*TensorNetworkEstimator._unchangeable, "missing", "dates")
     _defaults = Recipe(
         "regression",

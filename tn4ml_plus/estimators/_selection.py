@@ -7,6 +7,7 @@ from operator import attrgetter
 
 import jax
 import numpy as np
+from jaxtyping import Float
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from .._registry import variant
@@ -61,10 +62,14 @@ class Selection:
     Candidate(embedding=Legendre(degree=2, orthonormal=False), feature_dropout=0.0, decay=None)
     """
 
-    candidates: tuple
-    losses: np.ndarray
-    errors: np.ndarray
+    candidates: tuple[Candidate, ...]
+    losses: Float[np.ndarray, " n_candidates"]
+    errors: Float[np.ndarray, " n_candidates"]
     temperature: float = 1.0
+
+    def __post_init__(self):
+        if not len(self.candidates) == len(self.losses) == len(self.errors) > 0:
+            raise ValueError("there must be one loss and one error for each candidate")
 
     @property
     def best(self) -> Candidate:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import quimb.tensor as qtn
+from jaxtyping import Float
 from scipy.linalg import eigh
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import _check_feature_names_in
@@ -18,12 +19,26 @@ from ..embeddings import SpinCoherent
 from ..networks import TTN, Tree
 from ..tables import AVERAGED, TableReader, read_table, read_weight, resolve_columns
 from ._base import ReadsTables
-from ._estimator import NestedParameters, as_estimator, by_rows, fits, reads
+from ._estimator import Fitted, NestedParameters, as_estimator, by_rows, fits, reads
 
 # A covariance of this many rows takes 130 MB and its eigenvectors half a minute.
 _WIDEST = 4096
 # Vectors that a projection leaves shorter than this are rounding errors.
 _LOST = 1e-8
+
+
+class FittedTransformer(Fitted):
+    """What fitting a transformer makes."""
+
+    _reader: TableReader
+    tree_: Tree
+    nodes_: tuple[int, ...]
+    isometries_: tuple[np.ndarray, ...]
+    discarded_weight_: Float[np.ndarray, " n_nodes"]
+    sites_: tuple[int, ...]
+    phys_dims_: tuple[int, ...]
+    phys_dim_: int
+    log_norm_: float
 
 
 @as_estimator
@@ -83,6 +98,8 @@ class TNTransformer(TransformerMixin, ReadsTables, NestedParameters):
     embedding: Any = None
     scaler: Any = None
     max_categories: int | None = None
+
+    _fitted = FittedTransformer
 
     @fits
     def fit(self, X, y=None, sample_weight=None):
@@ -206,6 +223,24 @@ class TNTransformer(TransformerMixin, ReadsTables, NestedParameters):
         stacked = TTN(arrays, Tree(tree.nsites, tuple(nodes)), output_inds=top.output_inds)
         stacked.exponent = top.exponent - self.log_norm_ / np.log(10)
         return stacked
+
+    def _restore(self, state):
+        super()._restore(state)
+        tree, reader = self.tree_, self._reader
+        if tree.nsites != reader.nsites:
+            raise ValueError(f"a tree of {tree.nsites} leaves is not that of {reader.nsites} sites")
+        sizes = dict(enumerate(reader.embedding.phys_dims(reader.width)))
+        if len(self.nodes_) != len(self.isometries_):
+            raise ValueError(f"{len(self.isometries_)} isometries are not those of nodes_")
+        for i, array in zip(self.nodes_, self.isometries_, strict=True):
+            below = tuple(sizes.pop(child) for child in tree.nodes[i])
+            if array.dtype.kind != "f" or array.shape[:-1] != below:
+                raise ValueError(f"the isometry of node {i} does not join vectors of sizes {below}")
+            sizes[tree.nsites + i] = array.shape[-1]
+        sites = _depth_first(tree, set(sizes))
+        remaining = tuple(map(sizes.get, sites))
+        if (self.sites_, self.phys_dims_) != (sites, remaining) or self.phys_dim_ != max(remaining):
+            raise ValueError("sites_ and their sizes are not those that the isometries leave")
 
     def _resolve_tree(self, U, nsites):
         tree = Tree.balanced(nsites) if self.tree is None else self.tree

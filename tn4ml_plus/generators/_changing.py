@@ -11,7 +11,7 @@ import numpy as np
 
 from .._arrays import on_device, one_program
 from .._checks import check, check_int, check_number
-from ..io import read, write
+from ..io import checked, read, write
 from ._base import Activation, Generator, built, is_generator, mapped, parameters
 from ._composite import GroupedGenerator
 from ._decoder import Layer
@@ -243,8 +243,14 @@ def load(path: str | Path, like):
         `equinox.filter_eval_shape`; gives all that is no array, such as activations.
     """
     arrays, metadata = read(path)
+    with checked(path):
+        return _filled(like, arrays, metadata)
+
+
+def _filled(like, arrays, metadata):
+    """A pytree like another with stored arrays; ValueError where these are not of its kind."""
     if metadata.get("kind") != "pytree":
-        raise ValueError(f"{str(path)!r} holds no pytree: give the path passed to save().")
+        raise ValueError("it holds no pytree: give the path passed to save()")
     leaves, structure = jax.tree.flatten(like)
     wanted = set()
     for place, name, leaf, bits in _leaves(like):
@@ -252,22 +258,26 @@ def load(path: str | Path, like):
         if stored != bits:
             raise ValueError(
                 f"{name} is stored with bits={stored}, `like` has bits={bits}: quantise `like` as "
-                "the saved tree was."
+                "the saved tree was"
             )
         parts = [name] if bits is None else [f"{name}.codes", f"{name}.scales"]
         wanted.update(parts)
         if missing := [part for part in parts if part not in arrays]:
-            raise ValueError(f"The file has no array {missing[0]!r}, which `like` has.")
+            raise ValueError(f"there is no array {missing[0]!r}, which `like` has")
         codes, *scales = (arrays[part] for part in parts)
+        if scales and np.broadcast_shapes(scales[0].shape, shape) != leaf.shape:
+            raise ValueError(f"{name} is stored as {shape}, `like` has {leaf.shape}")
         array = _decoded(codes, *scales, shape, bits) if scales else codes
         if array.shape != leaf.shape or array.dtype != leaf.dtype:
             raise ValueError(
                 f"{name} is stored as {array.dtype}{array.shape}, `like` has "
-                f"{leaf.dtype}{tuple(leaf.shape)}: make `like` as the saved tree was made."
+                f"{leaf.dtype}{tuple(leaf.shape)}: make `like` as the saved tree was made"
             )
+        if np.isnan(array).any():
+            raise ValueError(f"{name} has entries that are no numbers")
         leaves[place] = on_device(array)
     if extra := sorted(arrays.keys() - wanted):
-        raise ValueError(f"`like` has no place for what the file holds: {', '.join(extra)}.")
+        raise ValueError(f"`like` has no place for what the file holds: {', '.join(extra)}")
     return jax.tree.unflatten(structure, leaves)
 
 

@@ -5,7 +5,12 @@ import dataclasses
 import numpy as np
 
 from .._registry import from_json, lookup, registered, to_json
+from .._schema import check_fields
 from .._types import ArrayLike
+
+_LABELS = bool | int | float | str
+# Letters that a dtype of labels has room for, or as many as the longest has.
+_LETTERS = 1024
 
 
 def labels_to_json(labels: ArrayLike) -> dict:
@@ -25,16 +30,33 @@ def labels_to_json(labels: ArrayLike) -> dict:
             f"Labels of dtype {labels.dtype} and shape {labels.shape} cannot be stored; use a "
             "1-d array of booleans, integers, floats or strings."
         )
-    return {"dtype": labels.dtype.str, "values": labels.tolist()}
+    values = labels.tolist()
+    if labels.dtype.kind == "U" and labels.dtype.itemsize // 4 > _letters(values):
+        labels = labels.astype(f"U{_letters(values)}")
+    return {"dtype": labels.dtype.str, "values": values}
 
 
 def labels_from_json(data: dict) -> np.ndarray:
-    """Labels from `labels_to_json`: same values, same dtype.
+    """Labels from `labels_to_json`: same values, same dtype; ValueError for anything else.
 
     >>> labels_from_json({"dtype": "<i8", "values": [3, 7]})
     array([3, 7])
     """
-    return np.array(data["values"], dtype=data["dtype"])
+    name, values = data["dtype"], data["values"]
+    if not isinstance(values, list) or not all(isinstance(v, _LABELS) for v in values):
+        raise ValueError("labels must be a list of booleans, numbers or strings")
+    dtype = np.dtype(object if name == "|O" else name)
+    text = dtype.kind in "OU"
+    if dtype.kind not in "OUbiuf" or not all(isinstance(v, str) == text for v in values):
+        raise ValueError(f"labels of dtype {name!r} are none of the kind of {values[:3]}")
+    if dtype.kind == "U" and dtype.itemsize // 4 > _letters(values):
+        raise ValueError(f"labels of dtype {name!r} are far longer than {values[:3]}")
+    return np.array(values, dtype=dtype)
+
+
+def _letters(values):
+    """Most letters of the dtype of these strings."""
+    return max(_LETTERS, *map(len, values)) if values else _LETTERS
 
 
 def to_tree(value, path: str, arrays: dict):
@@ -77,17 +99,28 @@ def to_tree(value, path: str, arrays: dict):
 
 
 def from_tree(tree, arrays: dict):
-    """Inverse of `to_tree`, of registered classes only; see `to_tree` for the parameters."""
+    """Inverse of `to_tree`, of registered classes only; ValueError for what contradicts itself.
+
+    Parameters
+    ----------
+    tree : JSON form of a value
+    arrays : dict, arrays by name, from which those of the value are taken out
+    """
     if not isinstance(tree, dict):
         return tree
     if "array" in tree:
-        return arrays[tree["array"]]
+        if tree["array"] not in arrays:
+            raise ValueError(f"there is no array {tree['array']!r}, or it is named twice")
+        return arrays.pop(tree["array"])
     if "labels" in tree:
         return labels_from_json(tree["labels"])
     if "state" in tree:
         cls = lookup("state", tree["state"])
         fields = {name: from_tree(value, arrays) for name, value in tree["fields"].items()}
-        return cls.from_state(fields) if hasattr(cls, "from_state") else cls(**fields)
+        if hasattr(cls, "from_state"):
+            return cls.from_state(fields)
+        check_fields(cls, fields)
+        return cls(**fields)
     if "dict" in tree:
         return {from_json(k): from_tree(v, arrays) for k, v in tree["dict"]}
     for kind in (tuple, list):

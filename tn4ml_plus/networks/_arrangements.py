@@ -44,7 +44,9 @@ class Tree:
         nodes = tuple(tuple(map(int, children)) for children in self.nodes)
         object.__setattr__(self, "nodes", nodes)
         used = sorted(child for children in nodes for child in children)
-        if used != list(range(self.nsites + len(nodes) - 1)):
+        # A list of as many numbers as a file says might not fit into memory.
+        n_below = self.nsites + len(nodes) - 1
+        if len(used) != n_below or used != list(range(n_below)):
             raise ValueError(
                 f"Each of the {self.nsites} leaves and each node but the last must be a child of "
                 f"exactly one node, got the children {nodes}."

@@ -13,7 +13,7 @@ from ..embeddings import Embedding, OneHot, PerFeature, Periodic, WithMissing
 from ..errors import DomainWarning, InformationWarning
 from ._frames import Make
 from ._kinds import TIME, is_missing, phase
-from ._scalers import CommonMinMax, Passthrough, Scaler
+from ._scalers import Bijection, CommonMinMax, Differentiable, Passthrough, Scaler
 from ._table import Table
 
 #: Rows that networks are evaluated on at a time.
@@ -88,14 +88,40 @@ class Columns:
     embedding: Embedding
     scaler: Scaler
     scaler_state: dict[str, np.ndarray]
-    levels: tuple
+    levels: tuple[tuple[bool | int | float | str, ...] | None, ...]
     names: tuple | None = None
     unseen_is_missing: bool = False
     kinds: tuple[str, ...] | None = None
-    moments: tuple | None = None
+    moments: tuple[tuple[str, ...] | None, ...] | None = None
     pooled: tuple[bool, ...] | None = None
     make: Make | None = None
     exponents: np.ndarray | None = None
+
+    def check(self):
+        """ValueError where fields contradict each other."""
+        by_column, cyclic = {"names": self.names, "kinds": self.kinds}, self._cyclic
+        if self.make is not None:
+            by_column |= self.make.by_column()
+        for name, values in by_column.items():
+            if values and len(values) != self.n_columns:
+                raise ValueError(f"{name} has {len(values)} entries for {self.n_columns} columns")
+        if not len(cyclic) == len(self.pooled or cyclic) == self.n_features > 0:
+            raise ValueError(f"moments and pooled are not those of {self.n_features} features")
+        if not set(cyclic) <= {None, *_HARMONICS}:
+            raise ValueError(f"moments are read as {cyclic}, of which some are unknown")
+        n_scaled = int(self.scaled.sum())
+        if self.exponents is not None and self.exponents.shape != (n_scaled,):
+            raise ValueError(f"{len(self.exponents)} exponents are not those of {n_scaled} columns")
+        if not n_scaled:
+            return
+        X, state, scaler = self._in_range(np.zeros((1, n_scaled))), self.scaler_state, self.scaler
+        found = [scaler.transform(X, state)]
+        if isinstance(scaler, Differentiable):
+            found.append(scaler.log_derivative(X, state)[:, : scaler.n_outputs(n_scaled)])
+        if isinstance(scaler, Bijection):
+            found.append(scaler.inverse(np.full_like(X, 0.5), state))
+        if any(v.shape != (1, scaler.n_outputs(n_scaled)) or np.isnan(v).any() for v in found):
+            raise ValueError(f"the state of {scaler} is not that of {n_scaled} columns")
 
     @classmethod
     def fit(cls, table: Table, weight, embedding, scaler, reading):

@@ -46,6 +46,10 @@ class Make:
             )
         return vars(self) | {"names": names}
 
+    def by_column(self) -> dict:
+        """Fields with one entry for each column, those of arrays empty."""
+        return {name: getattr(self, name) for name in ("kinds", "dtypes", "zones", "names")}
+
     def check_same(self, other, floats):
         """ValueError for columns in another order, of other time zones, or without their units.
 

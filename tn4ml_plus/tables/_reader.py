@@ -9,9 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from .._arrays import namespace, served_length
 from .._registry import variant
+from .._schema import check_fields
 from ..embeddings import Embedding, WithMissing
 from ..initializers import least_squares_weights
 from ..training import bucket
@@ -105,10 +107,29 @@ class TableReader(Columns):
     second_moments : ndarray of shape (nsites, phys_dim, phys_dim) or None, of each site's vectors
     """
 
-    unit_weights: np.ndarray | None = None
-    neutral: np.ndarray | None = None
+    unit_weights: Float[np.ndarray, "nsites phys_dim"] | None = None
+    neutral: Float[np.ndarray, "nsites phys_dim"] | None = None
     divides: bool = False
-    second_moments: np.ndarray | None = None
+    second_moments: Float[np.ndarray, "nsites phys_dim phys_dim"] | None = None
+
+    @classmethod
+    def from_state(cls, state: dict) -> "TableReader":
+        """The reader of fields that were stored; ValueError where they contradict each other."""
+        check_fields(cls, state)
+        reader = cls(**state)
+        reader.check()
+        return reader
+
+    def check(self):
+        """ValueError where fields contradict each other."""
+        super().check()
+        shape = self.nsites, self.embedding.phys_dim
+        if self.neutral is None or self.neutral.shape != shape:
+            raise ValueError(f"the neutral vectors are not of the shape {shape} of the embedding")
+        if self.divides and self.unit_weights is None:
+            raise ValueError("unit_weights, by which vectors are divided, are missing")
+        if not np.isfinite(self.vector_map(self._padded(np.empty((0, self.width)), 1))).all():
+            raise ValueError(f"the vectors of {self.embedding} are not finite")
 
     @classmethod
     def fit_transform(
