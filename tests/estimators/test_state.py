@@ -159,7 +159,7 @@ def test_a_replaced_loss_is_what_is_stored(table, tmp_path):
 
 
 def test_paths_that_are_no_files(fitted, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"There is no folder .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"folder does not exist.*nowhere"):
         fitted.save(tmp_path / "nowhere" / "model")
     with pytest.raises(IsADirectoryError, match="is a folder"):
         load(tmp_path)

@@ -3,28 +3,28 @@
 import contextlib
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from .._types import AnyArray
 from ..errors import ModelFileError
+from ._replacing import replacing
 
 FORMAT_VERSION = 3
 _CHECKSUM_VERSION = 3
 _KEY, _CHECKSUM = "tn4ml_plus", "tn4ml_plus_sha256"
+_MAX_HEADER = 100_000_000
 
 
 def write(path: str | Path, arrays: Mapping[str, AnyArray], metadata: Any) -> None:
     """Write arrays and metadata to one file, complete or not at all.
 
     The file appears only once all of it is on disk; a failed write leaves an older one untouched.
+    `replacing` has the details: links, modes, errors, processes that are killed.
 
     >>> import os, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -39,12 +39,7 @@ def write(path: str | Path, arrays: Mapping[str, AnyArray], metadata: Any) -> No
     arrays : mapping, names to arrays of booleans, integers or floats of at most 64 bits
     metadata : values that `json.dumps` keeps: string keys, no tuples; NaN and infinities pass
     """
-    # safetensors reads raw memory, so the layout must be plain; ascontiguousarray would lift 0-d.
-    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    arrays = {
-        name: array.astype(array.dtype.newbyteorder("=")) if not array.dtype.isnative else array
-        for name, array in arrays.items()
-    }
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
     for name, array in arrays.items():
         if array.dtype.kind not in "biuf" or array.itemsize > 8:
             raise ValueError(
@@ -53,24 +48,40 @@ def write(path: str | Path, arrays: Mapping[str, AnyArray], metadata: Any) -> No
                 "labels_to_json."
             )
     text = json.dumps({"format_version": FORMAT_VERSION, "content": metadata})
-    header = {_KEY: text, _CHECKSUM: _checksum(text, arrays)}
-    data = safetensors.numpy.save(arrays, metadata=header)
+    # Large items first, as safetensors does, so that every array is aligned in memory maps.
+    names = sorted(arrays, key=lambda name: -arrays[name].itemsize)
+    metadata = {_KEY: text, _CHECKSUM: _checksum(text, arrays)}
+    header = _header({name: arrays[name] for name in names}, metadata)
+    # Array by array: safetensors would build all of the file in memory, or, in some versions, write
+    # to a temporary of its own.
+    with replacing(path) as file:
+        file.write(header)
+        for name in names:
+            file.write(_plain(arrays[name]))
 
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(path.parent)!r}: make it first.")
-    # In the same folder, so that the replacement is a rename within one file system.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+
+def _plain(array):
+    """The array as it lies in a file: little-endian, row by row, of one axis at least."""
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+
+
+def _header(arrays, metadata):
+    """The beginning of a safetensors file: length and JSON, which describes what follows."""
+    entries, end = {}, 0
+    for name, array in arrays.items():
+        start, end = end, end + array.nbytes
+        kind = "BOOL" if array.dtype == bool else f"{array.dtype.kind.upper()}{8 * array.itemsize}"
+        entries[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [start, end]}
+    if "__metadata__" in entries:
+        raise ValueError("No array may be called '__metadata__', safetensors' own: rename it.")
+    header = json.dumps({"__metadata__": metadata} | entries, ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    if len(header) > _MAX_HEADER:
+        raise ValueError(
+            f"The metadata take {len(header)} bytes, and safetensors files hold at most "
+            f"{_MAX_HEADER}: put what is long into arrays."
+        )
+    return len(header).to_bytes(8, "little") + header
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], Any]:
@@ -149,6 +160,7 @@ def _checksum(text, arrays):
     """SHA-256 of metadata and arrays with their names, dtypes and shapes, in hexadecimal."""
     digest = hashlib.sha256(text.encode())
     for name, array in sorted(arrays.items()):
-        digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        plain = _plain(array)
+        digest.update(f"\0{name}\0{plain.dtype.str}\0{array.shape}\0".encode())
+        digest.update(plain.reshape(-1).view(np.uint8))
     return digest.hexdigest()
