@@ -15,7 +15,7 @@ from .. import tables
 from .._arrays import evenly_spaced
 from .._checks import check, check_number
 from .._registry import resolve, variant
-from .._schema import UNBOUNDED
+from .._schema import UNBOUNDED, check_fields
 from ..contraction import pack
 from ..embeddings import Legendre
 from ..ensembles import Ensemble
@@ -46,13 +46,15 @@ class View(HoldsNetworks):
     n_iter_: int
     random_state: int
 
-    def check(self, n_columns):
-        """ValueError where the parts do not fit each other or tables of so many columns."""
-        self._ensemble.check_reads(self._reader, "density")
-        if self._reader.n_columns != n_columns:
-            raise ValueError(f"{n_columns} columns are not those of the reader")
-        if isinstance(self.score, BornScore):
-            born_members(self._reader, self._ensemble, np.zeros((1, self._reader.width)))
+    @classmethod
+    def from_state(cls, state):
+        """The view of fields that were stored; ValueError where they contradict each other."""
+        check_fields(cls, state)
+        view = cls(**state)
+        view._ensemble.check_reads(view._reader, "density")
+        if isinstance(view.score, BornScore):
+            born_members(view._reader, view._ensemble, np.zeros((1, view._reader.width)))
+        return view
 
     def __sklearn_tags__(self):
         return Tags(None, TargetTags(required=False), input_tags=InputTags(allow_nan=True))
@@ -293,10 +295,9 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
 
     def _restore(self, state):
         super()._restore(state)
-        if len(self.baseline_) != self.n_features_in_ or not self.views_:
-            raise ValueError(f"baseline_ is not that of {self.n_features_in_} columns")
-        for view in self.views_:
-            view.check(self.n_features_in_)
+        counts = {len(self.baseline_), *(view.n_features_in_ for view in self.views_)}
+        if counts != {self.n_features_in_} or not self.views_:
+            raise ValueError(f"baseline_ and views_ are not those of {self.n_features_in_} columns")
 
     def _view_scalers(self):
         if self.scaler is not None:

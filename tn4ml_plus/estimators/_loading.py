@@ -1,6 +1,7 @@
 """Fitted estimators from files, also of format 1, which held their attributes one by one."""
 
 from .._registry import from_json
+from .._schema import check_fields
 from ..ensembles import Ensemble
 from ..io import checked, labels_from_json, read
 from ..tables import TableReader
@@ -52,18 +53,19 @@ def _upgraded(arrays, metadata):
         return state | {"views_": [_view(found["view"][i], view) for i, view in views]}
     embedding, scaler, levels = map(from_json, metadata["encoder"])
     names, divisors = found.get("feature_names_in_"), found.get("_divisors")
-    state["_reader"] = TableReader(
-        embedding,
-        scaler,
-        found.get("scaler", {}),
-        tuple(levels),
-        names=None if names is None else tuple(names),
-        unit_weights=divisors,
-        neutral=found["_neutral"],
-        divides=divisors is not None,
-        unseen_is_missing="unseen_log_density_" in found,
-        second_moments=found.get("second_moments_"),
-    )
+    reader = {
+        "embedding": embedding,
+        "scaler": scaler,
+        "scaler_state": found.get("scaler", {}),
+        "levels": tuple(None if each is None else tuple(each) for each in levels),
+        "names": None if names is None else tuple(names),
+        "unit_weights": divisors,
+        "neutral": found["_neutral"],
+        "divides": divisors is not None,
+        "unseen_is_missing": "unseen_log_density_" in found,
+        "second_moments": found.get("second_moments_"),
+    }
+    state["_reader"] = TableReader.from_state(reader)
     if metadata["structures"] is not None:
         ensemble = {
             "networks": list(found["network"]),
@@ -77,8 +79,10 @@ def _upgraded(arrays, metadata):
         }
         state["_ensemble"] = Ensemble.from_state(ensemble)
     if "_y_mean" in found:
-        target = TargetScaling(found["_y_mean"], found["_y_deviation"], found["_one_column"])
-        state["_target"] = target
+        names = {"mean": "_y_mean", "deviation": "_y_deviation", "one_column": "_one_column"}
+        target = {name: found[old] for name, old in names.items()}
+        check_fields(TargetScaling, target)
+        state["_target"] = TargetScaling(**target)
     return state
 
 
@@ -87,7 +91,7 @@ def _view(arrays, metadata):
     score = BornScore if metadata["estimator"] == "born_view" else NormScore
     score, seed = score(state["unseen_log_density_"]), metadata["parameters"]["random_state"]
     kept = {name: state[name] for name in ("_reader", "_ensemble", "history_", "n_iter_")}
-    return View(score=score, random_state=seed, **kept)
+    return View.from_state(kept | {"score": score, "random_state": seed})
 
 
 def _nested(arrays):

@@ -273,8 +273,10 @@ def _filled(like, arrays, metadata):
                 f"{name} is stored as {array.dtype}{array.shape}, `like` has "
                 f"{leaf.dtype}{tuple(leaf.shape)}: make `like` as the saved tree was made"
             )
-        if np.isnan(array).any():
-            raise ValueError(f"{name} has entries that are no numbers")
+        # Masks may hold infinities, which shapes alone do not tell.
+        known = isinstance(leaf, jax.ShapeDtypeStruct) or not np.isfinite(leaf).all()
+        if not (known and not np.isnan(array).any()) and not np.isfinite(array).all():
+            raise ValueError(f"{name} has entries that are not finite")
         leaves[place] = on_device(array)
     if extra := sorted(arrays.keys() - wanted):
         raise ValueError(f"`like` has no place for what the file holds: {', '.join(extra)}")

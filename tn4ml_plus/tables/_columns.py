@@ -23,6 +23,7 @@ _FEW_LEVELS, _MANY_LEVELS, _ROWS_PER_LEVEL = 16, 128, 50
 # Harmonics of each period of moments: seven points tell all days of a week.
 _HARMONICS = {"time of year": 2, "day of week": 3, "time of day": 2}
 _NUMERIC, _CATEGORICAL = "numbers", "categories"
+_KINDS = {"M": "moments", "m": "times of day", "O": _CATEGORICAL}
 _OUTSIDE = (
     "values left the domain of {} and were clipped to it: scale the columns into it, or use the "
     "default scaler."
@@ -109,6 +110,11 @@ class Columns:
             raise ValueError(f"moments and pooled are not those of {self.n_features} features")
         if not set(cyclic) <= {None, *_HARMONICS}:
             raise ValueError(f"moments are read as {cyclic}, of which some are unknown")
+        for j, kind in enumerate(self.kinds or ()):
+            plain = _NUMERIC if self._levels_of(j) is None else _CATEGORICAL
+            is_moment = bool(self.moments and self.moments[j])
+            if kind not in ((_KINDS["M"], _KINDS["m"]) if is_moment else (plain,)):
+                raise ValueError(f"column {j} holds {kind}, which its other fields do not say")
         n_scaled = int(self.scaled.sum())
         if self.exponents is not None and self.exponents.shape != (n_scaled,):
             raise ValueError(f"{len(self.exponents)} exponents are not those of {n_scaled} columns")
@@ -482,8 +488,7 @@ def blocks(n_rows, width):
 
 def _kind(values):
     """Kind of a column of a table, in words, from its entries that are no numbers."""
-    kinds = {"M": "moments", "m": "times of day", "O": _CATEGORICAL}
-    return _NUMERIC if values is None else kinds[values.dtype.kind]
+    return _NUMERIC if values is None else _KINDS[values.dtype.kind]
 
 
 def _exponents(X, scaler):
