@@ -90,7 +90,7 @@ class View(HoldsNetworks):
 
 
 class FittedDetector(Fitted):
-    """What fitting a detector makes."""
+    """Results of fitting a detector."""
 
     views_: list[View]
     constants_: Annotated[Float[np.ndarray, " n_features"], UNBOUNDED]

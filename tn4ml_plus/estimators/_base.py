@@ -74,7 +74,7 @@ class ReadsTables(TakesTables):
 
 
 class FittedNetworks(FittedInEpochs):
-    """What training networks on tables makes."""
+    """Results of training networks on tables."""
 
     _reader: TableReader
     _ensemble: Ensemble

@@ -19,7 +19,7 @@ from ._recipes import DENSITY, Data, of_density
 
 
 class FittedBornMachine(FittedNetworks):
-    """What fitting a Born machine makes."""
+    """Results of fitting a Born machine."""
 
     unseen_log_density_: float
 

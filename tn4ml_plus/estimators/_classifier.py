@@ -122,7 +122,7 @@ def _codes(labels, classes):
 
 
 class FittedClassifier(FittedNetworks):
-    """What fitting a classifier makes."""
+    """Results of fitting a classifier."""
 
     classes_: np.ndarray
 

@@ -30,14 +30,14 @@ _NUMBERS, _ROWS, _FEW_ROWS = 1 << 21, 16_384, 1024
 
 
 class Fitted(TypedDict):
-    """What fitting makes, as files hold it; each estimator states its own."""
+    """Results of fitting, as files hold them; each estimator states its own."""
 
     n_features_in_: int
     feature_names_in_: NotRequired[np.ndarray]
 
 
 class FittedInEpochs(Fitted):
-    """What training over epochs makes."""
+    """Results of training over epochs."""
 
     history_: dict[str, list]
     n_iter_: int

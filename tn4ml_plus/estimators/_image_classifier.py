@@ -35,7 +35,7 @@ from ._estimator import (
 
 
 class FittedImageClassifier(FittedInEpochs):
-    """What fitting a classifier of images makes."""
+    """Results of fitting a classifier of images."""
 
     classes_: np.ndarray
     image_shape_: tuple[int, int, int]
@@ -215,9 +215,11 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
         if not (self.scale_ > 0).all() or not 0 <= getattr(self, "label_smoothing_", 0) < 1:
             raise ValueError("scale_ must be positive and label_smoothing_ in [0, 1)")
         options = self._resolve_model()
-        # Blocks and patches are made one by one, though without arrays.
-        if sum(options[0].layers) + len(options[0].stem or ()) > len(leaves):
-            raise ValueError(f"{len(leaves)} arrays are too few for {options[0]}")
+        # Blocks and patches are made one by one, though without arrays but for constants.
+        variant, n_numbers = options[0], sum(leaf.size for leaf in leaves)
+        sizes = max(variant.channels + variant.expansions + (variant.stem or ()))
+        if sum(variant.layers) + len(variant.stem or ()) > len(leaves) or sizes > n_numbers:
+            raise ValueError(f"{len(leaves)} arrays of {n_numbers} numbers are not {variant}")
         model = self._shapes(options)
         found, wanted = ([(x.shape, x.dtype.kind) for x in each] for each in (leaves, model[0]))
         if found != wanted:

@@ -73,7 +73,7 @@ def _read_numbers(y):
 
 
 class FittedRegressor(FittedNetworks):
-    """What fitting a regressor makes."""
+    """Results of fitting a regressor."""
 
     _target: TargetScaling
 

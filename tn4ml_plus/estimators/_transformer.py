@@ -28,7 +28,7 @@ _LOST = 1e-8
 
 
 class FittedTransformer(Fitted):
-    """What fitting a transformer makes."""
+    """Results of fitting a transformer."""
 
     _reader: TableReader
     tree_: Tree

@@ -90,7 +90,7 @@ class Columns:
     scaler: Scaler
     scaler_state: dict[str, np.ndarray]
     levels: tuple[tuple[bool | int | float | str, ...] | None, ...]
-    names: tuple | None = None
+    names: tuple[bool | int | float | str | None, ...] | None = None
     unseen_is_missing: bool = False
     kinds: tuple[str, ...] | None = None
     moments: tuple[tuple[str, ...] | None, ...] | None = None

@@ -11,6 +11,8 @@ from ..errors import InformationWarning
 from ._dtypes import column_of, converted, objects_of, series_of, type_of, wrapped
 from ._kinds import MOMENT, SPAN
 
+# Of a column, or of its parts where columns have several levels.
+_Name = bool | int | float | str | None | tuple[bool | int | float | str | None, ...]
 _WAYS = {"pandas": "to_pandas", "polars": "to_polars", "pyarrow": "to_arrow"}
 
 
@@ -31,9 +33,9 @@ class Make:
     library: str | None
     kinds: tuple[str, ...]
     dtypes: tuple[str, ...] = ()
-    zones: tuple = ()
-    names: tuple = ()
-    axis: tuple = ()
+    zones: tuple[str | None, ...] = ()
+    names: tuple[_Name, ...] = ()
+    axis: tuple[_Name, ...] = ()
 
     def to_state(self) -> dict:
         """Values that the registry can store: names that are no plain values are text."""
