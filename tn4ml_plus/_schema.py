@@ -36,7 +36,11 @@ def check_fields(cls: type, values: dict[str, Any], owner: str | None = None) ->
     values : dict, values by name
     owner : str, optional, whose fields they are for the message, by default the class's
     """
-    owner, hints = owner or cls.__name__, typing.get_type_hints(cls, include_extras=True)
+    owner = owner or cls.__name__
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except NameError:  # Of a class of a function's own, names are known there only.
+        hints = {field.name: Any for field in dataclasses.fields(cls)}
     if dataclasses.is_dataclass(cls):
         fields = [field for field in dataclasses.fields(cls) if field.init]
         hints = {field.name: hints[field.name] for field in fields}
