@@ -388,11 +388,25 @@ def run(seed, n_files, seconds=float("inf"), every=None, chosen=None):
             rng, at = random.Random(f"{seed} {number}"), number % len(every)
             data, is_honest = mutated(every[at], rng, folder)
             words = outcome(every[at], data, expected[at], is_honest, folder)
-            counts[words.partition(":")[0]] += 1
+            counts[every[at].name, words.partition(":")[0].partition("\n")[0]] += 1
             if words.startswith("FAULT"):
                 faults.append((every[at].name, number, words))
             number += 1
     return counts, faults
+
+
+def tabulated(counts):
+    """A Markdown table of outcomes by kind."""
+    outcomes = sorted({words for _, words in counts}, key=lambda w: -_total(counts, w))
+    names = list(dict.fromkeys(name for name, _ in counts))
+    rows = [["file", *outcomes], ["---", *["---:"] * len(outcomes)]]
+    rows += [[name, *(f"{counts[name, words]:,}" for words in outcomes)] for name in names]
+    rows.append(["all", *(f"{_total(counts, words):,}" for words in outcomes)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _total(counts, words):
+    return sum(count for (_, other), count in counts.items() if other == words)
 
 
 def main():
@@ -401,11 +415,17 @@ def main():
     parser.add_argument("--files", type=int, help="number of files; by default as time allows")
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--only", type=int, help="number of the only file to try")
+    parser.add_argument("--out", type=Path, help="Markdown file for a table of the outcomes")
     options = parser.parse_args()
     n_files = options.files if options.only is None else options.only + 1
     counts, faults = run(options.seed, n_files, options.seconds, chosen=options.only)
-    for words, count in counts.most_common():
-        sys.stdout.write(f"{count:8d} {words}\n")
+    table = tabulated(counts)
+    sys.stdout.write(table)
+    if options.out is not None:
+        options.out.write_text(
+            f"{counts.total():,} mutated files, seed {options.seed}: what loading and predicting "
+            f"came to.\n\n{table}"
+        )
     for kind, number, words in faults[:20]:
         sys.stdout.write(f"\n{kind}, seed {options.seed}, number {number}\n{words}\n")
     sys.exit(bool(faults))

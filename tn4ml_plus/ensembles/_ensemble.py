@@ -309,8 +309,7 @@ class Ensemble:
         if self.loss.task not in (task, None) or self.squared != (task == "density"):
             raise ValueError(f"the networks are not of a {task}, trained on {self.loss}")
         nsites, phys_dim = reader.nsites, reader.embedding.phys_dim
-        for network in self.networks:
-            structure = pack(network)[1]
+        for _, structure, _ in self._groups():
             found = structure.nsites, structure.phys_dim
             if found != (nsites, phys_dim):
                 raise ValueError(
