@@ -41,6 +41,8 @@ GOOD = [
 BAD = [
     ({"number": True}, "number of Fields must be int, got True"),
     ({"number": 1.0}, "must be int, got 1.0"),
+    ({"number": 10**30}, "must be int, got 1000"),
+    ({"names": {"loss": [float("nan")]}}, "names of Fields"),
     ({"number": None}, "must be int, got None"),
     ({"numbers": [1]}, r"numbers of Fields must be tuple\[int"),
     ({"numbers": (1, "a")}, r"got \(1, 'a'\)"),

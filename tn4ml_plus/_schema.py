@@ -13,6 +13,7 @@ ValueError: bond_dims of Sizes must be tuple[int, ...], got (2, 'four').
 """
 
 import dataclasses
+import math
 import reprlib
 import types
 import typing
@@ -28,7 +29,7 @@ UNBOUNDED = "may be infinite or no number"
 def check_fields(cls: type, values: dict[str, Any], owner: str | None = None) -> None:
     """ValueError unless values are those of a class's fields, by name, kind and shape.
 
-    Arrays must be finite, and sizes of one name in jaxtyping's annotations the same.
+    Numbers must be finite, integers of 64 bits, and sizes of one name in jaxtyping's annotations the same.
 
     Parameters
     ----------
@@ -78,8 +79,9 @@ def _conforms(value, hint):
     if origin in (dict, tuple, list):
         return type(value) is origin and _items_conform(value, origin, arguments)
     if hint in (int, float):
-        kinds = int | float if hint is float else int
-        return isinstance(value, kinds) and not isinstance(value, bool)
+        # Integers of JSON have any length.
+        whole = isinstance(value, int) and type(value) is not bool and abs(value) < 2**63
+        return whole or (hint is float and isinstance(value, float) and math.isfinite(value))
     if hint is None:
         return value is None
     if not isinstance(value, origin or hint):

@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import dataclasses
 from collections import Counter
+from collections.abc import Hashable
 
 import numpy as np
 
@@ -89,8 +90,8 @@ class Columns:
     embedding: Embedding
     scaler: Scaler
     scaler_state: dict[str, np.ndarray]
-    levels: tuple[tuple[bool | int | float | str, ...] | None, ...]
-    names: tuple[bool | int | float | str | None, ...] | None = None
+    levels: tuple[tuple[Hashable, ...] | None, ...]
+    names: tuple[Hashable, ...] | None = None
     unseen_is_missing: bool = False
     kinds: tuple[str, ...] | None = None
     moments: tuple[tuple[str, ...] | None, ...] | None = None

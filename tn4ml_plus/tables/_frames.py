@@ -1,6 +1,7 @@
 """Tables of the make that others had."""
 
 import numbers
+from collections.abc import Hashable
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -11,8 +12,6 @@ from ..errors import InformationWarning
 from ._dtypes import column_of, converted, objects_of, series_of, type_of, wrapped
 from ._kinds import MOMENT, SPAN
 
-# Of a column, or of its parts where columns have several levels.
-_Name = bool | int | float | str | None | tuple[bool | int | float | str | None, ...]
 _WAYS = {"pandas": "to_pandas", "polars": "to_polars", "pyarrow": "to_arrow"}
 
 
@@ -34,8 +33,8 @@ class Make:
     kinds: tuple[str, ...]
     dtypes: tuple[str, ...] = ()
     zones: tuple[str | None, ...] = ()
-    names: tuple[_Name, ...] = ()
-    axis: tuple[_Name, ...] = ()
+    names: tuple[Hashable, ...] = ()
+    axis: tuple[Hashable, ...] = ()
 
     def to_state(self) -> dict:
         """Values that the registry can store: names that are no plain values are text."""
