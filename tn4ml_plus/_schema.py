@@ -29,7 +29,8 @@ UNBOUNDED = "may be infinite or no number"
 def check_fields(cls: type, values: dict[str, Any], owner: str | None = None) -> None:
     """ValueError unless values are those of a class's fields, by name, kind and shape.
 
-    Numbers must be finite, integers of 64 bits, and sizes of one name in jaxtyping's annotations the same.
+    Numbers must be finite, integers of 64 bits, and sizes of one name in jaxtyping's annotations
+    the same.
 
     Parameters
     ----------
