@@ -37,6 +37,7 @@ SECONDS = {
     "tests/tables/test_kinds.py": 35,
     "tests/test_axes.py": 45,
     "tests/test_cartesian.py": 25,
+    "tests/training/test_checkpoints.py": 45,
     "tests/training/test_gradient.py": 35,
     "tests/training/test_sweep.py": 60,
 }

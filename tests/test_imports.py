@@ -20,6 +20,7 @@ LEVELS = {
     "_registry": 0,
     "_amplitude": 0,
     "_types": 0,
+    "_version": 0,
     "datasets": 1,
     "embeddings": 1,
     "initializers": 1,

@@ -2,6 +2,7 @@
 
 from ._compiled import cache_compilations, clear_compiled
 from ._registry import register
+from ._version import __version__ as __version__
 from .estimators import (
     DTTNClassifier,
     TNAnomalyDetector,
@@ -11,8 +12,6 @@ from .estimators import (
     TNTransformer,
     load,
 )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DTTNClassifier", "TNAnomalyDetector", "TNBornMachine", "TNClassifier", "TNRegressor",

@@ -136,13 +136,25 @@ def resolve(kind, spec):
     )
 
 
+#: Options of `dataclasses.field` for what is set by hand alone: no file has it, or is believed if
+#: it has, and it does not count when objects are compared.
+UNSTORED = {"compare": False, "metadata": {"stored": False}}
+
+
+def is_stored(field):
+    """Whether files have this field of a dataclass, unless it is `UNSTORED`."""
+    return field.metadata.get("stored", True)
+
+
 def to_json(value):
     """JSON form of a variant, or of a tuple, list, dict, number, string, bool or None.
 
-    Raises TypeError for anything else, since only registered classes can be rebuilt.
+    Fields that are `UNSTORED` are left out. Raises TypeError for anything else, since only
+    registered classes can be rebuilt.
     """
     if known := registered(type(value)):
-        names = [field.name for field in dataclasses.fields(value) if field.init]
+        fields = dataclasses.fields(value)
+        names = [field.name for field in fields if field.init and is_stored(field)]
         fields = {name: to_json(getattr(value, name)) for name in names}
         return {"kind": known[0], "class": known[1], "fields": fields}
     if isinstance(value, tuple | list):
@@ -160,14 +172,19 @@ def to_json(value):
 
 
 def from_json(data):
-    """Inverse of `to_json`; builds registered classes only, of what their fields may hold."""
+    """Inverse of `to_json`; builds registered classes only, of what their fields may hold.
+
+    What is `UNSTORED` is dropped.
+    """
     if not isinstance(data, dict):
         return data
     if "class" in data:
-        fields = {name: from_json(value) for name, value in data["fields"].items()}
         cls = lookup(data["kind"], data["class"])
         if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.init):
             raise ValueError(f"a {data['kind']} {data['class']!r} is never stored")
+        dropped = {field.name for field in dataclasses.fields(cls) if not is_stored(field)}
+        given = data["fields"].items()
+        fields = {name: from_json(value) for name, value in given if name not in dropped}
         check_fields(cls, fields)
         return cls(**fields)
     if "dict" in data:

@@ -1,6 +1,8 @@
 """Models with generated weights: layers, `compress`, training, the pipeline."""
 
+import dataclasses
 from functools import partial
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -12,6 +14,7 @@ from one_program import call
 from short_products import short_products_of
 from sklearn.datasets import load_digits
 
+from tn4ml_plus.errors import ModelFileError
 from tn4ml_plus.generators import (
     ATTNGenerator,
     BrickWallGenerator,
@@ -39,6 +42,8 @@ from tn4ml_plus.generators import (
     train,
 )
 from tn4ml_plus.generators._decoder import Factors
+from tn4ml_plus.io import write
+from tn4ml_plus.training import _checkpoint
 
 KEY, OTHER = jax.random.key(0), jax.random.key(1)
 
@@ -509,7 +514,7 @@ def test_good_fits_are_kept_bad_ones_not():
     pipeline = CompressionPipeline(
         partial(TTNGenerator, bond_dim=3), min_size=1024, fit_steps=500, max_error=0.6
     )
-    small, errors = pipeline._generated(model, KEY)
+    small, errors = pipeline._generated(model, KEY, pipeline._files())
     noise, smooth = errors
     assert smooth < 0.4 < 0.6 < noise
     assert np.linalg.norm(small.dense()["smooth"] - SMOOTH) < 0.4 * np.linalg.norm(SMOOTH)
@@ -540,7 +545,8 @@ def test_without_targets_a_loss_of_outputs_is_needed(teacher):
 
 
 def test_zero_weights_are_not_fitted():
-    small, errors = CompressionPipeline(min_size=256)._generated([jnp.zeros((16, 16))], KEY)
+    pipeline = CompressionPipeline(min_size=256)
+    small, errors = pipeline._generated([jnp.zeros((16, 16))], KEY, pipeline._files())
     assert not errors
     assert np.isfinite(small.dense()[0]).all()
 
@@ -549,3 +555,81 @@ def test_growth_of_what_has_no_bonds_fails_before_training(teacher):
     pipeline = CompressionPipeline(BrickWallGenerator, min_size=4096, fit_steps=0, bonds=(3,))
     with pytest.raises(ValueError, match="no bonds"):
         pipeline.run(teacher, *TRAINING, validation=VALIDATION, key=KEY)
+
+
+# Checkpoints --------------------------------------------------------------------------------------
+
+
+class Cut(Exception):
+    """The end of a training before its time."""
+
+
+def cut_after(monkeypatch, n_writes):
+    """Have the process end, as it were, once so many checkpoints are written."""
+    written = []
+
+    def writing(*args):
+        write(*args)
+        written.append(args[0])
+        if len(written) == n_writes:
+            raise Cut
+
+    monkeypatch.setattr(_checkpoint, "write", writing)
+    return written
+
+
+def equal(first, second):
+    trees = (eqx.filter(tree, eqx.is_array) for tree in (first, second))
+    return eqx.tree_equal(*trees)
+
+
+def test_trainings_and_distillations_go_on(teacher, tmp_path, monkeypatch):
+    student, options = compressed_perceptron(), {"key": KEY, "n_epochs": 3, "patience": 2}
+    whole = distill(student, teacher, DIGITS[:200], validation=DIGITS[200:300], **options)
+    options |= {"validation": DIGITS[200:300], "checkpoint": tmp_path / "run"}
+    written = cut_after(monkeypatch, 2)
+    with pytest.raises(Cut):
+        distill(student, teacher, DIGITS[:200], **options)
+    resumed = distill(student, teacher, DIGITS[:200], **options)
+    assert equal(resumed.model, whole.model)
+    assert resumed[1:] == whole[1:]
+    assert len(written) == 3
+    with pytest.raises(ModelFileError, match=r"differs in samples and targets\."):
+        distill(student, teacher, DIGITS[:200] / 2, **options)
+
+
+@pytest.mark.parametrize("n_entries", [None, 32])
+def test_fits_go_on(n_entries, tmp_path, monkeypatch):
+    start = TTNGenerator((16, 16), key=KEY, bond_dim=2)
+    options = {"n_steps": 250, "n_entries": n_entries, "key": KEY}
+    whole = fit(start, SMOOTH[:16, :16], **options)
+    written = cut_after(monkeypatch, 2)
+    with pytest.raises(Cut):
+        fit(start, SMOOTH[:16, :16], checkpoint=tmp_path / "run", **options)
+    resumed = fit(start, SMOOTH[:16, :16], checkpoint=tmp_path / "run", **options)
+    assert equal(resumed.generator, whole.generator)
+    np.testing.assert_array_equal(resumed.losses, whole.losses)
+    assert resumed.error == whole.error
+    # In five calls of fifty steps.
+    assert len(written) == 5
+    with pytest.raises(ModelFileError, match=r"differs in targets\."):
+        fit(start, SMOOTH[:16, 1:17], checkpoint=tmp_path / "run", **options)
+
+
+def test_a_pipeline_goes_on_where_it_was(teacher, tmp_path, monkeypatch):
+    pipeline = CompressionPipeline(min_size=4096, fit_steps=5, n_epochs=1, bits=None)
+    given = {"validation": VALIDATION, "key": KEY}
+    whole = pipeline.run(teacher, *TRAINING, **given)
+    pipeline = dataclasses.replace(pipeline, checkpoint=tmp_path / "run.ckpt")
+    written = cut_after(monkeypatch, 2)
+    with pytest.raises(Cut):
+        pipeline.run(teacher, *TRAINING, **given)
+    resumed = pipeline.run(teacher, *TRAINING, **given)
+    assert equal(resumed.model, whole.model)
+    assert resumed.errors == whole.errors
+    assert [s._replace(seconds=0) for s in resumed.stages] == [
+        s._replace(seconds=0) for s in whole.stages
+    ]
+    assert [Path(path).name for path in written] == ["run-1.ckpt", "run-2.ckpt", "run-3.ckpt"]
+    with pytest.raises(ValueError, match="checkpoint"):
+        CompressionPipeline(checkpoint=3)

@@ -172,9 +172,11 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
         rng = check_random_state(self.random_state)
         kept = data.rows(data.weight > 0)
         unseen = log_of_unseen(data.weight)
+        scalers = self._view_scalers()
+        numbers = range(1, len(scalers) + 1) if len(scalers) > 1 else [None]
         views = [
-            self._trained(scaler, kept, rng.randint(2**31 - 1), unseen)
-            for scaler in self._view_scalers()
+            self._trained(scaler, kept, rng.randint(2**31 - 1), unseen, number)
+            for scaler, number in zip(scalers, numbers, strict=True)
         ]
         self._keep(views, kept.table)
 
@@ -345,9 +347,11 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
             )
         return recipe
 
-    def _trained(self, scaler, data, seed, unseen):
-        """The view with this scaler."""
+    def _trained(self, scaler, data, seed, unseen, number):
+        """The view with this scaler; number: among several, None for a single one."""
         recipe, rng = self._recipe(scaler, data.table.shape), check_random_state(seed)
+        if number is not None:
+            recipe = dataclasses.replace(recipe, trainer=recipe.trainer.numbered(number))
         reader, ensemble, arguments = prepared(recipe, data, rng)
         ensemble, history, n_iter = ensemble.train(*arguments)
         score = (BornScore if self._is_born() else NormScore)(unseen)

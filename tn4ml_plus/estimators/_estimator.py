@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import numbers
 import types
 import typing
 from typing import Any, ClassVar, NotRequired, TypedDict, dataclass_transform
@@ -334,6 +335,14 @@ def check_switches(estimator):
         value = getattr(estimator, name, False)
         if not isinstance(value, bool | int | np.bool_):
             raise ValueError(f"{name} must be True or False, got {value!r}.")
+
+
+def check_repeatable(trainer, random_state):
+    """ValueError where a trainer has a checkpoint that no later fit could go on from."""
+    if trainer.checkpoints and not isinstance(random_state, numbers.Integral):
+        raise ValueError(
+            "A checkpoint needs the same random numbers again: set random_state to an integer."
+        )
 
 
 def split(trainer, target, classes, rng):

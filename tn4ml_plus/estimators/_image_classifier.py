@@ -4,8 +4,6 @@ import copy
 import dataclasses
 import functools
 import math
-import numbers
-import zlib
 from typing import Any, NotRequired
 
 import jax
@@ -26,6 +24,7 @@ from ._estimator import (
     FittedInEpochs,
     ResumableOptions,
     as_estimator,
+    check_repeatable,
     check_switches,
     extended,
     fits,
@@ -148,7 +147,6 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
             validation=None if validation is None else labelled(validation),
             callbacks=tuple(self.callbacks or ()),
             verbose=bool(self.verbose),
-            task=self._task(trainer, images, (codes, weight), n_iter),
         )
 
         def keep(result):
@@ -273,10 +271,7 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
         )
         if given:
             changes["augmentations"] = given
-        if trainer.checkpoint is not None and not isinstance(self.random_state, numbers.Integral):
-            raise ValueError(
-                "A checkpoint needs the same random numbers again: set random_state to an integer."
-            )
+        check_repeatable(trainer, self.random_state)
         return dataclasses.replace(trainer, **changes)
 
     def _read(self, X, reset):
@@ -318,20 +313,6 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
             mean, scale = np.zeros_like(mean), np.ones_like(scale)
         parts = (part.astype(dtype) for part in (weight, mean, scale))
         return training.LabelledImages.padded(images, target, *parts)
-
-    def _task(self, trainer, images, arrays, n_iter):
-        """Values that tell this training from others, for a checkpoint."""
-        if trainer.checkpoint is None:
-            return {}
-        digest = zlib.crc32(np.ascontiguousarray(images))
-        for part in arrays:
-            digest = zlib.crc32(part, digest)
-        return {
-            "images, labels and weights": digest,
-            "variant, block and merge": repr([self.variant, self.block, self.merge]),
-            "random_state": int(self.random_state),
-            "epochs before": n_iter,
-        }
 
 
 def _standardization(images):

@@ -19,7 +19,7 @@ from ..losses import CrossEntropy, NegativeLogLikelihood
 from ..tables import TRACED, Table, TableReader, padded_length, resolve_columns
 from ..training import Gradient, Samples
 from ._densities import orthonormal
-from ._estimator import check_switches, split
+from ._estimator import check_repeatable, check_switches, split
 
 # Of fewer rows what is set aside tells less than the defaults know.
 _LEAST_ROWS = 300
@@ -74,6 +74,7 @@ def filled(defaults: Recipe, options, shape, owner: str) -> Recipe:
         callbacks=callbacks,
         verbose=bool(options.verbose),
     )
+    check_repeatable(recipe.trainer, options.random_state)
     tempered = options.trainer == "gradient" and _tempered(recipe, shape[0])
     candidates = tuple(_candidates(recipe, options, *shape))
     if tempered and not candidates:

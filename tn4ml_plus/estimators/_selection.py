@@ -148,6 +148,7 @@ def _held_out(recipe, candidates, data, outputs, rng, temperatures):
         for name in ("feature_dropout", "decay")
     }
     brief = {"schedule": _Faster(recipe.trainer.schedule), "early_stopping": None}
+    brief["checkpoint"] = None
     trainer = _Brief(**vars(recipe.trainer) | brief | own)
     changes = {"callbacks": (), "leaves_out": False, "n_members": n_networks, "trainer": trainer}
     recipe = dataclasses.replace(recipe, **changes)

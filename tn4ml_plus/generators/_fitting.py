@@ -1,7 +1,9 @@
 """Fits of generators to weights: the default optimizer, its steps, cores near isometries."""
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,11 +16,14 @@ from .._arrays import one_program
 from .._checks import check_int, check_number
 from .._compiled import bounded_cache
 from .._types import ArrayLike
-from ..errors import NotFiniteError
+from ..training import Checkpoint, Result, Step, Trainable, Trainer
 from ..training._risk import updated
 from ._base import Generator, is_generator
 from ._composite import BrickWall
 from ._decoder import Layer
+
+# Steps of a fit in one compiled call, at most.
+_STEPS = 100
 
 
 @bounded_cache(64)
@@ -97,7 +102,6 @@ def descend(loss_of, model, optimizer, state, inputs, isometry_weight):
         updates, state = updated(optimizer, gradient, state, params)
         return (optax.apply_updates(params, updates), state), value
 
-    state = optimizer.init(params) if state is None else state
     (params, state), losses = jax.lax.scan(step, (params, state), inputs)
     return eqx.combine(params, static), state, losses
 
@@ -127,6 +131,7 @@ def fit(
     isometry_weight: float = 0.0,
     optimizer=None,
     key: jax.Array | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Fit:
     """A generator brought near to a given weight, for example a trained one: a warm start.
 
@@ -152,6 +157,7 @@ def fit(
         Entries of the weight in a step, drawn with replacement, at least 2; by default all.
     isometry_weight, optimizer : as in `train`
     key : jax.Array, key of the draws; required with n_entries
+    checkpoint : as in `tn4ml_plus.training.Trainer`, optional; an epoch has at most a hundred steps
 
     Raises
     ------
@@ -176,21 +182,80 @@ def fit(
         raise ValueError("weight must be finite and not all zero: there is nothing to fit.")
     if n_entries is not None and key is None:
         raise ValueError("n_entries draws entries at random: give key=jax.random.key(...).")
-    optimizer = default_optimizer(n_steps) if optimizer is None else optimizer
-    key = jax.random.key(0) if key is None else key
-    fitted, losses, error = _fit(
-        generator, weight / rms, optimizer, loss, n_steps, n_entries, isometry_weight, key
+    n_epochs = -(-n_steps // _STEPS)
+    # Epochs of one length, and so one program, where any of half the steps or more divides them.
+    n_epochs = next((n for n in range(n_epochs, 2 * n_epochs) if n_steps % n == 0), n_epochs)
+    trainer = _WeightGradient(
+        max_epochs=n_epochs,
+        n_entries=n_entries,
+        isometry_weight=isometry_weight,
+        optimizer=default_optimizer(n_steps) if optimizer is None else optimizer,
+        checkpoint=checkpoint,
     )
-    if not np.isfinite(losses).all():
-        raise NotFiniteError(
-            "The fit met a loss that is not finite: choose a lower learning rate, such as "
-            f"optimizer=default_optimizer({n_steps}, 1e-3)."
-        )
-    return Fit(fitted.scaled(rms), np.asarray(losses), float(error))
+    key = jax.random.key(0) if key is None else key
+    problem = _WeightProblem(generator, weight / rms, n_steps, loss, key)
+    result = trainer.train(problem)
+    fitted, error = _measured(result.params, problem.target)
+    return Fit(fitted.scaled(rms), np.concatenate(result.history["losses"]), float(error))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _WeightProblem(Trainable):
+    """A generator and the weight that it is brought near to; key: of draws of entries."""
+
+    params: Generator
+    target: jax.Array
+    n_steps: int
+    loss: Callable
+    key: jax.Array
+
+    n_samples = property(lambda self: self.target.size)
+
+    def validation_loss(self, params):
+        raise NotImplementedError  # There is no validation.
+
+    def outcome(self, params):
+        return Result(params)
+
+    def networks(self, result):
+        return [result.params]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _WeightGradient(Trainer):
+    """Steps of an optimizer on a weight's entries, all or some; an epoch is a compiled call."""
+
+    n_entries: int | None
+    isometry_weight: float
+    optimizer: Any
+
+    advice = "Choose a lower learning rate, such as optimizer=default_optimizer(n_steps, 1e-3)"
+
+    def init(self, problem):
+        return started(problem.params, self.optimizer)
+
+    def step(self, problem, params, state, epoch):
+        size = -(-problem.n_steps // self.max_epochs)
+        start = epoch * size
+        size = min(size, problem.n_steps - start)
+        program = self.optimizer, problem.loss, self.n_entries, self.isometry_weight
+        given = problem.target, problem.key, np.int32(start)
+        params, state, losses = _epoch(params, state, *given, problem.n_steps, size, program)
+        losses = np.asarray(losses)
+        return Step(params, state, losses.mean(dtype=float), {"losses": losses.tolist()})
 
 
 @eqx.filter_jit
-def _fit(generator, weight, optimizer, loss, n_steps, n_entries, isometry_weight, key):
+def started(model, optimizer):
+    """The optimizer's state for all inexact arrays of a model."""
+    return optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+
+
+@eqx.filter_jit
+def _epoch(generator, state, weight, key, start, n_steps, size, program):
+    """`descend` for `size` of all steps, from one on."""
+    optimizer, loss, n_entries, isometry_weight = program
+
     def loss_of(made, key):
         if n_entries is None:
             found, target = made(), weight
@@ -199,13 +264,18 @@ def _fit(generator, weight, optimizer, loss, n_steps, n_entries, isometry_weight
             found, target = made.entries(index), weight.reshape(-1)[index]
         return loss(_rms(target) / _rms(found) * found, target).mean()
 
-    keys = jax.random.split(key, n_steps)
-    made, _, losses = descend(loss_of, generator, optimizer, None, keys, isometry_weight)
+    keys = jax.lax.dynamic_slice_in_dim(jax.random.split(key, n_steps), start, size)
+    return descend(loss_of, generator, optimizer, state, keys, isometry_weight)
+
+
+@eqx.filter_jit
+def _measured(made, weight):
+    """The generator times the factor of least squares, and its relative error."""
     found = made()
     squares = precise.vdot(found, found)
     factor = precise.vdot(found, weight) / jnp.where(squares > 0, squares, 1)
     error = jnp.linalg.norm(factor * found - weight) / jnp.linalg.norm(weight)
-    return made.scaled(factor), losses, error
+    return made.scaled(factor), error
 
 
 def _rms(array):

@@ -1,6 +1,7 @@
 """Compression of a trained model in measured stages."""
 
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 
 from .._checks import check, check_int, check_number, int_tuple
 from ..losses import Loss
+from ..training import Checkpoint
+from ..training._checkpoint import as_checkpoint
 from ._base import in_place_of
 from ._changing import BITS, grow, quantise
 from ._compressed import Compressed, compressed, large_weights, n_bytes, n_parameters
@@ -88,6 +91,7 @@ class CompressionPipeline:
     bits : int, optional, 4 or 8, those of integer cores; None for no rounding
     n_epochs, batch_size, patience, isometry_weight : as in `train`, for each training
     loss, apply : as in `train`; without targets the loss is for the model's own outputs
+    checkpoint : as in `train`, optional; each fit and training has a numbered file of its own
     """
 
     generator: Callable = ATTNGenerator
@@ -103,8 +107,10 @@ class CompressionPipeline:
     isometry_weight: float = 0.0
     loss: Callable = CROSS_ENTROPY
     apply: Callable = per_sample
+    checkpoint: Checkpoint | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "checkpoint", as_checkpoint(self.checkpoint))
         for name in ("min_size", "n_epochs", "batch_size"):
             check_int(name, getattr(self, name), 1)
         check_int("fit_steps", self.fit_steps, 0)
@@ -148,13 +154,15 @@ class CompressionPipeline:
 
         names = "loss", "apply", "n_epochs", "batch_size", "patience", "isometry_weight"
         options = {name: getattr(self, name) for name in names}
+        files = self._files()
 
         def trained(model, key):
-            return train(model, X, y, key=key, validation=validation, **options).model
+            given = options | {"validation": validation, "checkpoint": next(files)}
+            return train(model, X, y, key=key, **given).model
 
         first, second, third, *keys = jax.random.split(key, 3 + 2 * len(self.bonds))
         note("dense", model)
-        small, errors = self._generated(model, first)
+        small, errors = self._generated(model, first, files)
         # Generators that cannot grow are refused before time is spent on training.
         for bond in self.bonds:
             eqx.filter_eval_shape(grow, small, bond, key=key)
@@ -173,7 +181,12 @@ class CompressionPipeline:
             note(f"int{self.bits}", small)
         return CompressionReport(small, stages, errors)
 
-    def _generated(self, model, key):
+    def _files(self):
+        """The checkpoints of all fits and trainings in their order."""
+        for number in itertools.count(1):
+            yield None if self.checkpoint is None else self.checkpoint.numbered(number)
+
+    def _generated(self, model, key, files):
         """The model with generators, and the errors of their fits."""
         errors = []
 
@@ -181,7 +194,7 @@ class CompressionPipeline:
             start = in_place_of(weight, key, generator=self.generator)
             if not self.fit_steps or not jnp.any(weight):
                 return start
-            fitted = fit(start, weight, n_steps=self.fit_steps)
+            fitted = fit(start, weight, n_steps=self.fit_steps, checkpoint=next(files))
             errors.append(fitted.error)
             return fitted.generator if fitted.error <= self.max_error else start
 

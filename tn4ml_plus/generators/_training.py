@@ -16,7 +16,7 @@ from .._checks import check_int, check_number
 from ..errors import NotFiniteError
 from ..losses import CrossEntropy, Loss
 from ..training import EarlyStopping, Result, Step, Trainable, Trainer
-from ._fitting import default_optimizer, descend
+from ._fitting import default_optimizer, descend, started
 
 CROSS_ENTROPY = CrossEntropy()
 
@@ -95,7 +95,7 @@ class _ModelGradient(Trainer):
         return default_optimizer(self.max_epochs * self._batches(problem)[0])
 
     def init(self, problem):
-        return _start(problem.params, self._optimizer(problem))
+        return started(problem.params, self._optimizer(problem))
 
     def step(self, problem, params, state, epoch):
         n_steps, size = self._batches(problem)
@@ -124,6 +124,7 @@ def train(
         another epoch, of another order. patience : int, epochs without a lower validation loss
         before training ends, by default all. isometry_weight : float, weight of `isometry` in the
         loss, 0 by default. optimizer : optax transformation, by default `default_optimizer`.
+        checkpoint : as in `tn4ml_plus.training.Trainer`, none by default.
 
     Raises
     ------
@@ -251,11 +252,6 @@ def _drawn(key, epoch, n_epochs, n_samples, shape):
     """Numbers of the samples of each step of an epoch."""
     key = jax.random.split(key, n_epochs)[epoch]
     return jax.random.permutation(key, n_samples)[: shape[0] * shape[1]].reshape(shape)
-
-
-@eqx.filter_jit
-def _start(model, optimizer):
-    return optimizer.init(eqx.filter(model, eqx.is_inexact_array))
 
 
 @eqx.filter_jit

@@ -1,5 +1,6 @@
 """Training of networks and image models: problems, trainers and their results."""
 
+from ._checkpoint import Checkpoint
 from ._gradient import LBFGS, Constant, Gradient, Schedule, WarmupCosine
 from ._problem import Epoch, Problem, Result, Samples, Trainable, bucket, extend_history
 from ._risk import Risk, members, outputs, stacked, trimmed
@@ -10,9 +11,9 @@ from .sweeps._isometric import IsometricSweep
 from .sweeps._sweep import Sweep
 
 __all__ = [
-    "LBFGS", "Augmentation", "Constant", "CutMix", "EarlyStopping", "Epoch", "Gradient",
-    "HorizontalFlip", "ImageGradient", "ImageProblem", "IsometricSweep", "LabelledImages", "Mixup",
-    "Problem", "RandomCrop", "Result", "Risk", "Samples", "Schedule", "Sequential", "Step", "Sweep",
-    "Trainable", "Trainer", "WarmupCosine", "bucket", "extend_history", "image_outputs", "members",
-    "outputs", "stacked", "trimmed",
+    "LBFGS", "Augmentation", "Checkpoint", "Constant", "CutMix", "EarlyStopping", "Epoch",
+    "Gradient", "HorizontalFlip", "ImageGradient", "ImageProblem", "IsometricSweep",
+    "LabelledImages", "Mixup", "Problem", "RandomCrop", "Result", "Risk", "Samples", "Schedule",
+    "Sequential", "Step", "Sweep", "Trainable", "Trainer", "WarmupCosine", "bucket",
+    "extend_history", "image_outputs", "members", "outputs", "stacked", "trimmed",
 ]  # fmt: skip

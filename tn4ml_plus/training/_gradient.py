@@ -103,7 +103,7 @@ class Gradient(Trainer):
         does.
     feature_dropout : float or tuple of float, one per member
         Share of the features that each sample loses in each step, in [0, 1).
-    max_epochs, early_stopping, time_limit, callbacks : as in `Trainer`; max_epochs is exact
+    max_epochs, early_stopping, time_limit, callbacks, checkpoint : as in `Trainer`
     """
 
     learning_rate: float | None = None
@@ -372,7 +372,7 @@ class LBFGS(Trainer):
     """Limited-memory BFGS on all samples at once, with optax's zoom line search.
 
     Deterministic except for the start. The first fit of a shape takes several seconds to compile,
-    later ones none. There are 100 epochs by default.
+    later ones none. An epoch is an iteration, of which there are 100 by default.
 
     >>> LBFGS(max_epochs=20).memory
     10
@@ -383,7 +383,7 @@ class LBFGS(Trainer):
     decay : float
         Weight of half the squared distance from the identity start, divided by the sum of the
         sample weights, at least n_samples.
-    max_epochs, early_stopping, time_limit, callbacks : as in `Trainer`; an epoch is an iteration
+    max_epochs, early_stopping, time_limit, callbacks, checkpoint : as in `Trainer`
 
     References
     ----------

@@ -83,12 +83,13 @@ class Result:
 
 
 class Trainable(abc.ABC):
-    """A training task as the loop over epochs sees it; fields are those of `Problem`."""
+    """A training task as the loop over epochs sees it, a dataclass; fields as in `Problem`."""
 
     params: Any
     state: Any = None
     validation: Any = None
     subsets: Any = None
+    random_state: Any = None
     callbacks: tuple = ()
     verbose: bool = False
 

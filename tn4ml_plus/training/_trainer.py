@@ -2,9 +2,9 @@
 
 import abc
 import dataclasses
+import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from .._arrays import on_device
 from .._checks import check, check_instance, check_int, check_number, function_tuple, warn
-from .._registry import register, variant
+from .._registry import UNSTORED, register, variant
 from ..errors import DivergenceWarning, DurationWarning, NotFiniteError
-from ..io import read, write
+from ._checkpoint import Checkpoint, CheckpointFile, Progress, as_checkpoint
 from ._problem import Epoch, Result, Trainable, extend_history
 from ._risk import trimmed
 
@@ -47,46 +47,6 @@ class EarlyStopping:
         check_number("min_delta", self.min_delta, at_least=0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """A file with the state of a training after its last epoch, replaced whole after each epoch.
-
-    task: numbers and strings that tell this training from others.
-    """
-
-    path: str
-    task: dict
-
-    def save(self, tree, history):
-        """Write a pytree of arrays, and lists of numbers by name."""
-        arrays = {f"leaf.{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
-        write(self.path, arrays, {"task": self.task, "history": history})
-
-    def restore(self, tree):
-        """The tree and history that `save` wrote, None if there is no file; tree: of like shapes.
-
-        ValueError for a file of another training.
-        """
-        if not Path(self.path).exists():
-            return None
-        arrays, metadata = read(self.path)
-        leaves, treedef = jax.tree.flatten(tree)
-        saved = [arrays.get(f"leaf.{i}") for i in range(len(leaves))]
-        alike = len(arrays) == len(leaves) and all(
-            array is not None and (array.shape, array.dtype) == (leaf.shape, leaf.dtype)
-            for array, leaf in zip(saved, leaves, strict=True)
-        )
-        if metadata.get("task") != self.task or not alike:
-            theirs = metadata.get("task") or {}
-            other = [name for name in self.task if theirs.get(name) != self.task[name]]
-            raise ValueError(
-                f"The checkpoint {str(self.path)!r} is of another training, which differs in "
-                f"{', '.join(other) or 'the model'}: remove the file to start again, or name "
-                "another one."
-            )
-        return jax.tree.unflatten(treedef, map(on_device, saved)), metadata["history"]
-
-
 class Step(NamedTuple):
     """The outcome of an epoch.
 
@@ -110,8 +70,8 @@ class Trainer(abc.ABC):
     """A way to train networks: a frozen dataclass that defines `step` and, with a state, `init`.
 
     `train` and everything about it is inherited: histories, progress, early stopping with the best
-    weights, time limits, callbacks, errors that keep what was trained, a `DivergenceWarning` and
-    the best weights where the loss climbed far above its start.
+    weights, time limits, callbacks, checkpoints, errors that keep what was trained, a
+    `DivergenceWarning` and the best weights where the loss climbed far above its start.
 
     Parameters
     ----------
@@ -119,12 +79,15 @@ class Trainer(abc.ABC):
     early_stopping : EarlyStopping, optional, when to stop by the loss on samples set aside
     time_limit : float, optional, seconds after which no new epoch starts
     callbacks : sequence of functions of an `Epoch`, called after each; a true result stops training
+    checkpoint : Checkpoint, str or path, optional
+        File from which training goes on where it was cut off.
     """
 
     max_epochs: int | None = None
     early_stopping: EarlyStopping | None = None
     time_limit: float | None = None
     callbacks: tuple[Callable, ...] = ()
+    checkpoint: Checkpoint | None = dataclasses.field(default=None, **UNSTORED)
 
     #: Epochs where max_epochs is None.
     default_epochs: ClassVar[int] = 100
@@ -140,6 +103,18 @@ class Trainer(abc.ABC):
         check_instance("early_stopping", self.early_stopping, EarlyStopping, optional=True)
         check_number("time_limit", self.time_limit, above=0, optional=True)
         object.__setattr__(self, "callbacks", function_tuple("callbacks", self.callbacks))
+        object.__setattr__(self, "checkpoint", as_checkpoint(self.checkpoint))
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """The checkpoint, if there is one."""
+        return () if self.checkpoint is None else (self.checkpoint,)
+
+    def numbered(self, number: int) -> "Trainer":
+        """The trainer of one of several trainings, whose checkpoint has a file of its own."""
+        if self.checkpoint is None:
+            return self
+        return dataclasses.replace(self, checkpoint=self.checkpoint.numbered(number))
 
     @abc.abstractmethod
     def step(self, problem, params, state, epoch: int) -> Step:
@@ -177,6 +152,8 @@ class Trainer(abc.ABC):
             training, KeyboardInterrupt too, has the weights of the last finished epoch.
         ValueError
             For networks that this trainer cannot train.
+        ModelFileError
+            Where the file of the checkpoint is none of this training.
         """
         self.check(problem)
         return run(self, problem, self.epochs(problem.n_samples))
@@ -187,6 +164,11 @@ class Trainer(abc.ABC):
             raise ValueError(
                 f"{type(self).__name__} cannot train on part of the samples: use one trainer that "
                 'can for partial_fit, such as trainer="gradient" or trainer="sweep".'
+            )
+        if self.checkpoint is not None:
+            raise ValueError(
+                "A checkpoint is of a whole training, and partial_fit takes a part at a time: set "
+                "the trainer's checkpoint=None, and save the model between the parts."
             )
         self.check(problem)
         return run(self, problem, 1)
@@ -216,10 +198,6 @@ class Trainer(abc.ABC):
         """
         return problem.outcome(params)
 
-    def checkpoint_of(self, problem) -> Checkpoint | None:
-        """The file that training is continued from, None for none."""
-        return None
-
 
 def run(trainer, problem, n_epochs):
     """Let a `Trainer` take its steps, one per epoch; returns a `Result`.
@@ -227,7 +205,7 @@ def run(trainer, problem, n_epochs):
     NotFiniteError where a loss or a parameter is not finite; any error has the `result` so far.
     Where the loss climbs to over four times its start, plus one, a DivergenceWarning tells, and the
     weights are those of the epoch with the lowest loss, or those of the start.
-    Training is resumed from the trainer's `Checkpoint` where there is one.
+    Training goes on from the file of the trainer's `Checkpoint` where there is one.
     """
     if problem.subsets is not None and not trainer.trains_on_subsets:
         raise ValueError(
@@ -237,6 +215,7 @@ def run(trainer, problem, n_epochs):
     params, state = trainer.begin(problem)
     history, stopped = {"loss": [], "seconds": []}, False
     stopping = None if problem.validation is None else trainer.early_stopping
+    limit = np.inf if trainer.time_limit is None else trainer.time_limit
     watched, margin = ("validation_loss", stopping.min_delta) if stopping else ("loss", 0.0)
     # The watched loss, its epoch, the parameters; and the training loss before all epochs.
     best, start = (np.inf, 0, params), None
@@ -250,20 +229,34 @@ def run(trainer, problem, n_epochs):
         found.n_iter = len(history["loss"])
         return found
 
-    checkpoint = trainer.checkpoint_of(problem)
-    saved = checkpoint and checkpoint.restore((params, state, params))
-    if saved:
-        (params, state, kept), history = saved
-        for epoch, loss in enumerate(history.get(watched, [])):
+    file = trainer.checkpoint and CheckpointFile(trainer, problem, params, state)
+    if file and (saved := file.read()):
+        params, state, kept, history, start = saved
+        best = np.inf if stopping else start, 0, kept
+        for epoch, loss in enumerate(history[watched]):
             best = better(loss, epoch, kept)
-        start = next(iter(history["loss"]), None)
     n_before, told = len(history["loss"]), trainer.max_epochs is not None
     started = time.perf_counter() - sum(history["seconds"][-1:])
+
+    def watch():
+        """Show the last epoch to all callbacks; whether one of them stops training."""
+        members = lambda p=params: problem.networks(trainer.outcome(problem, p))  # noqa: E731
+        current = Epoch(len(history["loss"]), history, members)
+        # All of them are called, whatever the first ones say.
+        stops = [bool(f(current)) for f in (*trainer.callbacks, *problem.callbacks)]
+        return any(stops)
+
+    def save():
+        file.write(Progress(params, state, best[2], history, start))
+
     shown = {"desc": "epochs", "disable": not problem.verbose, "leave": False}
     progress = tqdm(total=n_epochs, initial=n_before, **shown)
     try:
+        # Whoever was cut off while it was watched has not seen all of the last epoch.
+        stopped = n_before > 0 and watch()
         for epoch in range(n_before, n_epochs):
-            if stopping and epoch > best[1] + stopping.patience:
+            late = sum(history["seconds"][-1:]) >= limit
+            if stopped or late or (stopping and epoch > best[1] + stopping.patience):
                 break
             step = trainer.step(problem, params, state, epoch)
             loss = float(np.mean(np.asarray(step.loss, float)))
@@ -292,20 +285,14 @@ def run(trainer, problem, n_epochs):
             if not told and (epoch > n_before or each > _LONG):
                 told = _tell(problem, each, epoch, n_epochs)
             params, state = step.params, step.state
-            for name, value in numbers.items():
-                history.setdefault(name, []).append(value)
+            extend_history(history, {name: [value] for name, value in numbers.items()})
             progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
             progress.update()
-            if checkpoint is not None:
-                checkpoint.save((params, state, best[2]), history)
-            members = lambda p=params: problem.networks(trainer.outcome(problem, p))  # noqa: E731
-            current = Epoch(epoch + 1, history, members)
-            # All of them are called, whatever the first ones say.
-            stops = [bool(f(current)) for f in (*trainer.callbacks, *problem.callbacks)]
-            stopped = any(stops)
-            late = trainer.time_limit is not None and numbers["seconds"] >= trainer.time_limit
-            if late or stopped:
-                break
+            if file and (epoch + 1) % file.checkpoint.every == 0:
+                save()
+            stopped = watch()
+        if file and file.n_epochs < len(history["loss"]):
+            save()
     except (Exception, KeyboardInterrupt) as error:
         error.result = result(params)
         raise
@@ -364,6 +351,20 @@ class Sequential:
         valid = self.trainers and all(isinstance(each, Trainer) for each in self.trainers)
         allowed = "one or more trainers, such as (Sweep(), Gradient())"
         check("trainers", self.trainers, valid, allowed)
+        paths = [os.path.realpath(checkpoint.path) for checkpoint in self.checkpoints]
+        if len(set(paths)) < len(paths):
+            raise ValueError(
+                "Two of the trainers have the same file for their checkpoints: name one for each."
+            )
+
+    @property
+    def checkpoints(self):
+        """Those of all trainers, each of which goes on from its own."""
+        return tuple(each for trainer in self.trainers for each in trainer.checkpoints)
+
+    def numbered(self, number):
+        """Trainers whose checkpoints have files of their own, see `Trainer.numbered`."""
+        return Sequential(tuple(trainer.numbered(number) for trainer in self.trainers))
 
     @property
     def early_stopping(self):

@@ -16,7 +16,7 @@ from ..._compiled import bounded_cache
 from ..._registry import variant
 from .._gradient import Minibatches, Schedule, WarmupCosine, padded_rates
 from .._risk import nan_unless_finite, updated
-from .._trainer import Checkpoint, Step, Trainer
+from .._trainer import Step, Trainer
 
 # Images that normalisations take their moments from.
 _MOMENT_ROWS = 4096
@@ -47,10 +47,7 @@ class ImageGradient(Trainer):
     dtype : str, optional
         Of the maps, "bfloat16" for mixed precision; None: that on a GPU and single precision
         elsewhere.
-    checkpoint : str, optional
-        File that is written after each epoch and from which training is continued, with the same
-        settings and, which no file can tell, the same optimizer.
-    max_epochs, early_stopping, time_limit, callbacks : as in `Trainer`; max_epochs is exact
+    max_epochs, early_stopping, time_limit, callbacks, checkpoint : as in `Trainer`
     """
 
     learning_rate: float = 8e-3
@@ -64,7 +61,6 @@ class ImageGradient(Trainer):
     ema: float | None = None
     clip_norm: float | None = 1.0
     dtype: str | None = None
-    checkpoint: str | None = None
 
     advice: ClassVar[str] = "Lower learning_rate, or set clip_norm"
 
@@ -123,19 +119,6 @@ class ImageGradient(Trainer):
         size = len(rows) // n_blocks
         blocks = rows[: len(rows) // size * size].reshape(-1, size).astype(np.int32)
         return problem.outcome(_with_moments(params[-1], problem.samples, blocks))
-
-    def checkpoint_of(self, problem):
-        if self.checkpoint is None:
-            return None
-        # Numbers and strings that tell this training from others.
-        names = ("learning_rate", "max_epochs", "min_steps", "batch_size", "weight_decay")
-        names = (*names, "label_smoothing", "ema", "clip_norm")
-        mine = {name: getattr(self, name) for name in names}
-        mine |= {"dtype": self._dtype(), "optimizer": self.optimizer is not None}
-        mine |= {"n_samples": problem.n_samples, "seed": problem.seed}
-        rest = repr((self.schedule, self.augmentations, self.early_stopping))
-        task = problem.task | mine | {"schedule and augmentations": rest}
-        return Checkpoint(self.checkpoint, task)
 
     def _program(self, problem):
         optimizer = self.optimizer or _adamw(self.weight_decay, self.clip_norm)

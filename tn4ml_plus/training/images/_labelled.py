@@ -63,7 +63,6 @@ class ImageProblem(Trainable):
     validation : LabelledImages, optional
     callbacks : tuple of functions of an `Epoch`
     verbose : bool, whether to show progress
-    task : dict, numbers and strings that tell this training from others, for a checkpoint
     """
 
     params: Any
@@ -74,7 +73,6 @@ class ImageProblem(Trainable):
     validation: LabelledImages | None = None
     callbacks: tuple = ()
     verbose: bool = False
-    task: dict = dataclasses.field(default_factory=dict)
 
     def validation_loss(self, params) -> float:
         """Mean cross-entropy of a model on the validation images, in nats."""

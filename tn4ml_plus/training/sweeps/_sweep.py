@@ -172,7 +172,7 @@ class Sweep(SweepTrainer):
         metric that shrinkage names.
     steps_after : int, steps of conjugate gradients after the truncation
     expansion : int, directions that single cores add to a bond before it is cut
-    max_epochs, early_stopping, time_limit, callbacks : as in `Trainer`
+    max_epochs, early_stopping, time_limit, callbacks, checkpoint : as in `Trainer`
     batch_size : int, samples seen at a time, all bonds once for each batch
     ridge : float
         Weight of half the product's square, in units of the outputs' mean square when training
