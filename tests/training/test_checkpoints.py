@@ -14,10 +14,10 @@ import numpy as np
 import optax
 import pytest
 
-from tn4ml_plus import TNAnomalyDetector, TNClassifier, register
+from tn4ml_plus import TNAnomalyDetector, TNClassifier
 from tn4ml_plus._registry import from_json, lookup, names, to_json
 from tn4ml_plus.contraction import pack
-from tn4ml_plus.errors import ModelFileError, NotFiniteError
+from tn4ml_plus.errors import DivergenceWarning, ModelFileError, NotFiniteError
 from tn4ml_plus.image import DTTN, LayerNormProduct, Variant
 from tn4ml_plus.initializers import RandomNormal
 from tn4ml_plus.io import read, write
@@ -192,6 +192,34 @@ def test_what_was_cut_off_goes_on_bit_for_bit(cls, every, tmp_path):
     assert np.all(np.diff(again.history["seconds"]) >= 0)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scripted(Trainer):
+    """Losses as they are given, and parameters that count the epochs."""
+
+    losses: tuple
+    first: float | None = None
+
+    def step(self, problem, params, state, epoch):
+        params = jax.tree.map(lambda leaf: jnp.full_like(leaf, epoch), params)
+        return Step(params, state, self.losses[epoch], first=self.first)
+
+
+@pytest.mark.parametrize(("first", "kept"), [(None, 1.0), (0.2, None)])
+def test_the_best_epoch_is_kept_beside_the_last(first, kept, tmp_path):
+    losses = (1.0, 0.5, 80.0, 2.0)
+    trainer = Scripted(losses=losses, first=first, max_epochs=4, checkpoint=tmp_path / "run")
+    given = {"validation": None}
+    for number in range(1, 5):
+        with pytest.raises(Cut):
+            trainer.train(chains(**given, callbacks=(cut_at(number),)))
+    with pytest.warns(DivergenceWarning, match=f"climbed from {first or 1}"):
+        result = trainer.train(chains(**given))
+    start = jax.tree.leaves(chains().params)
+    for ours, theirs in zip(jax.tree.leaves(result.params), start, strict=True):
+        np.testing.assert_array_equal(ours, theirs if kept is None else kept)
+    assert result.history["loss"] == list(losses)
+
+
 def killed(path):
     """Train until the process is killed, as another process does it."""
     callbacks = (lambda epoch: epoch.number == 2 and os.kill(os.getpid(), signal.SIGKILL),)
@@ -272,19 +300,19 @@ def changed_samples(name):
 @pytest.mark.parametrize(
     ("fields", "options", "names"),
     [
-        ({"learning_rate": 1e-3}, {}, "learning_rate"),
-        ({"max_epochs": 3}, {}, "max_epochs"),
-        ({"decay": 1.0, "clip_norm": 2.0}, {}, "clip_norm and decay"),
-        ({"optimizer": optax.sgd(0.1)}, {}, "optimizer"),
-        ({}, {"samples": changed_samples("phi")}, "samples"),
-        ({}, {"samples": changed_samples("target")}, "targets"),
-        ({}, {"samples": changed_samples("weight")}, "sample weights"),
-        ({}, {"validation": None}, "validation samples"),
-        ({}, {"params": other_start()}, "start"),
-        ({}, {"anchor": other_start()}, "anchor"),
-        ({}, {"seed": 1}, "random numbers"),
-        ({}, {"objective": CrossEntropy(0.2)}, "loss"),
-        ({}, {"orders": jnp.array([[0, 1, 2, 3], [2, 0, 3, 1]])}, "site orders"),
+        ({"learning_rate": 1e-3}, dict, "learning_rate"),
+        ({"max_epochs": 3}, dict, "max_epochs"),
+        ({"decay": 1.0, "clip_norm": 2.0}, dict, "clip_norm and decay"),
+        ({"optimizer": optax.sgd(0.1)}, dict, "optimizer"),
+        ({}, lambda: {"samples": changed_samples("phi")}, "samples"),
+        ({}, lambda: {"samples": changed_samples("target")}, "targets"),
+        ({}, lambda: {"samples": changed_samples("weight")}, "sample weights"),
+        ({}, lambda: {"validation": None}, "validation samples"),
+        ({}, lambda: {"params": other_start()}, "start"),
+        ({}, lambda: {"anchor": other_start()}, "anchor"),
+        ({}, lambda: {"seed": 1}, "random numbers"),
+        ({}, lambda: {"objective": CrossEntropy(0.2)}, "loss"),
+        ({}, lambda: {"orders": jnp.array([[0, 1, 2, 3], [2, 0, 3, 1]])}, "site orders"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -292,7 +320,7 @@ def test_another_training_is_refused_by_what_differs(complete, fields, options, 
     trainer, path = complete
     before = path.read_bytes()
     with pytest.raises(ModelFileError, match=rf"differs in {names}\. ") as error:
-        dataclasses.replace(trainer, **fields).train(chains(**options))
+        dataclasses.replace(trainer, **fields).train(chains(**options()))
     assert repr(str(path)) in str(error.value)
     assert ("random_state is an integer" in str(error.value)) == (
         names in ("start", "random numbers")
@@ -411,11 +439,12 @@ def with_history(**values):
         (with_history(loss=[1.0, "low"]), "history of loss"),
         (with_history(loss=[1.0, float("nan")]), "history of loss"),
         (with_history(validation_loss=[1.0, float("nan")]), "history of validation_loss"),
-        (with_history(seconds=[2.0, 1.0]), "history"),
-        (with_history(seconds=[-2.0, 1.0]), "history"),
+        (with_history(seconds=[2.0, 1.0]), "seconds of the history go back"),
+        (with_history(seconds=[-2.0, 1.0]), "seconds of the history go back"),
         (with_history(other=[{}, 1]), "history"),
         (with_history(other="ab"), "history"),
-        (changed(history=lambda h: {name: [] for name in h}), "history"),
+        (changed(history=lambda h: {name: [] for name in h}), "history has 0 epochs"),
+        (changed(history=lambda h: {name: 2 * v for name, v in h.items()}), "history has 4 epochs"),
         (changed(identity=lambda i: i | {"moon": "full"}), "does not know"),
         (changed(identity={}), "differs in version of tn4ml_plus, "),
         (changed(identity=3), "no training in it"),
@@ -482,7 +511,6 @@ def test_files_of_models_neither_have_nor_give_a_path(cls):
     assert from_json(stored).checkpoints == ()
 
 
-@register("trainer")
 @dataclasses.dataclass(frozen=True)
 class Mixed(Trainer):
     """A trainer of one's own, whose state is of all kinds."""

@@ -147,8 +147,8 @@ def _held_out(recipe, candidates, data, outputs, rng, temperatures):
         name: tuple(np.repeat([np.mean(getattr(t, name)) for t in trainers], n_networks).tolist())
         for name in ("feature_dropout", "decay")
     }
-    brief = {"schedule": _Faster(recipe.trainer.schedule), "early_stopping": None}
-    brief["checkpoint"] = None
+    brief = {"schedule": _Faster(recipe.trainer.schedule)}
+    brief |= {"early_stopping": None, "checkpoint": None}
     trainer = _Brief(**vars(recipe.trainer) | brief | own)
     changes = {"callbacks": (), "leaves_out": False, "n_members": n_networks, "trainer": trainer}
     recipe = dataclasses.replace(recipe, **changes)

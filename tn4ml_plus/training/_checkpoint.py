@@ -22,13 +22,14 @@ _REPEATED = {"start", "random numbers"}
 class Checkpoint:
     """A file from which a training that was cut off goes on, with the same result bit for bit.
 
-    It is written whole or not at all, after every so many epochs and at the end, and stays: the
-    same training once more returns what it has. Callbacks hear of the last epoch of a file again.
-    Trainings of other samples, starts, random numbers, fields of the trainer or versions of this
-    library or JAX are refused, never overwritten. Of functions, the code and what they close over
-    is compared, not what they find in their module.
+    It is written whole or not at all, every so many epochs and at the end, and stays: the same
+    training once more is read from it. Callbacks are called for the last epoch of the file again,
+    since they may have been cut off. Files of other samples, starts, random numbers, fields of the
+    trainer or versions of this library, JAX or Python are refused and left alone; callbacks,
+    verbose and time_limit may differ. Functions are compared by their code and what they close
+    over, not by what they find in their module.
 
-    A model that is saved does not name it.
+    Files of models do not have it.
 
     >>> Checkpoint("run.ckpt", every=10).numbered(2)
     Checkpoint(path='run-2.ckpt', every=10)
@@ -92,13 +93,14 @@ class CheckpointFile:
             raise FileNotFoundError(f"There is no folder for {self.path!r}: make it first.")
         self.problem, self.identity = problem, identity(trainer, problem)
         self.start = params, state, params
+        self.shapes = _shapes(_arrays(self.start))
         #: Number of epochs that it has.
         self.n_epochs = 0
 
     def write(self, progress: Progress):
         """Replace the file."""
         arrays, random = _arrays(progress[:3]), None
-        if _shapes(arrays) != _shapes(_arrays(self.start)):
+        if _shapes(arrays) != self.shapes:
             raise ValueError(
                 "A checkpoint needs parameters and a state that keep their shapes and types from "
                 "the start on, and this trainer's do not: set its checkpoint=None."
@@ -122,8 +124,11 @@ class CheckpointFile:
         write(self.path, arrays, {"checkpoint": content})
         self.n_epochs = len(progress.history["loss"])
 
-    def read(self) -> Progress | None:
-        """What is in the file, None if there is none; ModelFileError for any other file."""
+    def read(self, n_epochs: int) -> Progress | None:
+        """The content of the file, None if there is none; ModelFileError for any other file.
+
+        n_epochs: most that it may have.
+        """
         if not os.path.lexists(self.path):
             return None
         try:
@@ -135,7 +140,7 @@ class CheckpointFile:
             raise self._refusal("is another file, with no training in it.")
         self._check_identity(content["identity"])
         try:
-            found, random = self._checked(arrays, content)
+            found, random = self._checked(arrays, content, n_epochs)
         except (TypeError, ValueError, OverflowError) as error:
             raise self._refusal(f"is damaged: {error}.") from error
         if self.problem.random_state is not None:
@@ -163,15 +168,15 @@ class CheckpointFile:
             hint = " The start and random numbers are only repeated if random_state is an integer."
         raise self._refusal(f"is of another training: it differs in {names}.{hint}")
 
-    def _checked(self, arrays, content):
+    def _checked(self, arrays, content, n_epochs):
         """`Progress` and the state of the random numbers; errors for what cannot be right."""
-        rng, expected = self.problem.random_state, _shapes(_arrays(self.start))
+        rng, expected = self.problem.random_state, dict(self.shapes)
         if rng is not None:
             expected["random"] = (624,), np.dtype(np.uint32)
         if _shapes(arrays) != expected:
             raise ValueError("its arrays are not those of this training")
         history, start, random = (content.get(name) for name in ("history", "start", "random"))
-        self._check_history(history)
+        self._check_history(history, n_epochs)
         if not _is_finite(start):
             raise ValueError("the loss before all epochs is not finite")
         leaves, tree = jax.tree.flatten(self.start)
@@ -190,20 +195,22 @@ class CheckpointFile:
             random = "MT19937", arrays["random"], position, has_gauss, gauss
         return Progress(params, state, best, history, start), random
 
-    def _check_history(self, history):
-        """ValueError unless each name of a history has a value for each of one or more epochs."""
+    def _check_history(self, history, n_epochs):
+        """ValueError unless all that a history names has a value for each of 1 to n_epochs."""
         judged = ["validation_loss"] if self.problem.validation is not None else []
         names = ["loss", "seconds", *judged]
         valid = isinstance(history, dict) and all(map(_is_plain, history.values()))
         valid = valid and all(isinstance(values, list) for values in history.values())
         if not valid or not history.keys() >= {*names} or len({*map(len, history.values())}) > 1:
             raise ValueError("the history is not one of epochs")
+        if not 1 <= len(history["loss"]) <= n_epochs:
+            raise ValueError(f"the history has {len(history['loss'])} epochs")
         for name in names:
             for value in history[name]:
                 if not (_is_finite(value) or (name in judged and value == np.inf)):
                     raise ValueError(f"the history of {name} has {value!r}")
-        if not history["loss"] or np.any(np.diff([0.0, *history["seconds"]]) < 0):
-            raise ValueError("the history is not one of epochs")
+        if np.any(np.diff([0.0, *history["seconds"]]) < 0):
+            raise ValueError("the seconds of the history go back")
 
 
 def _arrays(tree):
@@ -234,7 +241,7 @@ def _stored(leaf):
 
 
 def _restored(leaf, array):
-    """What `_stored` made an array of, for a leaf of the same kind."""
+    """The leaf that `_stored` made an array of; leaf: one of the same kind."""
     if _is_key(leaf):
         return jax.random.wrap_key_data(on_device(array), impl=jax.random.key_impl(leaf))
     if isinstance(leaf, bool | int | float):

@@ -230,7 +230,7 @@ def run(trainer, problem, n_epochs):
         return found
 
     file = trainer.checkpoint and CheckpointFile(trainer, problem, params, state)
-    if file and (saved := file.read()):
+    if file and (saved := file.read(n_epochs)):
         params, state, kept, history, start = saved
         best = np.inf if stopping else start, 0, kept
         for epoch, loss in enumerate(history[watched]):
