@@ -391,6 +391,13 @@ def test_digests_are_those_of_contents():
     ):
         assert digest(make()) == digest(make())
     assert digest(Weighted(1)) != digest(Weighted(2))
+    assert digest(2) == digest(2.0) != digest(True)
+    assert digest(10**400) != digest(10**400 + 1)
+    schedule = optax.cosine_decay_schedule(0.1, 10)
+    before = digest(schedule)
+    schedule(3)
+    # Which has made a float of the ten.
+    assert digest(schedule) == before
 
 
 def changed(**changes):

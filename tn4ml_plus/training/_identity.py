@@ -109,6 +109,10 @@ class _Digests:
 def _split(value):
     """The kind of a value in words, bytes of its own, and the values that it is made of."""
     kind = _name(type(value))
+    if type(value) in (int, float):
+        # Alike where they are equal: a schedule of optax closes over an integer of which it makes a
+        # float when it is called.
+        return "number", _number(value).encode(), ()
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return kind, repr(value).encode(), ()
     if isinstance(value, jax.Array) and jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
@@ -144,6 +148,11 @@ def _split(value):
     if hasattr(value, "__dict__"):
         return kind, b"", tuple(vars(value).items())
     return kind, re.sub(r"0x[0-9a-f]+", "", repr(value)).encode(), ()
+
+
+def _number(value):
+    whole = type(value) is int and abs(value) > 2**53
+    return repr(value if whole else float(value))
 
 
 def _name(value):
