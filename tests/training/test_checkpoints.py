@@ -378,6 +378,13 @@ def test_digests_are_those_of_contents():
         def __init__(self, weight):
             self.weight = weight
 
+        @functools.cached_property
+        def half(self):
+            return self.weight / 2
+
+    used = Weighted(2.0)
+    assert used.half == 1
+    assert digest(used) == digest(Weighted(2.0))
     for make in (
         lambda: optax.chain(optax.clip_by_global_norm(0.5), optax.lion(1e-2)),
         lambda: {"a": [np.arange(3), jnp.ones(2, jnp.bfloat16), np.array(["x", None], object)]},

@@ -146,7 +146,11 @@ def _split(value):
     if dataclasses.is_dataclass(value):
         return kind, b"", tuple(_fields(value))
     if hasattr(value, "__dict__"):
-        return kind, b"", tuple(vars(value).items())
+        # What is computed once and kept is there or not.
+        computed = {
+            n for n, v in vars(type(value)).items() if isinstance(v, functools.cached_property)
+        }
+        return kind, b"", tuple(pair for pair in vars(value).items() if pair[0] not in computed)
     return kind, re.sub(r"0x[0-9a-f]+", "", repr(value)).encode(), ()
 
 
