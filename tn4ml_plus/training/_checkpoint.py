@@ -15,7 +15,8 @@ from ..errors import ModelFileError
 from ..io import read, write
 from ._identity import identity
 
-_REPEATED = {"start", "random numbers"}
+# What fits with no integer for a random_state do not repeat.
+_RANDOM = {"start", "random numbers"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,18 +88,16 @@ class CheckpointFile:
     It has the random numbers of the problem besides what it is given, and says whose it is.
     """
 
-    def __init__(self, trainer, problem, params, state):
+    def __init__(self, trainer, problem):
         self.checkpoint, self.path = trainer.checkpoint, trainer.checkpoint.path
         if not Path(self.path).absolute().parent.is_dir():
             raise FileNotFoundError(f"There is no folder for {self.path!r}: make it first.")
         self.problem, self.identity = problem, identity(trainer, problem)
-        self.start = params, state, params
-        self.shapes = _shapes(_arrays(self.start))
-        #: Number of epochs that it has.
-        self.n_epochs = 0
+        #: Shapes and types of the arrays that it may have, and the number of epochs that it has.
+        self.shapes, self.n_epochs = {}, 0
 
     def write(self, progress: Progress):
-        """Replace the file."""
+        """Replace the file, once `read` has said what it may hold."""
         arrays, random = _arrays(progress[:3]), None
         if _shapes(arrays) != self.shapes:
             raise ValueError(
@@ -118,17 +117,22 @@ class CheckpointFile:
         content = {
             "identity": self.identity,
             "history": {name: _plain(values) for name, values in progress.history.items()},
-            "start": progress.start,
+            "start": float(progress.start),
             "random": random,
         }
         write(self.path, arrays, {"checkpoint": content})
         self.n_epochs = len(progress.history["loss"])
 
-    def read(self, n_epochs: int) -> Progress | None:
+    def read(self, params, state, n_epochs: int) -> Progress | None:
         """The content of the file, None if there is none; ModelFileError for any other file.
 
-        n_epochs: most that it may have.
+        Parameters
+        ----------
+        params, state : pytree, those before all epochs
+        n_epochs : int, epochs that it has at most
         """
+        start = params, state, params
+        self.shapes = _shapes(_arrays(start))
         if not os.path.lexists(self.path):
             return None
         try:
@@ -140,8 +144,8 @@ class CheckpointFile:
             raise self._refusal("is another file, with no training in it.")
         self._check_identity(content["identity"])
         try:
-            found, random = self._checked(arrays, content, n_epochs)
-        except (TypeError, ValueError, OverflowError) as error:
+            found, random = self._checked(arrays, content, start, n_epochs)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise self._refusal(f"is damaged: {error}.") from error
         if self.problem.random_state is not None:
             self.problem.random_state.set_state(random)
@@ -164,11 +168,11 @@ class CheckpointFile:
         *names, last = other
         names = f"{', '.join(names)} and {last}" if names else last
         hint = ""
-        if not _REPEATED.isdisjoint(other):
+        if not _RANDOM.isdisjoint(other):
             hint = " The start and random numbers are only repeated if random_state is an integer."
         raise self._refusal(f"is of another training: it differs in {names}.{hint}")
 
-    def _checked(self, arrays, content, n_epochs):
+    def _checked(self, arrays, content, like, n_epochs):
         """`Progress` and the state of the random numbers; errors for what cannot be right."""
         rng, expected = self.problem.random_state, dict(self.shapes)
         if rng is not None:
@@ -179,7 +183,7 @@ class CheckpointFile:
         self._check_history(history, n_epochs)
         if not _is_finite(start):
             raise ValueError("the loss before all epochs is not finite")
-        leaves, tree = jax.tree.flatten(self.start)
+        leaves, tree = jax.tree.flatten(like)
         leaves = [
             _restored(leaf, arrays[f"leaf.{i}"]) if _is_number(leaf) else leaf
             for i, leaf in enumerate(leaves)

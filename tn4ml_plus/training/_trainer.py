@@ -229,8 +229,8 @@ def run(trainer, problem, n_epochs):
         found.n_iter = len(history["loss"])
         return found
 
-    file = trainer.checkpoint and CheckpointFile(trainer, problem, params, state)
-    if file and (saved := file.read(n_epochs)):
+    file = trainer.checkpoint and CheckpointFile(trainer, problem)
+    if file and (saved := file.read(params, state, n_epochs)):
         params, state, kept, history, start = saved
         best = np.inf if stopping else start, 0, kept
         for epoch, loss in enumerate(history[watched]):
