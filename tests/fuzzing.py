@@ -119,6 +119,30 @@ def generators():
     return make(0), make(1)
 
 
+def training():
+    """Functions that train a network from the start to a checkpoint, and go on from there."""
+    import jax
+
+    from tn4ml_plus.contraction import pack
+    from tn4ml_plus.losses import CrossEntropy
+    from tn4ml_plus.networks import MPS
+    from tn4ml_plus.training import Gradient, Problem, Samples
+
+    packed, structure = pack(MPS.random(4, bond_dim=3, n_outputs=2, key=jax.random.key(0)))
+    params = jax.tree.map(lambda leaf: leaf[None], packed)
+    rng = np.random.default_rng(0)
+    phi, target = rng.random((12, 4, 2)).astype("f4"), rng.integers(2, size=12)
+    samples = Samples(phi, target, np.ones(12, "f4"))
+
+    def train(path):
+        given = (structure,), CrossEntropy(), params, params, samples, 12, np.ones((4, 2), "f4")
+        problem = Problem(*given, random_state=np.random.RandomState(0))
+        trainer = Gradient(max_epochs=3, batch_size=6, feature_dropout=0.1, checkpoint=path)
+        return trainer.train(problem)
+
+    return train
+
+
 def older():
     """Files of the first format, with what they predict from."""
     import pandas as pd
@@ -149,6 +173,8 @@ def kinds():
         found.append(Kind.of(name, model.save, tn4ml_plus.load, using(*use)))
     for name, data, use in older():
         found.append(Kind(name, data, tn4ml_plus.load, using(*use)))
+    from jax.tree import leaves
+
     saved, like = generators()
 
     def weights(tree):
@@ -158,6 +184,12 @@ def kinds():
         return g.load(path, like)
 
     found.append(Kind.of("generators", lambda path: g.save(path, saved), load, weights))
+    train = training()
+
+    def arrays(result):
+        return np.concatenate([np.ravel(np.asarray(leaf)) for leaf in leaves(result.params)])
+
+    found.append(Kind.of("checkpoint", train, train, arrays))
     return found
 
 
