@@ -14,6 +14,7 @@ LEVELS = {
     "_arrays": 0,
     "_checks": 0,
     "_compiled": 0,
+    "_forks": 0,
     "_precise": 0,
     "_schema": 0,
     "errors": 0,
@@ -44,7 +45,10 @@ ALLOWED_SIDEWAYS = {
     ("networks", "initializers"),
     ("generators", "training"),
     ("_amplitude", "_arrays"),
+    ("_arrays", "_forks"),
     ("_compiled", "_checks"),
+    ("_compiled", "_forks"),
+    ("_forks", "errors"),
     ("_registry", "_schema"),
 }
 OPTIONAL = {"matplotlib", "pandas", "polars", "pyarrow", "torch", "equinox"}

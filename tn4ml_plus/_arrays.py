@@ -1,13 +1,21 @@
 """Small choices about arrays that must be the same everywhere."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Decorator: one program where nothing else is compiled, and no call within one where something is.
-one_program = partial(jax.jit, inline=True)
+from ._forks import check_process, unforked
+
+
+def one_program(function, **options):
+    """Decorator: one program where nothing else is compiled, and no call within one otherwise.
+
+    Parameters
+    ----------
+    function : callable
+    **options : those of `jax.jit`
+    """
+    return unforked(jax.jit(function, inline=True, **options))
 
 
 def namespace(x):
@@ -51,6 +59,7 @@ def on_device(x, dtype=None):
     >>> on_device(np.arange(3), float).tolist()
     [0.0, 1.0, 2.0]
     """
+    check_process()
     if isinstance(x, jax.Array):
         return jnp.asarray(x, dtype)
     # A copy, as JAX may go on with the memory that it is given.

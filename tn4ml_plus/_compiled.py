@@ -13,6 +13,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from ._checks import check, check_int
+from ._forks import unforked
 
 # A container that knows the user alone shows root as nobody.
 _ROOT = 0, 65534
@@ -118,6 +119,7 @@ def compiled(function, **options):
     def jitted(compiler_options):
         return jax.jit(function, compiler_options=dict(compiler_options) or None, **options)
 
+    @unforked
     @functools.wraps(function)
     def call(*args, **kwargs):
         unasked = not jax.config.read("jax_disable_most_optimizations")

@@ -13,6 +13,10 @@ class MissingDataError(FileNotFoundError):
     """A data set's file is absent; the message names what to install or which path to give."""
 
 
+class ForkedProcessError(RuntimeError):
+    """JAX had run before this process was forked, and would hang; the message says what to do."""
+
+
 class ModelFileError(ValueError):
     """A file of this library is damaged, contradicts itself or is of another kind or version."""
 

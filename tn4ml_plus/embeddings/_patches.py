@@ -10,6 +10,7 @@ import numpy as np
 
 from .._arrays import evenly_spaced, namespace, with_fixed_signs
 from .._checks import check_int, check_number, int_tuple
+from .._forks import unforked
 from .._registry import variant
 from .._types import AnyArray, ArrayLike
 from ._base import Embedding, Gram, Vectors, along, as_float, gauss_legendre, product
@@ -254,6 +255,7 @@ class PrincipalPatches(_Image):
         return _with_one(z.reshape(*X.shape[:-1], nsites, self.n_components))
 
 
+@unforked
 @partial(jax.jit, static_argnums=(2, 3), inline=True)
 def _convolution(images, kernel, stride, padding):
     """Components of all patches, which overlap and never exist side by side."""

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_consistent_length
 from .._amplitude import Amplitude
 from .._arrays import on_device, served_length
 from .._checks import check
+from .._forks import unforked
 from ..ensembles import Recipe
 from ..losses import CrossEntropy
 from ..tables import AVERAGED, is_missing, read_table, read_weight, unmasked
@@ -299,6 +300,7 @@ def _probabilities(loss, outputs):
         return np.asarray(found)[: len(flat)].reshape(outputs.shape)
 
 
+@unforked
 @partial(jax.jit, static_argnums=0)
 def _of_amplitude(loss, amplitude):
     return loss.probabilities(amplitude)

@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 import math
-from functools import partial
 from typing import ClassVar
 
 import equinox as eqx
@@ -11,9 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_number
+from .._forks import unforked
 
-#: Decorator of what is one program where nothing else is being compiled.
-one_program = partial(eqx.filter_jit, inline=True)
+
+def one_program(function):
+    """Decorator of what is one program where nothing else is being compiled."""
+    return unforked(eqx.filter_jit(function, inline=True))
 
 
 class Generator(eqx.Module):

@@ -15,6 +15,7 @@ from .. import _precise as precise
 from .._arrays import one_program
 from .._checks import check_int, check_number
 from .._compiled import bounded_cache
+from .._forks import unforked
 from .._types import ArrayLike
 from ..training import Checkpoint, Result, Step, Trainable, Trainer
 from ..training._risk import updated
@@ -245,6 +246,7 @@ class _WeightGradient(Trainer):
         return Step(params, state, losses.mean(dtype=float), {"losses": losses.tolist()})
 
 
+@unforked
 @eqx.filter_jit
 def started(model, optimizer):
     """The optimizer's state for all inexact arrays of a model."""

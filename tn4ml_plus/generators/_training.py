@@ -13,6 +13,7 @@ import numpy as np
 from .._amplitude import Amplitude
 from .._arrays import on_device, one_program
 from .._checks import check_int, check_number
+from .._forks import unforked
 from ..errors import NotFiniteError
 from ..losses import CrossEntropy, Loss
 from ..training import EarlyStopping, Result, Step, Trainable, Trainer
@@ -254,16 +255,19 @@ def _drawn(key, epoch, n_epochs, n_samples, shape):
     return jax.random.permutation(key, n_samples)[: shape[0] * shape[1]].reshape(shape)
 
 
+@unforked
 @eqx.filter_jit
 def _outputs(model, x, apply):
     return apply(model, x)
 
 
+@unforked
 @eqx.filter_jit
 def _total_loss(model, x, y, loss, apply):
     return _losses(apply(model, x), y, loss).sum()
 
 
+@unforked
 @eqx.filter_jit
 def _epoch(model, state, X, y, order, program):
     optimizer, loss, apply, isometry_weight = program

@@ -12,6 +12,7 @@ import numpy as np
 from .. import _arrays
 from .._arrays import on_device
 from .._checks import check, check_int, check_number, int_tuple
+from .._forks import unforked
 from ._base import ELU, Activation, Generator, Identity, cast, check_dtype, one_program
 from ._decoder import Layer, hidden, last
 from ._tensorisations import Modes, Paired, Tensorisation, check_weight_shape
@@ -247,6 +248,7 @@ def _checked_schedule(schedule, order):
     return schedule
 
 
+@unforked
 @eqx.filter_jit
 def _start(key, sizes, activations, plan):
     """Latent tensor and layers of a generator, at random and calibrated."""

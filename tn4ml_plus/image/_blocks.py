@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_int, check_number
+from .._forks import unforked
 from ._maps import BatchNorm, Depthwise, LinearMap, Pointwise, check_floating, constant, normed
 from ._merges import BatchNormMerge, BatchNormProduct, BatchNormSum, Merge
 
@@ -229,6 +230,7 @@ def _folded(block, linear, norm):
     return eqx.tree_at(lambda block: (getattr(block, linear), getattr(block, norm)), block, new)
 
 
+@unforked
 @eqx.filter_jit
 def _scaled(linear, norm):
     """The linear map followed by the normalisation: W <- s W, b <- s (b - mean) + shift."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from .._arrays import on_device
 from .._checks import check, check_instance, check_int, check_number, int_tuple
+from .._forks import unforked
 from .._registry import variant
 from .._types import ArrayLike
 from ..networks import TTN, Tree
@@ -85,6 +86,7 @@ VARIANTS = {
 
 
 # One program where nothing else is being compiled.
+@unforked
 @functools.partial(eqx.filter_jit, inline=True)
 def _outputs(model, images, with_moments):
     """Outputs and, if they are asked for, the moments of the batch."""

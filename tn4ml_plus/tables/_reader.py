@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .._arrays import namespace, served_length
+from .._forks import unforked
 from .._registry import variant
 from .._schema import check_fields
 from ..embeddings import Embedding, WithMissing
@@ -191,6 +192,10 @@ class TableReader(Columns):
             phi[start : start + size] = embed(U[start : start + size])
         return phi[:length]
 
+    def __getstate__(self):
+        # Without what is computed from the fields.
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     @property
     def vector_map(self) -> "VectorMap":
         """Map from rows of `transform` to their vectors, in the precision of now."""
@@ -215,7 +220,7 @@ class TableReader(Columns):
         try:
             row = self._padded(np.empty((0, self.width)), 1)
             self.vector_map(row)
-            _vectors.eval_shape(self.vector_map, row)
+            jax.eval_shape(_vectors, self.vector_map, row)
         except (AttributeError, TypeError) as error:
             raise ValueError(
                 f"{self.embedding!r} must take arrays of NumPy and, in compiled code, those of JAX "
@@ -324,6 +329,7 @@ class VectorMap:
         return phi
 
 
+@unforked
 @jax.jit
 def _vectors(vector_map, rows):
     return vector_map(rows)

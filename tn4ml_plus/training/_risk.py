@@ -16,6 +16,7 @@ from jax import random
 
 from .._arrays import on_device
 from .._compiled import compiled
+from .._forks import unforked
 from ..contraction import contract, log_norm_squared, pack, unpack
 
 
@@ -67,6 +68,7 @@ def over_members(function, n_members, in_axes):
     return single
 
 
+@unforked
 @partial(jax.jit, static_argnames="optimizer")
 def start(optimizer, params):
     """The state of an optax transformation for each member, random keys as their numbers."""
@@ -182,6 +184,7 @@ def _weighted_sum(losses, weight):
     return jnp.sum(jnp.where(weight > 0, losses, 0) * weight)
 
 
+@unforked
 @partial(jax.jit, static_argnames="transform")
 def value(risk, params, rows, transform=lambda function: function):
     """Risk of every member, (n_members,), as a transformation of functions has it."""

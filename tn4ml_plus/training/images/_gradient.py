@@ -13,6 +13,7 @@ import optax
 from ..._arrays import evenly_spaced
 from ..._checks import check, check_instance, check_int, check_number
 from ..._compiled import bounded_cache
+from ..._forks import unforked
 from ..._registry import variant
 from .._gradient import Minibatches, Schedule, WarmupCosine, padded_rates
 from .._risk import nan_unless_finite, updated
@@ -152,6 +153,7 @@ def _adamw(weight_decay, clip_norm):
     )
 
 
+@unforked
 @partial(jax.jit, static_argnames="program")
 def _epoch(program, params, state, samples, batches, key):
     rows, rates, steps, _, first = batches
@@ -187,6 +189,7 @@ def _epoch(program, params, state, samples, batches, key):
     return params, state, nan_unless_finite(params, total)
 
 
+@unforked
 @jax.jit
 def _with_moments(model, samples, blocks):
     """The model with the moments of these images in place of those of single batches.

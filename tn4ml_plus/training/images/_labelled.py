@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._arrays import on_device
+from ..._forks import unforked
 from .._problem import Result, Trainable, bucket
 
 # Images evaluated at a time.
@@ -88,6 +89,7 @@ class ImageProblem(Trainable):
         return [result.params]
 
 
+@unforked
 @jax.jit
 def image_outputs(model, samples: LabelledImages) -> jax.Array:
     """Outputs (length, n_outputs) of a model, in single precision at least.

@@ -13,6 +13,7 @@ from ... import _precise as precise
 from ..._amplitude import power_of_two
 from ..._arrays import on_device
 from ..._checks import warn
+from ..._forks import unforked
 from ..._registry import variant
 from ._effective_problem import EffectiveObjective
 from ._environments import EffectiveMap
@@ -121,6 +122,7 @@ class _Isometric(Sweeper):
         return loss, np.mean(changed[plan.last]) if len(plan.last) else 1.0
 
 
+@unforked
 @partial(jax.jit, static_argnums=0)
 def _with_exponents(stacks, cores, exponents, exponent):
     """Cores times the powers of two of their nodes, but the root's, and the scale without them."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..._arrays import on_device
 from ..._checks import check, check_int, check_number
+from ..._forks import unforked
 from ..._registry import variant
 from .._problem import Result, bucket
 from .._risk import members, stacked
@@ -121,11 +122,13 @@ class SweepTrainer(Trainer):
         member.see(phi, target, weight, signs)
 
 
+@unforked
 @jax.jit
 def _copied(arrays):
     return [jnp.copy(array) for array in arrays]
 
 
+@unforked
 @jax.jit
 def _chosen(samples, rows, order):
     """phi (nsites, phys_dim, batch), target and weight of some rows, of weight 0 where negative."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._arrays import on_device
+from ..._forks import unforked
 from ...contraction import END, OPEN, SHUT
 from . import _updates as bonds
 from ._effective_problem import Report, Task
@@ -289,6 +290,7 @@ class Sweeper:
         return layout, bonds.Place(*numbers, mine, others, int(flip), int(outward))
 
 
+@unforked
 @partial(jax.jit, static_argnames=("is_open", "sizes"))
 def _begun(is_open, sizes, phi, target, weight, signs):
     """Fields of a `SweepState` to begin with, and the samples' `Batch` without an exponent."""
