@@ -180,11 +180,14 @@ class Ensemble:
                 trained = dataclasses.replace(trained, noise=trained._noise(problem))
             return trained, result.history, result.n_iter
 
+        result = None
         try:
-            return after((trainer.partial_train if partial_fit else trainer.train)(problem))
+            result = (trainer.partial_train if partial_fit else trainer.train)(problem)
+            return after(result)
         except (Exception, KeyboardInterrupt) as error:
-            if hasattr(error, "result") and error.result.n_iter:
-                error.trained = after(error.result)
+            result = getattr(error, "result", result)
+            if result is not None and result.n_iter:
+                error.trained = after(result)
             raise
 
     def problem(self, recipe: Recipe, samples, validation, neutral, rng) -> Problem:
@@ -318,6 +321,16 @@ class Ensemble:
                 )
             if n_outputs is not None and structure.output_dims != (n_outputs,):
                 raise ValueError(f"{structure.output_dims} outputs are not {n_outputs}")
+
+    def __getstate__(self):
+        # No arrays of JAX, which cannot be made where it cannot run.
+        state = self.to_state()
+        return state | jax.device_get({name: state[name] for name in ("networks", "anchor")})
+
+    def __setstate__(self, state):
+        networks = list(map(unpack, state["networks"], state["structures"]))
+        kept = {name: value for name, value in state.items() if name != "structures"}
+        vars(self).update(kept | {"networks": networks})
 
     def _noise(self, problem):
         """The `noise` of networks that were trained on subsets of a problem's samples."""

@@ -218,14 +218,17 @@ class TensorNetworkEstimator(HoldsNetworks, NetworkOptions, ResumableOptions):
 
         def keep(ensemble, new, epochs):
             ensemble = ensemble.rescaled(-np.log(temperature))
-            self._reader, self._ensemble, self._fixed = reader, ensemble, self._present_fixed()
             self.history_, self.n_iter_ = extended(history, new), n_iter + epochs
+            self._reader, self._ensemble, self._fixed = reader, ensemble, self._present_fixed()
 
+        trained = None
         try:
-            keep(*ensemble.train(*arguments, partial_fit))
+            trained = ensemble.train(*arguments, partial_fit)
+            keep(*trained)
         except (Exception, KeyboardInterrupt) as error:
-            if hasattr(error, "trained"):
-                keep(*error.trained)
+            trained = getattr(error, "trained", trained)
+            if trained is not None:
+                keep(*trained)
             raise
 
     def _predict(self, X, function, *arguments):

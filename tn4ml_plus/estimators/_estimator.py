@@ -15,8 +15,10 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
 from .._checks import check
+from .._forks import check_process
 from .._registry import from_json, lookup, snake_case, to_json, variant
 from .._schema import check_fields
+from .._version import __version__
 from ..io import from_tree, to_tree, write
 from ..tables import told_once
 from ..training import extend_history
@@ -26,6 +28,8 @@ from ..training import extend_history
 qtn.TensorNetwork.__sklearn_clone__ = lambda network: network.copy()
 
 _ABSENT = object()
+# The version that wrote a pickle, as scikit-learn's `_sklearn_version`.
+_VERSION = "_tn4ml_plus_version"
 # Numbers in a part of an array; its rows are a multiple of those of a large block or a small one.
 _NUMBERS, _ROWS, _FEW_ROWS = 1 << 21, 16_384, 1024
 
@@ -59,15 +63,16 @@ def fits(method):
 
     @functools.wraps(method)
     def fit(self, *args, **kwargs):
+        check_process()
         model = copy.copy(self)
         before, was_fitted = dict(vars(model)), model.__sklearn_is_fitted__()
         try:
             method(model, *args, **kwargs)
+            _take(self, before, vars(model))
         except (Exception, KeyboardInterrupt):
             if not was_fitted and model.__sklearn_is_fitted__():
                 _take(self, before, vars(model))
             raise
-        _take(self, before, vars(model))
         return self
 
     return fit
@@ -81,6 +86,7 @@ def reads(method):
 
     @functools.wraps(method)
     def read(self, *args, **kwargs):
+        check_process()
         model = copy.copy(self)
         if not model.__sklearn_is_fitted__():
             check_is_fitted(model)
@@ -158,6 +164,27 @@ class NestedParameters(BaseEstimator):
             doc_link_label=None,
             dash_wrapped=True,
         )
+
+    def __copy__(self):
+        # As copies were without `__getstate__`, which is for pickles: of the same parts.
+        twin = type(self).__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+    def __getstate__(self):
+        return super().__getstate__() | {_VERSION: __version__}
+
+    def __setstate__(self, state):
+        version = state.get(_VERSION)
+        if version != __version__:
+            wrote = "an earlier development version" if version is None else f"version {version}"
+            raise ValueError(
+                f"This pickle of a {type(self).__name__} was written by {wrote} of tn4ml_plus and "
+                f"this is version {__version__}, which may have other attributes: unpickle it with "
+                "the version that wrote it and call its save(path). tn4ml_plus.load reads such "
+                "files of earlier versions, too."
+            )
+        super().__setstate__({name: value for name, value in state.items() if name != _VERSION})
 
     @reads
     def save(self, path):

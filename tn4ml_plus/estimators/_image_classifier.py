@@ -16,6 +16,7 @@ from sklearn.utils.validation import validate_data
 from .. import training
 from .._arrays import on_device
 from .._checks import check, function_tuple, int_tuple, warn
+from .._forks import is_forked
 from .._registry import lookup, resolve
 from ..losses import unsmoothed
 from ..tables import unmasked
@@ -155,11 +156,14 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
             self.history_ = extended(history, result.history)
             self.n_iter_ = n_iter + result.n_iter
 
+        result = None
         try:
-            keep(trainer.train(problem))
+            result = trainer.train(problem)
+            keep(result)
         except (Exception, KeyboardInterrupt) as error:
-            if hasattr(error, "result") and error.result.n_iter:
-                keep(error.result)
+            result = getattr(error, "result", result)
+            if result is not None and result.n_iter:
+                keep(result)
             raise
 
     @reads
@@ -199,6 +203,17 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
         It reads standardised images. Only for small models and images.
         """
         return self.model_.to_tree(image_shape)
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        if "model_" in state:
+            state["model_"] = jax.tree.map(np.asarray, self.model_)
+        return state
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if "model_" in state and not is_forked():
+            self.model_ = jax.tree.map(on_device, self.model_)
 
     def _state(self):
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.model_)]

@@ -130,13 +130,13 @@ class TNTransformer(TransformerMixin, ReadsTables, NestedParameters):
             return kept
 
         vectors, log_norms = _coarse_grained(reader, U, tree, nodes, find)
-        self._reader = reader
         self.tree_, self.nodes_, self.isometries_ = tree, nodes, tuple(isometries)
         self.discarded_weight_ = np.array(discarded)
         self.sites_ = _depth_first(tree, set(vectors))
         self.phys_dims_ = tuple(len(vectors[site]) for site in self.sites_)
         self.phys_dim_ = max(self.phys_dims_)
         self.log_norm_ = float(np.average(log_norms, weights=weight))
+        self._reader = reader
 
     @reads
     @by_rows

@@ -149,7 +149,8 @@ class Trainer(abc.ABC):
         ------
         NotFiniteError
             When the loss stops being finite. The `result` of that and of any other error that ends
-            training, KeyboardInterrupt too, has the weights of the last finished epoch.
+            training, KeyboardInterrupt too, has the weights of the last finished epoch; where
+            training stops early or the loss climbed, those of the best.
         ValueError
             For networks that this trainer cannot train.
         ModelFileError
@@ -229,12 +230,21 @@ def run(trainer, problem, n_epochs):
         found.n_iter = len(history["loss"])
         return found
 
+    def has_climbed():
+        return start is not None and highest() > start + 3 * abs(start) + 1
+
+    def highest():
+        return max(history["loss"], default=start)
+
+    def kept():
+        return result(best[2] if stopping or has_climbed() else params)
+
     file = trainer.checkpoint and CheckpointFile(trainer, problem)
     if file and (saved := file.read(params, state, n_epochs)):
-        params, state, kept, history, start = saved
-        best = np.inf if stopping else start, 0, kept
+        params, state, lowest, history, start = saved
+        best = np.inf if stopping else start, 0, lowest
         for epoch, loss in enumerate(history[watched]):
-            best = better(loss, epoch, kept)
+            best = better(loss, epoch, lowest)
     n_before, told = len(history["loss"]), trainer.max_epochs is not None
     started = time.perf_counter() - sum(history["seconds"][-1:])
 
@@ -293,20 +303,19 @@ def run(trainer, problem, n_epochs):
             stopped = watch()
         if file and file.n_epochs < len(history["loss"]):
             save()
+        found = kept()
     except (Exception, KeyboardInterrupt) as error:
-        error.result = result(params)
+        error.result = kept()
         raise
     finally:
         progress.close()
-    highest = max(history["loss"], default=start)
-    climbed = start is not None and highest > start + 3 * abs(start) + 1
-    if climbed:
+    if has_climbed():
         warn(
-            f"The loss climbed from {start:.3g} to {highest:.3g}: the weights of the lowest "
+            f"The loss climbed from {start:.3g} to {highest():.3g}: the weights of the lowest "
             f"{watched.replace('_', ' ')} were kept. {trainer.advice}.",
             DivergenceWarning,
         )
-    return result(best[2] if stopping or climbed else params)
+    return found
 
 
 def _tell(problem, each, epoch, n_epochs):
@@ -392,21 +401,21 @@ class Sequential:
         for trainer in self.trainers:
             try:
                 result = joined(trainer.train(problem))
+                if result.stopped:
+                    break
+                n_iter, structures = result.n_iter, result.structures or problem.structures
+                params, anchor = result.params, result.anchor
+                if result.structures is not None:
+                    # The next trainer must not train what only pads.
+                    params = trimmed(structures, params)
+                    anchor = params if anchor is result.params else anchor
+                anchor = problem.anchor if anchor is None else anchor
+                new = {"params": params, "structures": structures, "anchor": anchor}
+                problem = dataclasses.replace(problem, **new)
             except (Exception, KeyboardInterrupt) as error:
                 if hasattr(error, "result"):
                     error.result = joined(error.result)
                 elif result is not None:
                     error.result = result
                 raise
-            if result.stopped:
-                break
-            n_iter, structures = result.n_iter, result.structures or problem.structures
-            params, anchor = result.params, result.anchor
-            if result.structures is not None:
-                # The next trainer must not train what only pads.
-                params = trimmed(structures, params)
-                anchor = params if anchor is result.params else anchor
-            anchor = problem.anchor if anchor is None else anchor
-            new = {"params": params, "structures": structures, "anchor": anchor}
-            problem = dataclasses.replace(problem, **new)
         return result
