@@ -46,6 +46,9 @@ class FittedImageClassifier(FittedInEpochs):
     _leaves: list[np.ndarray]
     _folded: bool
 
+# Differences with squares that are floats of full precision.
+_LEAST_SPREAD = 1e-145
+
 
 @as_estimator
 class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
@@ -324,21 +327,24 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
         mean, scale = self.mean_, self.scale_
         dtype = jnp.result_type(float)
         if images.dtype != np.uint8:
-            images = ((images - mean) / scale).astype(dtype)
+            with np.errstate(over="ignore"):  # Outputs tell.
+                images = ((images - mean) / scale).astype(dtype)
             mean, scale = np.zeros_like(mean), np.ones_like(scale)
         parts = (part.astype(dtype) for part in (weight, mean, scale))
         return training.LabelledImages.padded(images, target, *parts)
 
 
 def _standardization(images):
-    """Mean and deviation of the channels; ValueError where the latter overflows."""
-    mean = images.mean(axis=(0, 1, 2), dtype=float)
-    with np.errstate(over="ignore"):
-        scale = images.std(axis=(0, 1, 2), dtype=float)
-    if not np.isfinite(scale).all():
+    """Mean and deviation of the channels; ValueError where the latter has no square."""
+    axes = (0, 1, 2)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, scale = images.mean(axis=axes, dtype=float), images.std(axis=axes, dtype=float)
+        spread = images.max(axis=axes).astype(float) - images.min(axis=axes)
+    too_large, vanish = ~np.isfinite(scale), (spread > 0) & (spread < _LEAST_SPREAD)
+    if too_large.any() or vanish.any():
         raise ValueError(
-            "The images' standard deviation is too large for a float: divide the images, "
-            "for example by their largest value."
+            f"The images' standard deviation is too {'large' if too_large.any() else 'small'} for "
+            "its square to be a float: divide the images, for example by their largest value."
         )
     # A constant channel has the deviation that rounding leaves.
     constant = scale <= 10 * np.finfo(float).eps * np.abs(mean)

@@ -60,8 +60,8 @@ class _ModelProblem(Trainable):
     def validation_loss(self, params):
         return evaluate(params, *self.validation, loss=self.loss, apply=self.apply)
 
-    def is_finite(self, params):
-        return True  # A model may hold infinite constants, such as masks.
+    def largest(self, params):
+        return 0.0  # A model may hold infinite constants, such as masks.
 
     def outcome(self, params):
         return Result(params)

@@ -414,7 +414,7 @@ class Columns:
 
     def _in_range(self, X):
         """Scaled columns without their powers of two."""
-        return X if self.exponents is None else np.ldexp(X, -self.exponents)
+        return X if self.exponents is None else _ldexp(X, -self.exponents)
 
     def _levels_of(self, column):
         """Categories of a column."""
@@ -429,7 +429,7 @@ class Columns:
             if not isinstance(self.scaler, Passthrough):
                 u = (u - low) / (high - low)
             raw = self.scaler.inverse(u, self.scaler_state)
-            out[:, scaled] = raw if self.exponents is None else np.ldexp(raw, self.exponents)
+            out[:, scaled] = raw if self.exponents is None else _ldexp(raw, self.exponents)
         if not self.numeric.all():
             out = out.astype(object)
         for j in np.flatnonzero(~self.numeric):
@@ -502,6 +502,13 @@ def _exponents(X, scaler):
     exponents = np.where(largest > 0, np.frexp(largest)[1], 0)
     exponents = np.where(np.abs(exponents) > _LARGEST_EXPONENT, exponents, 0)
     return exponents if exponents.any() else None
+
+
+def _ldexp(X, exponents):
+    """X times powers of two; the largest float stands for what is beyond."""
+    largest = np.finfo(float).max
+    with np.errstate(over="ignore"):
+        return np.clip(np.ldexp(X, exponents), -largest, largest)
 
 
 def _by_frequency(values, weight):

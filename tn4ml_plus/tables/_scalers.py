@@ -107,7 +107,7 @@ class QuantileSigmoid(Scaler):
                 out[:, j] = np.where(np.isnan(x), np.nan, 0.5)
                 continue
             below = np.interp(-x, -q[::-1], -rank[::-1])
-            z = (x - state["mean"][j]) / state["deviation"][j]
+            z = _deviations(x, state["mean"][j], state["deviation"][j])
             sigmoid = 0.5 + 0.5 * np.tanh(z / 2)
             out[:, j] = 0.5 * (0.5 * (np.interp(x, q, rank) - below) + sigmoid)
         return out
@@ -131,8 +131,9 @@ class MinMax(Bijection):
 
     def transform(self, X, state):
         width = state["high"] - state["low"]
-        u = X - state["low"]
-        u /= np.where(width > 0, width, 1)
+        with np.errstate(over="ignore"):
+            u = X - state["low"]
+            u /= np.where(width > 0, width, 1)
         np.clip(u, 0, 1, out=u)
         for j in np.flatnonzero(width <= 0):
             u[:, j] = np.where(np.isnan(X[:, j]), np.nan, 0.5)
@@ -202,7 +203,7 @@ class _Cumulative(Bijection):
         return state["mean"] + state["deviation"] * self.scale * z
 
     def _standardized(self, X, state):
-        return (X - state["mean"]) / (state["deviation"] * self.scale)
+        return _deviations(X, state["mean"], state["deviation"] * self.scale)
 
 
 @variant("scaler")
@@ -275,7 +276,7 @@ class PrincipalComponents(Differentiable):
         return variances[::-1], with_fixed_signs(axes)[:, ::-1]
 
     def _centred(self, X, state):
-        return np.nan_to_num((X - state["mean"]) / state["deviation"], nan=0.0)
+        return np.nan_to_num(_deviations(X, state["mean"], state["deviation"]), nan=0.0)
 
     def _with_inner(self, X, weight, state):
         """The state with that of the other scaler."""
@@ -389,6 +390,14 @@ class ProbabilisticPCA(PrincipalComponents):
 
 # The floats next to the ends of the unit interval.
 _INSIDE = (np.finfo(float).tiny, 1 - np.finfo(float).epsneg)
+# Deviations beyond count as this, whose squares and sums of them are floats.
+_FARTHEST = 1e150
+
+
+def _deviations(X, mean, deviation):
+    """Columns standardised, with what is too far away for a square at a bound."""
+    with np.errstate(over="ignore"):
+        return np.clip((X - mean) / deviation, -_FARTHEST, _FARTHEST)
 
 
 def moments(X, weight):

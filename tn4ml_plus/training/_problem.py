@@ -93,11 +93,15 @@ class Trainable(abc.ABC):
     callbacks: tuple = ()
     verbose: bool = False
 
-    def is_finite(self, params) -> bool:
-        """Whether all parameters are finite; those that are not are never kept."""
+    def largest(self, params) -> float:
+        """Largest size of a parameter, NaN where one is; what is not finite is never kept."""
         arrays = (leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype"))
         floats = (array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact))
-        return all(np.isfinite(array).all() for array in floats)
+        return float(np.max([np.abs(np.asarray(a)).max(initial=0) for a in floats], initial=0))
+
+    def training_loss(self, params) -> float:
+        """Mean loss of these parameters on the training samples."""
+        return dataclasses.replace(self, validation=self.samples).validation_loss(params)
 
     #: What makes training shorter, a sentence.
     remedy = "Fewer samples, a smaller model or fewer epochs take less."

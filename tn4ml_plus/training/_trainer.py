@@ -19,6 +19,8 @@ from ._checkpoint import Checkpoint, CheckpointFile, Progress, as_checkpoint
 from ._problem import Epoch, Result, Trainable, extend_history
 from ._risk import trimmed
 
+# Factor by which a step that is too large has made weights grow.
+_OUTGROWN = 100.0
 # Seconds of training that nobody has asked for, after which a user wants to know.
 _LONG = 60.0
 
@@ -214,6 +216,7 @@ def run(trainer, problem, n_epochs):
             "or use Gradient."
         )
     params, state = trainer.begin(problem)
+    size = problem.largest(params)
     history, stopped = {"loss": [], "seconds": []}, False
     stopping = None if problem.validation is None else trainer.early_stopping
     limit = np.inf if trainer.time_limit is None else trainer.time_limit
@@ -236,7 +239,7 @@ def run(trainer, problem, n_epochs):
     def highest():
         return max(history["loss"], default=start)
 
-    def kept():
+    def outcome():
         return result(best[2] if stopping or has_climbed() else params)
 
     file = trainer.checkpoint and CheckpointFile(trainer, problem)
@@ -270,7 +273,12 @@ def run(trainer, problem, n_epochs):
                 break
             step = trainer.step(problem, params, state, epoch)
             loss = float(np.mean(np.asarray(step.loss, float)))
-            if not np.isfinite(loss) or not problem.is_finite(step.params):
+            largest = problem.largest(step.params)
+            if _OUTGROWN * max(1.0, size) < largest < np.inf:
+                # No loss of the epoch shows what its last step has done.
+                after = problem.training_loss(trainer.outcome(problem, step.params).params)
+                loss = float(np.maximum(loss, after))
+            if not np.isfinite([loss, largest]).all():
                 kept = " The weights of the epoch before were kept." if epoch else ""
                 raise NotFiniteError(
                     f"The loss stopped being finite in epoch {epoch + 1}. {trainer.advice}; a "
@@ -303,9 +311,9 @@ def run(trainer, problem, n_epochs):
             stopped = watch()
         if file and file.n_epochs < len(history["loss"]):
             save()
-        found = kept()
+        found = outcome()
     except (Exception, KeyboardInterrupt) as error:
-        error.result = kept()
+        error.result = outcome()
         raise
     finally:
         progress.close()
