@@ -162,7 +162,8 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
     def fit(self, X, y=None, sample_weight=None):
         """Train on mostly normal samples; returns self. See `TNClassifier.fit` for the parameters.
 
-        Semi-supervised losses read y: 1 for inliers, -1 for outliers.
+        Semi-supervised losses read y: 1 for inliers, -1 for outliers. An error or an interrupt
+        keeps nothing: scores are those of the whole committee.
         """
         if self.contamination != "auto":
             check_number("contamination", self.contamination, above=0)

@@ -205,8 +205,11 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
     ------
     ValueError : for input or options that do not fit, before training
     NotFiniteError
-        When the loss stops being finite. This and any other error in training leave a fitted model
-        as it was; a first fit keeps the weights of the last epoch before.
+        When the loss stops being finite. This and any other error in training, and Ctrl-C, leave a
+        fitted model as it was; a first fit keeps the weights of the last epoch before, or with
+        early_stopping the best.
+    ForkedProcessError
+        In a process forked after JAX has run: start it by spawn or forkserver.
     """
 
     bond_dim: int = 8
