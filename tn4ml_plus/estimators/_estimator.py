@@ -58,7 +58,7 @@ def fits(method):
     """Decorator of methods that train: they run on a copy, whose changes are taken over at once.
 
     A refit that is refused or interrupted leaves the estimator as it was. An error in a first fit
-    leaves what the method has kept on the copy, if that is fitted: the last good weights.
+    leaves what the method has kept on the copy, if that is fitted: the best weights so far.
     """
 
     @functools.wraps(method)

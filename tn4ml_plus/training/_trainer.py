@@ -242,6 +242,9 @@ def run(trainer, problem, n_epochs):
     def outcome():
         return result(best[2] if stopping or has_climbed() else params)
 
+    def whose():
+        return "best epoch" if stopping or has_climbed() else "epoch before"
+
     file = trainer.checkpoint and CheckpointFile(trainer, problem)
     if file and (saved := file.read(params, state, n_epochs)):
         params, state, lowest, history, start = saved
@@ -279,7 +282,7 @@ def run(trainer, problem, n_epochs):
                 after = problem.training_loss(trainer.outcome(problem, step.params).params)
                 loss = float(np.maximum(loss, after))
             if not np.isfinite([loss, largest]).all():
-                kept = " The weights of the epoch before were kept." if epoch else ""
+                kept = f" The weights of the {whose()} were kept." if epoch else ""
                 raise NotFiniteError(
                     f"The loss stopped being finite in epoch {epoch + 1}. {trainer.advice}; a "
                     f"custom loss may be at fault too.{kept}"
@@ -292,7 +295,7 @@ def run(trainer, problem, n_epochs):
                     raise NotFiniteError(
                         f"The validation loss of epoch {epoch + 1} is not a number, though the "
                         "training loss is finite: look for samples far outside of the others. The "
-                        "weights of the epoch before were kept."
+                        f"weights of the {whose()} were kept."
                     )
             if start is None:
                 start = loss if step.first is None else step.first
