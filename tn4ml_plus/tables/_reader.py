@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float
 
 from .._arrays import namespace, served_length
-from .._forks import unforked
 from .._registry import variant
 from .._schema import check_fields
 from ..embeddings import Embedding, WithMissing
@@ -220,7 +219,7 @@ class TableReader(Columns):
         try:
             row = self._padded(np.empty((0, self.width)), 1)
             self.vector_map(row)
-            jax.eval_shape(_vectors, self.vector_map, row)
+            _vectors.eval_shape(self.vector_map, row)
         except (AttributeError, TypeError) as error:
             raise ValueError(
                 f"{self.embedding!r} must take arrays of NumPy and, in compiled code, those of JAX "
@@ -329,7 +328,6 @@ class VectorMap:
         return phi
 
 
-@unforked
 @jax.jit
 def _vectors(vector_map, rows):
     return vector_map(rows)
