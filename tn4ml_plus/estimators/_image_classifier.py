@@ -46,6 +46,7 @@ class FittedImageClassifier(FittedInEpochs):
     _leaves: list[np.ndarray]
     _folded: bool
 
+
 # Differences with squares that are floats of full precision.
 _LEAST_SPREAD = 1e-145
 
