@@ -73,7 +73,8 @@ def test_all_numbers_of_rows_are_served_by_few_programs(data, compilations, esti
     whole = predict(X)
     compilations.clear()
     for n in range(1, len(X)):
-        np.testing.assert_array_equal(predict(X[:n]), whole[:n])
+        # NumPy's products of one row may differ in the last digit from those of many.
+        np.testing.assert_allclose(predict(X[:n]), whole[:n], rtol=1e-13)
     assert compilations == []
     for n in (65, 130, 257, 300, 600, 1000, 1025, 2100, 4000, 17_000):
         found = predict(np.resize(X, (n, X.shape[1])))

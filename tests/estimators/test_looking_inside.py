@@ -276,7 +276,8 @@ def test_half_the_bond_is_enough():
     X, X_test, y, y_test = train_test_split(X, y, stratify=y, random_state=0)
     clf = TNClassifier(20, n_members=1, random_state=0).fit(X, y)
     smaller = clf.compress(max_bond=10, X=X, y=y)
-    assert max(smaller.network_.bond_sizes()) == 10
+    # Sweeps leave out what the data do not need.
+    assert 5 < max(smaller.network_.bond_sizes()) <= 10
     assert smaller.score(X_test, y_test) > clf.score(X_test, y_test) - 0.005
 
 
