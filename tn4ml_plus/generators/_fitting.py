@@ -215,6 +215,9 @@ class _WeightProblem(Trainable):
     def validation_loss(self, params):
         raise NotImplementedError  # There is no validation.
 
+    def training_loss(self, params):
+        return float(_measured(params, self.target)[1])
+
     def outcome(self, params):
         return Result(params)
 
@@ -253,6 +256,7 @@ def started(model, optimizer):
     return optimizer.init(eqx.filter(model, eqx.is_inexact_array))
 
 
+@unforked
 @eqx.filter_jit
 def _epoch(generator, state, weight, key, start, n_steps, size, program):
     """`descend` for `size` of all steps, from one on."""
@@ -270,6 +274,7 @@ def _epoch(generator, state, weight, key, start, n_steps, size, program):
     return descend(loss_of, generator, optimizer, state, keys, isometry_weight)
 
 
+@unforked
 @eqx.filter_jit
 def _measured(made, weight):
     """The generator times the factor of least squares, and its relative error."""

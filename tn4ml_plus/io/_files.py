@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 
 from .._types import AnyArray
-from ..errors import ModelFileError
+from ..errors import ForkedProcessError, ModelFileError
 from ._replacing import replacing
 
 FORMAT_VERSION = 3
@@ -137,7 +137,7 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], Any]:
 def checked(path):
     """Context in which what a file holds is used for the first time: errors are `ModelFileError`s.
 
-    Those of packages that are missing and of memory that the machine lacks stay what they are.
+    Those of packages that are missing and of processes where JAX would hang stay what they are.
 
     >>> with checked("model.safetensors"):
     ...     int("a word")
@@ -147,7 +147,7 @@ def checked(path):
     """
     try:
         yield
-    except (ModelFileError, ImportError):
+    except (ModelFileError, ForkedProcessError, ImportError):
         raise
     except Exception as error:
         found = str(error)
