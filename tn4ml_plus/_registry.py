@@ -179,6 +179,8 @@ def from_json(data):
     if not isinstance(data, dict):
         return data
     if "class" in data:
+        if data["kind"] == "state":  # Its `from_state` would not be asked.
+            raise ValueError(f"a state {data['class']!r} stands where none can be")
         cls = lookup(data["kind"], data["class"])
         if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.init):
             raise ValueError(f"a {data['kind']} {data['class']!r} is never stored")

@@ -107,6 +107,10 @@ LIES = {
     "columns of other kinds": (
         "classifier", f"{READER}/kinds/tuple/0", "categories", "column 0 holds categories"
     ),
+    "a reader past its checks": (
+        "classifier", "state/_reader",
+        {"kind": "state", "class": "table_reader", "fields": {}}, "stands where none can be",
+    ),
     "more columns": ("classifier", "state/n_features_in_", 4, "not those of the reader"),
     "leaves without end": (
         "tree", f"{CHAIN}/tree/fields/nsites", 10**9, "must be a child of exactly one node"
