@@ -2,7 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NewType,
+    NotRequired,
+    Protocol,
+    Tuple,  # noqa: UP035
+    TypedDict,
+)
 
 import numpy as np
 import pytest
@@ -59,6 +69,27 @@ BAD = [
     ({"derived": 1}, "Fields has no derived"),
     ({"other": 1, "more": 2}, "Fields has no more, other"),
 ]
+
+
+Count = NewType("Count", int)
+
+
+class Sized(Protocol):
+    size: int
+
+
+@pytest.mark.parametrize("hint", [Tuple, Count, Sized, Final[tuple]])
+def test_annotations_that_no_object_can_be_held_to_say_nothing(hint):
+    cls = dataclasses.make_dataclass("Loose", [("field", hint)])
+    check_fields(cls, {"field": (1, "a")})
+
+
+def test_bare_generics_state_a_kind():
+    cls = dataclasses.make_dataclass("Loose", [("pair", Tuple), ("none", tuple[()])])
+    with pytest.raises(ValueError, match="pair of Loose must be Tuple"):
+        check_fields(cls, {"pair": [1], "none": ()})
+    with pytest.raises(ValueError, match="none of Loose"):
+        check_fields(cls, {"pair": (1,), "none": (1,)})
 
 
 @pytest.mark.parametrize("values", GOOD, ids=lambda values: ", ".join(values))

@@ -78,14 +78,20 @@ def _conforms(value, hint):
     if origin is typing.Literal:
         return value in arguments
     if origin in (dict, tuple, list):
-        return type(value) is origin and _items_conform(value, origin, arguments)
+        # `typing.Tuple` has this origin, too, and says nothing of items.
+        bare = not arguments and hint != tuple[()]
+        return type(value) is origin and (bare or _items_conform(value, origin, arguments))
     if hint in (int, float):
         # Integers of JSON have any length.
         whole = isinstance(value, int) and type(value) is not bool and abs(value) < 2**63
         return whole or (hint is float and isinstance(value, float) and math.isfinite(value))
     if hint is None:
         return value is None
-    if not isinstance(value, origin or hint):
+    try:
+        known = isinstance(value, origin or hint)
+    except TypeError:  # What no object is an instance of, such as a NewType, says nothing.
+        known = True
+    if not known:
         return False
     floats = isinstance(value, np.ndarray) and value.dtype.kind == "f"
     return not floats or bool(np.isfinite(value).all())
