@@ -1,6 +1,7 @@
 """Values that are held to annotations."""
 
 import dataclasses
+import typing
 from collections.abc import Callable
 from typing import (
     Annotated,
@@ -10,7 +11,6 @@ from typing import (
     NewType,
     NotRequired,
     Protocol,
-    Tuple,  # noqa: UP035
     TypedDict,
 )
 
@@ -71,6 +71,7 @@ BAD = [
 ]
 
 
+LOOSE = typing.Tuple  # noqa: UP006, as others may write
 Count = NewType("Count", int)
 
 
@@ -78,14 +79,14 @@ class Sized(Protocol):
     size: int
 
 
-@pytest.mark.parametrize("hint", [Tuple, Count, Sized, Final[tuple]])
+@pytest.mark.parametrize("hint", [LOOSE, Count, Sized, Final[tuple]])
 def test_annotations_that_no_object_can_be_held_to_say_nothing(hint):
     cls = dataclasses.make_dataclass("Loose", [("field", hint)])
     check_fields(cls, {"field": (1, "a")})
 
 
 def test_bare_generics_state_a_kind():
-    cls = dataclasses.make_dataclass("Loose", [("pair", Tuple), ("none", tuple[()])])
+    cls = dataclasses.make_dataclass("Loose", [("pair", LOOSE), ("none", tuple[()])])
     with pytest.raises(ValueError, match="pair of Loose must be Tuple"):
         check_fields(cls, {"pair": [1], "none": ()})
     with pytest.raises(ValueError, match="none of Loose"):

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tn4ml_plus import DTTNClassifier, TNClassifier, TNTransformer, load
+from tn4ml_plus import DTTNClassifier, TNClassifier, TNTransformer, _registry, load
 from tn4ml_plus.errors import ModelFileError
 from tn4ml_plus.image import Variant
 from tn4ml_plus.io import read, write
@@ -192,6 +192,18 @@ def test_an_older_file_has_no_checksum_and_a_newer_one_must(contents, tmp_path):
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     model = TNClassifier(2, n_members=1, max_epochs=1, random_state=0).fit(X, Y)
     model.network_["I0"].modify(data=np.full_like(model.network_["I0"].data, np.inf))
-    with pytest.raises(ValueError, match=r"cannot be saved.*not all finite"):
+    with pytest.raises(ValueError, match=r"cannot be saved.*not all finite floats\.$"):
         model.save(tmp_path / "file")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_class_of_ones_own_is_saved_once_it_is_registered(tmp_path, monkeypatch):
+    class Own(TNClassifier):
+        pass
+
+    model = Own(2, n_members=1, max_epochs=1, random_state=0).fit(X, Y)
+    with pytest.raises(ValueError, match=r"does not know Own: .*register\(\"estimator\"\)\.$"):
+        model.save(tmp_path / "file")
+    monkeypatch.setitem(_registry._CLASSES["estimator"], "own", Own)
+    model.save(tmp_path / "file")
+    assert type(load(tmp_path / "file")) is Own

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._checks import check
 from .._forks import check_process
-from .._registry import from_json, lookup, snake_case, to_json, variant
+from .._registry import from_json, lookup, registered, to_json, variant
 from .._schema import check_fields
 from .._version import __version__
 from ..io import from_tree, to_tree, write
@@ -204,13 +204,19 @@ class NestedParameters(BaseEstimator):
                 ) from None
         arrays = {}
         state = {name: to_tree(v, name, arrays) for name, v in self._state().items()}
-        name = snake_case(type(self).__name__)
+        kind, name = registered(type(self)) or (None, None)
+        if kind != "estimator":
+            raise ValueError(
+                f"The model cannot be saved, since load does not know {type(self).__name__}: "
+                'decorate the class with tn4ml_plus.register("estimator").'
+            )
         content = {"estimator": name, "parameters": parameters, "state": state}
         try:
             built(arrays, content)
         except ValueError as error:
+            found = str(error).rstrip(".")
             raise ValueError(
-                f"The model cannot be saved, since load would refuse it: {error}."
+                f"The model cannot be saved, since load would refuse it: {found}."
             ) from error
         write(path, arrays, content)
 
