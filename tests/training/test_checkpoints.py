@@ -604,6 +604,15 @@ def test_an_estimator_goes_on(tmp_path):
         TNClassifier(trainer=trainer, **options).partial_fit(X, y)
 
 
+def test_a_checkpoint_is_made_where_a_link_leads(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    Gradient(max_epochs=1, checkpoint=tmp_path / "link").train(chains())
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").exists()
+    with pytest.raises(IsADirectoryError, match="is a folder: name a file"):
+        Gradient(max_epochs=1, checkpoint=tmp_path).train(chains())
+
+
 def test_each_member_of_a_committee_has_a_file(tmp_path):
     trainer = Gradient(max_epochs=1, checkpoint=tmp_path / "run.ckpt")
     options = {"bond_dim": 2, "random_state": 0, "trainer": trainer}

@@ -92,6 +92,8 @@ class CheckpointFile:
         self.checkpoint, self.path = trainer.checkpoint, trainer.checkpoint.path
         if not Path(self.path).absolute().parent.is_dir():
             raise FileNotFoundError(f"There is no folder for {self.path!r}: make it first.")
+        if Path(self.path).is_dir():
+            raise IsADirectoryError(f"The checkpoint {self.path!r} is a folder: name a file.")
         self.problem, self.identity = problem, identity(trainer, problem)
         #: Shapes and types of the arrays that it may have, and the number of epochs that it has.
         self.shapes, self.n_epochs = {}, 0
@@ -133,7 +135,8 @@ class CheckpointFile:
         """
         start = params, state, params
         self.shapes = _shapes(_arrays(start))
-        if not os.path.lexists(self.path):
+        # A link to a file that is yet to be made will be followed.
+        if not os.path.exists(self.path):
             return None
         try:
             arrays, metadata = read(self.path)
