@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from tn4ml_plus import load
+from tn4ml_plus.errors import ModelFileError
+from tn4ml_plus.io import read, write
 from tn4ml_plus.losses import unsmoothed
 
 FOLDER = Path(__file__).parent / "format_1"
@@ -48,3 +50,12 @@ def test_files_of_format_1_are_trained_on():
     assert model._ensemble.n_seen == 40
     model.partial_fit(frame, np.where(X[:, 0] > 0, "high", "low"))
     assert model.n_iter_ == len(model.history_["loss"]) == 2
+
+
+@pytest.mark.parametrize("value", ["-3.7", None, float("nan")])
+def test_views_of_format_1_are_held_to_their_fields(value, tmp_path):
+    arrays, metadata = read(FOLDER / "tn_anomaly_detector.safetensors")
+    metadata["views"][0]["attributes"]["unseen_log_density_"] = value
+    write(tmp_path / "file", arrays, metadata)
+    with pytest.raises(ModelFileError, match="unseen_log_density of .*Score must be float"):
+        load(tmp_path / "file")

@@ -89,7 +89,9 @@ def _upgraded(arrays, metadata):
 def _view(arrays, metadata):
     state = _upgraded(arrays, metadata)
     score = BornScore if metadata["estimator"] == "born_view" else NormScore
-    score, seed = score(state["unseen_log_density_"]), metadata["parameters"]["random_state"]
+    unseen = {"unseen_log_density": state["unseen_log_density_"]}
+    check_fields(score, unseen)
+    score, seed = score(**unseen), metadata["parameters"]["random_state"]
     kept = {name: state[name] for name in ("_reader", "_ensemble", "history_", "n_iter_")}
     return View.from_state(kept | {"score": score, "random_state": seed})
 
