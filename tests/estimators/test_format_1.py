@@ -57,5 +57,5 @@ def test_views_of_format_1_are_held_to_their_fields(value, tmp_path):
     arrays, metadata = read(FOLDER / "tn_anomaly_detector.safetensors")
     metadata["views"][0]["attributes"]["unseen_log_density_"] = value
     write(tmp_path / "file", arrays, metadata)
-    with pytest.raises(ModelFileError, match="unseen_log_density of .*Score must be float"):
+    with pytest.raises(ModelFileError, match=r"unseen_log_density of .*Score must be float"):
         load(tmp_path / "file")
