@@ -177,12 +177,18 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
         Raises
         ------
         ValueError
+            For rows whose predictions are beyond the floats.
             With return_std where no network left out rows: of a single one, after ``partial_fit``,
             warm starts and `compress`, with trainers other than gradients, from fewer than eight
             rows; and for quantiles.
         """
         values = self._predict(X, Amplitude.dense)
         mean = self._target.inverse(np.mean(values, axis=0))
+        if wrong := int((~np.isfinite(mean.reshape(len(mean), -1))).any(axis=1).sum()):
+            raise ValueError(
+                f"The predictions for {wrong} of {len(mean)} rows are too large for floats: these "
+                "rows are far outside of those of fit. Give them in the same units."
+            )
         if not return_std:
             return mean
         noise, n_members = self._ensemble.noise, len(values)

@@ -121,14 +121,20 @@ class Columns:
             raise ValueError(f"{len(self.exponents)} exponents are not those of {n_scaled} columns")
         if not n_scaled:
             return
-        X, state, scaler = self._in_range(np.zeros((1, n_scaled))), self.scaler_state, self.scaler
-        found = [scaler.transform(X, state)]
+        with np.errstate(all="ignore"):
+            found = list(self._tried(np.zeros((1, n_scaled))))
+        shape = 1, self.scaler.n_outputs(n_scaled)
+        if not all(values.shape == shape and (values < np.inf).all() for values in found):
+            raise ValueError(f"the state of {self.scaler} is not that of {n_scaled} columns")
+
+    def _tried(self, X):
+        """What the scaler makes of columns, and back."""
+        X, state, scaler = self._in_range(X), self.scaler_state, self.scaler
+        yield scaler.transform(X, state)
         if isinstance(scaler, Differentiable):
-            found.append(scaler.log_derivative(X, state)[:, : scaler.n_outputs(n_scaled)])
+            yield scaler.log_derivative(X, state)[:, : scaler.n_outputs(X.shape[1])]
         if isinstance(scaler, Bijection):
-            found.append(scaler.inverse(np.full_like(X, 0.5), state))
-        if any(v.shape != (1, scaler.n_outputs(n_scaled)) or np.isnan(v).any() for v in found):
-            raise ValueError(f"the state of {scaler} is not that of {n_scaled} columns")
+            yield scaler.inverse(np.full_like(X, 0.5), state)
 
     @classmethod
     def fit(cls, table: Table, weight, embedding, scaler, reading):
