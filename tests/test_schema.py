@@ -35,6 +35,7 @@ class Fields:
     embedding: Embedding | None = None
     way: Literal["up", "down"] = "up"
     function: Callable | None = None
+    flag: bool = False
     anything: Any = None
     derived: int = dataclasses.field(default=0, init=False)
 
@@ -46,6 +47,7 @@ GOOD = [
     {"orders": np.zeros((2, 3), int), "vectors": np.zeros((3, 4))},
     {"values": np.array([np.nan, np.inf])},
     {"embedding": Legendre(2)},
+    {"flag": 1},
     {"way": "down", "function": len, "anything": object()},
 ]
 BAD = [
@@ -65,6 +67,7 @@ BAD = [
     ({"values": np.zeros((2, 2))}, "values of Fields"),
     ({"embedding": MinMax()}, "embedding of Fields"),
     ({"way": "left"}, "way of Fields"),
+    ({"flag": 2}, "flag of Fields must be bool, got 2"),
     ({"function": 3}, "function of Fields"),
     ({"derived": 1}, "Fields has no derived"),
     ({"other": 1, "more": 2}, "Fields has no more, other"),

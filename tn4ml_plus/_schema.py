@@ -85,6 +85,8 @@ def _conforms(value, hint):
         # Integers of JSON have any length.
         whole = isinstance(value, int) and type(value) is not bool and abs(value) < 2**63
         return whole or (hint is float and isinstance(value, float) and math.isfinite(value))
+    if hint is bool:
+        return isinstance(value, bool | int) and value in (0, 1)
     if hint is None:
         return value is None
     try:

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tn4ml_plus import DTTNClassifier, TNClassifier, TNTransformer, _registry, load
+from tn4ml_plus import DTTNClassifier, TNBornMachine, TNClassifier, TNTransformer, _registry, load
 from tn4ml_plus.errors import ModelFileError
 from tn4ml_plus.image import Variant
 from tn4ml_plus.io import read, write
@@ -24,6 +24,7 @@ def contents(tmp_path_factory):
         "classifier": TNClassifier(2, n_members=2, **small).fit(X, Y),
         "tree": TNClassifier(2, n_members=1, network="ttn", **small).fit(X, Y),
         "transformer": TNTransformer(2).fit(X),
+        "density": TNBornMachine(2, **small).fit(X),
         "image": DTTNClassifier(Variant((4,), (1,)), **small).fit(rng.random((40, 4, 4)), Y),
     }
     found = {}
@@ -103,6 +104,9 @@ LIES = {
     ),
     "a scaler without numbers": (
         "classifier", f"{READER}/scaler_state", {"dict": []}, "quantiles"
+    ),
+    "no deviation of a column": (
+        "density", "arrays/_reader.scaler_state.deviation", np.zeros_like, "state of GaussianCDF"
     ),
     "columns of other kinds": (
         "classifier", f"{READER}/kinds/tuple/0", "categories", "column 0 holds categories"

@@ -108,7 +108,7 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], Any]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, TypeError, ValueError, AttributeError) as error:
         raise ModelFileError(
-            f"{str(path)!r} is damaged or not a safetensors file ({error}): save the model again."
+            f"{str(path)!r} is damaged or not a safetensors file ({error}): write it again."
         ) from error
     with checked(path):
         try:

@@ -14,7 +14,14 @@ from ..embeddings import Embedding, OneHot, PerFeature, Periodic, WithMissing
 from ..errors import DomainWarning, InformationWarning
 from ._frames import Make
 from ._kinds import TIME, is_missing, phase
-from ._scalers import Bijection, CommonMinMax, Differentiable, Passthrough, Scaler
+from ._scalers import (
+    Bijection,
+    CommonMinMax,
+    Differentiable,
+    Passthrough,
+    PrincipalComponents,
+    Scaler,
+)
 from ._table import Table
 
 #: Rows that networks are evaluated on at a time.
@@ -121,20 +128,25 @@ class Columns:
             raise ValueError(f"{len(self.exponents)} exponents are not those of {n_scaled} columns")
         if not n_scaled:
             return
-        with np.errstate(all="ignore"):
-            found = list(self._tried(np.zeros((1, n_scaled))))
         shape = 1, self.scaler.n_outputs(n_scaled)
-        if not all(values.shape == shape and (values < np.inf).all() for values in found):
+        with np.errstate(all="ignore"):
+            found = self._middle_scaled(n_scaled)
+        # Of others nobody knows whether they are finite at zero.
+        finite = np.isfinite if isinstance(self.scaler, Differentiable) else np.isreal
+        if not all(values.shape == shape and finite(values).all() for values in found):
             raise ValueError(f"the state of {self.scaler} is not that of {n_scaled} columns")
 
-    def _tried(self, X):
-        """What the scaler makes of columns, and back."""
-        X, state, scaler = self._in_range(X), self.scaler_state, self.scaler
-        yield scaler.transform(X, state)
-        if isinstance(scaler, Differentiable):
-            yield scaler.log_derivative(X, state)[:, : scaler.n_outputs(X.shape[1])]
+    def _middle_scaled(self, n_columns):
+        """Columns in the middle of their distributions, as far as it is known, and scaled."""
+        X, state, scaler = np.zeros((1, n_columns)), self.scaler_state, self.scaler
         if isinstance(scaler, Bijection):
-            yield scaler.inverse(np.full_like(X, 0.5), state)
+            X = scaler.inverse(np.full_like(X, 0.5), state)
+        elif isinstance(scaler, PrincipalComponents):
+            X = X + state["mean"]
+        found = [scaler.transform(X, state)]
+        if isinstance(scaler, Differentiable):
+            found.append(scaler.log_derivative(X, state)[:, : scaler.n_outputs(n_columns)])
+        return found
 
     @classmethod
     def fit(cls, table: Table, weight, embedding, scaler, reading):

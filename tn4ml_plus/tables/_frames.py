@@ -1,6 +1,5 @@
 """Tables of the make that others had."""
 
-import numbers
 from collections.abc import Hashable
 
 import narwhals.stable.v2 as nw
@@ -123,7 +122,7 @@ class Make:
 def _plain_name(name):
     if isinstance(name, tuple):
         return tuple(map(_plain_name, name))
-    return name if isinstance(name, str | numbers.Number | np.generic | None) else str(name)
+    return name if isinstance(name, str | int | float | np.generic | None) else str(name)
 
 
 def _columns_of(table):

@@ -16,7 +16,7 @@ from ..io import read, write
 from ._identity import identity
 
 # What fits with no integer for a random_state do not repeat.
-_RANDOM = {"start", "random numbers"}
+_RANDOM = {"start", "anchor", "random numbers", "site orders", "samples of each network"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,8 +171,8 @@ class CheckpointFile:
         *names, last = other
         names = f"{', '.join(names)} and {last}" if names else last
         hint = ""
-        if not _RANDOM.isdisjoint(other):
-            hint = " The start and random numbers are only repeated if random_state is an integer."
+        if _RANDOM.issuperset(other):
+            hint = " The start and random numbers are repeated if random_state is the same integer."
         raise self._refusal(f"is of another training: it differs in {names}.{hint}")
 
     def _checked(self, arrays, content, like, n_epochs):
