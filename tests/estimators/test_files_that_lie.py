@@ -108,6 +108,12 @@ LIES = {
     "no deviation of a column": (
         "density", "arrays/_reader.scaler_state.deviation", np.zeros_like, "state of GaussianCDF"
     ),
+    "vectors beyond single precision": (
+        "classifier", "arrays/_reader.neutral", lambda a: a * 1e300, "are not finite"
+    ),
+    "cores beyond single precision": (
+        "classifier", LEFT, lambda a: a.astype(float) * 1e300, "too large for the present precision"
+    ),
     "columns of other kinds": (
         "classifier", f"{READER}/kinds/tuple/0", "categories", "column 0 holds categories"
     ),

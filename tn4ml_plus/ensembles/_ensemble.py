@@ -390,7 +390,10 @@ def _restored(packed, structure, nsites):
     # Sites are gone through one by one.
     if structure.nsites == nsites:
         network = unpack(packed, structure)
-        again, found = pack(network)
+        with np.errstate(over="ignore"):
+            again, found = pack(network)
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(again)):
+            raise ValueError("the arrays of a network are too large for the present precision")
         if found == structure and jax.tree.map(jnp.shape, again) == jax.tree.map(jnp.shape, packed):
             return network
     raise ValueError("the arrays of a network do not fit its structure")
