@@ -22,6 +22,14 @@ IMAGES = DTTNClassifier(Variant((2,), (1,), stem=(1,)), max_epochs=2, random_sta
 pytestmark = pytest.mark.filterwarnings("ignore:.*no square image")
 
 
+@pytest.fixture(autouse=True)
+def handled():
+    """Ctrl-C as a terminal has it: a shell has it ignored in what runs in its background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def interrupted(monkeypatch):
     """Function that makes the first call of another one an interrupt."""
