@@ -135,7 +135,7 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], Any]:
 
 @contextlib.contextmanager
 def checked(path):
-    """Context in which what a file holds is used for the first time: errors are `ModelFileError`s.
+    """Context in which what a file holds is used for the first time: errors are `ModelFileError`.
 
     Those of packages that are missing and of processes where JAX would hang stay what they are.
 
