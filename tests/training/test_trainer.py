@@ -29,7 +29,7 @@ from tn4ml_plus.training import (
     Step,
     Sweep,
     Trainer,
-    _trainer,
+    _run,
 )
 
 NSITES, N_SAMPLES = 4, 12
@@ -325,7 +325,7 @@ LONG = r"some 3 more minutes, 100 epochs of 2 seconds.*4 sites.*2 networks.*Sele
 )
 def test_minutes_of_training_are_told_once(monkeypatch, options, seconds, message):
     now = iter(np.arange(10_000) * seconds)
-    monkeypatch.setattr(_trainer.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(_run.time, "perf_counter", lambda: next(now))
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         Patient(**options).train(made())

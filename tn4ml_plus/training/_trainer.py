@@ -3,26 +3,18 @@
 import abc
 import dataclasses
 import os
-import time
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-import numpy as np
-from tqdm import tqdm
 
 from .._arrays import on_device
-from .._checks import check, check_instance, check_int, check_number, function_tuple, warn
+from .._checks import check, check_instance, check_int, check_number, function_tuple
 from .._registry import UNSTORED, register, variant
-from ..errors import DivergenceWarning, DurationWarning, NotFiniteError
-from ._checkpoint import Checkpoint, CheckpointFile, Progress, as_checkpoint
-from ._problem import Epoch, Result, Trainable, extend_history
+from ._checkpoint import Checkpoint, as_checkpoint
+from ._problem import Result, Trainable, extend_history
 from ._risk import trimmed
-
-# Factor by which a step that is too large has made weights grow.
-_OUTGROWN = 100.0
-# Seconds of training that nobody has asked for, after which a user wants to know.
-_LONG = 60.0
+from ._run import Run
 
 
 @variant("stopping")
@@ -159,7 +151,7 @@ class Trainer(abc.ABC):
             Where the file of the checkpoint is none of this training.
         """
         self.check(problem)
-        return run(self, problem, self.epochs(problem.n_samples))
+        return Run(self, problem, self.epochs(problem.n_samples)).result()
 
     def partial_train(self, problem: Trainable) -> Result:
         """One epoch on a part of the samples, continuing from ``problem.state``."""
@@ -174,7 +166,7 @@ class Trainer(abc.ABC):
                 "the trainer's checkpoint=None, and save the model between the parts."
             )
         self.check(problem)
-        return run(self, problem, 1)
+        return Run(self, problem, 1).result()
 
     # Trainers whose own parameters differ from those of the problem override these.
 
@@ -200,145 +192,6 @@ class Trainer(abc.ABC):
         params : pytree, as `step` returns them
         """
         return problem.outcome(params)
-
-
-def run(trainer, problem, n_epochs):
-    """Let a `Trainer` take its steps, one per epoch; returns a `Result`.
-
-    NotFiniteError where a loss or a parameter is not finite; any error has the `result` so far.
-    Where the loss climbs to over four times its start, plus one, a DivergenceWarning tells, and the
-    weights are those of the epoch with the lowest loss, or those of the start.
-    Training goes on from the file of the trainer's `Checkpoint` where there is one.
-    """
-    if problem.subsets is not None and not trainer.trains_on_subsets:
-        raise ValueError(
-            f"{type(trainer).__name__} trains all networks on the same samples: leave subsets=None "
-            "or use Gradient."
-        )
-    params, state = trainer.begin(problem)
-    size = problem.largest(params)
-    history, stopped = {"loss": [], "seconds": []}, False
-    stopping = None if problem.validation is None else trainer.early_stopping
-    limit = np.inf if trainer.time_limit is None else trainer.time_limit
-    watched, margin = ("validation_loss", stopping.min_delta) if stopping else ("loss", 0.0)
-    # The watched loss, its epoch, the parameters; and the training loss before all epochs.
-    best, start = (np.inf, 0, params), None
-
-    def better(*found):
-        return found if found[0] < best[0] - margin else best
-
-    def result(params):
-        found = trainer.outcome(problem, params)
-        found.state, found.history, found.stopped = jax.tree.leaves(state), history, stopped
-        found.n_iter = len(history["loss"])
-        return found
-
-    def has_climbed():
-        return start is not None and highest() > start + 3 * abs(start) + 1
-
-    def highest():
-        return max(history["loss"], default=start)
-
-    def outcome():
-        return result(best[2] if stopping or has_climbed() else params)
-
-    def whose():
-        return "best epoch" if stopping or has_climbed() else "epoch before"
-
-    file = trainer.checkpoint and CheckpointFile(trainer, problem)
-    if file and (saved := file.read(params, state, n_epochs)):
-        params, state, lowest, history, start = saved
-        best = np.inf if stopping else start, 0, lowest
-        for epoch, loss in enumerate(history[watched]):
-            best = better(loss, epoch, lowest)
-    n_before, told = len(history["loss"]), trainer.max_epochs is not None
-    started = time.perf_counter() - sum(history["seconds"][-1:])
-
-    def watch():
-        """Show the last epoch to all callbacks; whether one of them stops training."""
-        members = lambda p=params: problem.networks(trainer.outcome(problem, p))  # noqa: E731
-        current = Epoch(len(history["loss"]), history, members)
-        # All of them are called, whatever the first ones say.
-        stops = [bool(f(current)) for f in (*trainer.callbacks, *problem.callbacks)]
-        return any(stops)
-
-    def save():
-        file.write(Progress(params, state, best[2], history, start))
-
-    shown = {"desc": "epochs", "disable": not problem.verbose, "leave": False}
-    progress = tqdm(total=n_epochs, initial=n_before, **shown)
-    try:
-        # Whoever was cut off while it was watched has not seen all of the last epoch.
-        stopped = n_before > 0 and watch()
-        for epoch in range(n_before, n_epochs):
-            late = sum(history["seconds"][-1:]) >= limit
-            if stopped or late or (stopping and epoch > best[1] + stopping.patience):
-                break
-            step = trainer.step(problem, params, state, epoch)
-            loss = float(np.mean(np.asarray(step.loss, float)))
-            largest = problem.largest(step.params)
-            if _OUTGROWN * max(1.0, size) < largest < np.inf:
-                # No loss of the epoch shows what its last step has done.
-                after = problem.training_loss(trainer.outcome(problem, step.params).params)
-                loss = float(np.maximum(loss, after))
-            if not np.isfinite([loss, largest]).all():
-                kept = f" The weights of the {whose()} were kept." if epoch else ""
-                raise NotFiniteError(
-                    f"The loss stopped being finite in epoch {epoch + 1}. {trainer.advice}; a "
-                    f"custom loss may be at fault too.{kept}"
-                )
-            numbers = {**step.numbers, "loss": loss, "seconds": time.perf_counter() - started}
-            if problem.validation is not None:
-                evaluated = trainer.outcome(problem, step.params).params
-                numbers["validation_loss"] = problem.validation_loss(evaluated)
-                if np.isnan(numbers["validation_loss"]):
-                    raise NotFiniteError(
-                        f"The validation loss of epoch {epoch + 1} is not a number, though the "
-                        "training loss is finite: look for samples far outside of the others. The "
-                        f"weights of the {whose()} were kept."
-                    )
-            if start is None:
-                start = loss if step.first is None else step.first
-                best = best if stopping else (start, epoch, params)
-            best = better(numbers[watched], epoch, step.params)
-            each = numbers["seconds"] - (history["seconds"] or [0.0])[-1]
-            # A first epoch compiles, too, and tells nothing of the others unless it is long.
-            if not told and (epoch > n_before or each > _LONG):
-                told = _tell(problem, each, epoch, n_epochs)
-            params, state = step.params, step.state
-            extend_history(history, {name: [value] for name, value in numbers.items()})
-            progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            progress.update()
-            if file and (epoch + 1) % file.checkpoint.every == 0:
-                save()
-            stopped = watch()
-        if file and file.n_epochs < len(history["loss"]):
-            save()
-        found = outcome()
-    except (Exception, KeyboardInterrupt) as error:
-        error.result = outcome()
-        raise
-    finally:
-        progress.close()
-    if has_climbed():
-        warn(
-            f"The loss climbed from {start:.3g} to {highest():.3g}: the weights of the lowest "
-            f"{watched.replace('_', ' ')} were kept. {trainer.advice}.",
-            DivergenceWarning,
-        )
-    return found
-
-
-def _tell(problem, each, epoch, n_epochs):
-    """Warn of the minutes that the epochs after this one take, if these are any; True."""
-    left = each * (n_epochs - epoch - 1)
-    if left > _LONG:
-        warn(
-            f"Training takes some {left / 60:.0f} more minutes, {n_epochs} epochs of {each:.2g} "
-            f"seconds. {problem.remedy} A max_epochs that is given is taken without a warning.",
-            DurationWarning,
-        )
-    return True
 
 
 @register("trainer", name="in_turn")  # as earlier versions saved it
