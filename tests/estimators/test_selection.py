@@ -413,7 +413,6 @@ def test_large_tables_are_thinned_out(monkeypatch):
 
 def test_networks_of_one_part_are_averaged(data, monkeypatch):
     X, y = data
-    monkeypatch.setattr(_selection, "_AVERAGED_ROWS", 300)
     seen = []
 
     class Spy(_selection._Brief):
@@ -422,16 +421,36 @@ def test_networks_of_one_part_are_averaged(data, monkeypatch):
             return seen[-1][-1]
 
     monkeypatch.setattr(_selection, "_Brief", Spy)
-    selection = TNClassifier(**SMALL | {"n_members": 4}).fit(X, y).selection_
+    selection = TNClassifier(**SMALL | {"n_members": 12}).fit(X, y).selection_
     ((problem, result),) = seen
-    assert problem.subsets.shape == (12, 240)
-    assert (problem.subsets == problem.subsets[0]).all()
-    rows = np.setdiff1d(np.arange(300), problem.subsets[0])
-    samples = Samples(*(array[rows] for array in problem.samples))
-    judged = dataclasses.replace(problem, validation=samples)
-    losses = judged.validation_losses(result.params)[0].reshape(4, 3, 60)
-    expected = -np.log(np.exp(-losses).mean(axis=1)).mean(axis=1)
-    np.testing.assert_allclose(selection.losses, expected, rtol=1e-5)
+    # Two networks for each of five parts, of four candidates.
+    parts = problem.subsets.reshape(4, 2, 5, 240)
+    assert (parts == parts[:1, :1]).all()
+    losses = []
+    for i, part in enumerate(parts[0, 0]):
+        rows = np.setdiff1d(np.arange(300), part)
+        samples = Samples(*(array[rows] for array in problem.samples))
+        judged = dataclasses.replace(problem, validation=samples)
+        found = judged.validation_losses(result.params)[0].reshape(4, 2, 5, 60)[:, :, i]
+        losses.append(-np.log(np.exp(-found).mean(axis=1)).mean(axis=1))
+    np.testing.assert_allclose(selection.losses, np.mean(losses, axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("few", "n_networks"), [(300, 3), (299, 1)])
+def test_many_rows_are_read_by_one_network_of_each_candidate(data, monkeypatch, few, n_networks):
+    X, y = data
+    seen = []
+
+    class Spy(_selection._Brief):
+        def train(self, problem):
+            seen.append(problem)
+            return super().train(problem)
+
+    monkeypatch.setattr(_selection, "_Brief", Spy)
+    monkeypatch.setattr(_selection, "_FEW_ROWS", few)
+    model = TNClassifier(**SMALL | {"n_members": 4}).fit(X, y)
+    (problem,) = seen
+    assert problem.n_members == n_networks * len(model.selection_.candidates)
 
 
 @pytest.mark.parametrize("n_rows", [60, pytest.param(1600, marks=pytest.mark.long)])

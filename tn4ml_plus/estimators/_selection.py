@@ -29,8 +29,9 @@ _LEAST_ROWS = 60
 # Share of the epochs of a fit, and the rate in its rates: short trainings at the rates of long ones
 # would prefer what learns by heart before it has done so.
 _LENGTH, _SPEED = 0.25, 2.0
-# Most work of all candidates together, in that of the fit of the default.
-_BUDGET = 1.5
+# Most work of all candidates together, in that of the networks of a fit, for a few rows. More tell
+# enough without being parted, and take their time: one network of each candidate reads them.
+_BUDGET = 0.9
 # Temperatures that are tried, and the spread of their logarithm that is expected, in which those
 # of few rows stay near 1.
 _TEMPERATURES, _SPREAD = 2.0 ** np.arange(-1, 4.25, 0.25), 1.0
@@ -80,8 +81,8 @@ def select(recipe, data, outputs, rng):
 
     All are trained together, as members of one ensemble that read the same rows through different
     embeddings, each without one of five parts, by which it is judged: a quarter of the fit's epochs
-    at twice its learning rate, and as many parts as make half as much again of the default's work,
-    but at least one. See `prepared` for the parameters.
+    at twice its learning rate, and as many parts as make nine tenths of its work, or one of many
+    rows. See `prepared` for the parameters.
     """
     candidates, table = recipe.candidates, data.table
     if all(raw is not None and raw.dtype == object for raw in table.raw):
@@ -133,9 +134,9 @@ def _held_out(recipe, candidates, data, outputs, rng, temperatures):
     The losses have shape (n_temperatures, n_candidates, n_samples).
     """
     embeddings = list({id(each.embedding): each.embedding for each in candidates}.values())
-    # All are padded to the finest.
-    work = _LENGTH * len(candidates) * max(each.phys_dim for each in embeddings)
-    n_networks = int(_BUDGET * recipe.n_members * embeddings[0].phys_dim / work)
+    n_networks = int(_BUDGET * recipe.n_members / (_LENGTH * len(candidates)))
+    if len(data.target) > _FEW_ROWS:
+        n_networks = 1
     n_parts, seed = int(np.clip(n_networks, 1, _N_FOLDS)), rng.randint(2**31 - 1)
     # As many for each part.
     n_networks = n_parts * max(1, n_networks // n_parts)
