@@ -5,10 +5,14 @@ import importlib
 import os
 import pkgutil
 import stat
+import threading
+import time
 import zlib
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import joblib
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
@@ -17,6 +21,7 @@ from joblib.externals.loky import get_reusable_executor
 
 import tn4ml_plus
 from tn4ml_plus import TNClassifier, _compiled, cache_compilations, clear_compiled
+from tn4ml_plus._compiled import on_threads
 
 OPTIONS = (
     "jax_compilation_cache_dir",
@@ -280,3 +285,41 @@ def test_what_is_cleared(monkeypatch):
     monkeypatch.setattr(_compiled, "_bounded", _compiled._bounded[-1:])
     clear_compiled()
     assert not kept
+
+
+def test_threads_have_the_options_of_the_one_that_asks():
+    def of_thread(_):
+        return (
+            threading.current_thread() is not threading.main_thread(),
+            jax.config.jax_enable_x64,
+            jax.config.jax_default_matmul_precision,
+            jnp.zeros(1, float).dtype,
+        )
+
+    for is_double in (True, False):
+        with jax.enable_x64(is_double), jax.default_matmul_precision("highest"):
+            found = on_threads(of_thread, range(3))
+        assert found == [(True, is_double, "highest", "f8" if is_double else "f4")] * 3
+
+
+@pytest.mark.parametrize(("asked", "most"), [("1", 1), ("2", 2), ("4,2", 3), ("many", 3), ("", 3)])
+def test_there_are_no_more_threads_than_asked_for(monkeypatch, asked, most):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 3)
+    running, peak, lock = [0], [0], threading.Lock()
+
+    def work(_):
+        with lock:
+            running[0] += 1
+            peak[0] = max(peak[0], running[0])
+        time.sleep(0.02)
+        with lock:
+            running[0] -= 1
+
+    on_threads(work, range(9))
+    assert peak[0] == most
+
+
+def test_the_error_of_a_thread_is_that_of_the_caller():
+    with pytest.raises(ZeroDivisionError):
+        on_threads(lambda x: 1 / x, (1, 0, 2))

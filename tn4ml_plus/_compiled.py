@@ -7,9 +7,11 @@ import re
 import stat
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
+import joblib
 from jax.experimental.compilation_cache import compilation_cache
 
 from ._checks import check, check_int
@@ -25,6 +27,11 @@ _COMPILER_OPTIONS = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
+# Options of JAX that `with` sets for one thread.
+_OF_THREADS = (
+    "enable_x64", "default_matmul_precision", "numpy_dtype_promotion", "numpy_rank_promotion",
+    "default_device", "debug_nans", "debug_infs", "disable_jit", "log_compiles",
+)  # fmt: skip
 
 
 def cache_compilations(folder: str | os.PathLike | None = None, *, max_bytes: int = 2**28) -> Path:
@@ -136,6 +143,29 @@ def compiled(function, **options):
             return call(*args, **kwargs)
 
     return call
+
+
+def on_threads(function, items):
+    """List of a function's values, computed on as many threads as there are cores.
+
+    Of the options of JAX that a thread has of its own, all get those of the calling one. There are
+    no more threads than the environment variable OMP_NUM_THREADS has.
+
+    >>> on_threads(abs, (-1, -2))
+    [1, 2]
+    """
+    options = {name: getattr(jax.config, f"jax_{name}") for name in _OF_THREADS}
+
+    def call(item):
+        with contextlib.ExitStack() as stack:
+            for name, value in options.items():
+                stack.enter_context(getattr(jax, name)(value))
+            return function(item)
+
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    n_threads = min(joblib.cpu_count(), int(asked) if asked.isdecimal() else sys.maxsize)
+    with ThreadPoolExecutor(max(1, n_threads)) as pool:
+        return list(pool.map(call, items))
 
 
 def bounded_cache(maxsize):

@@ -26,7 +26,7 @@ from tn4ml_plus.training import (
     Samples,
     WarmupCosine,
     _gradient,
-    _trainer,
+    _run,
     bucket,
     outputs,
 )
@@ -441,6 +441,68 @@ def test_members_learn_apart():
             np.testing.assert_allclose(leaf[m], params[part] - 0.1 * gradient[part], atol=1e-10)
 
 
+APART = {
+    "the default": {},
+    "decay of each": {"decay": (0.5, 2.0, 0.0)},
+    "a capped gradient": {"clip_norm": 0.01},
+    "a state of scalars": {"optimizer": optax.adamw(0.1)},
+    "no state": {"optimizer": optax.sgd(0.1)},
+}
+
+
+@pytest.mark.parametrize("name", APART)
+@pytest.mark.parametrize("packed", [packed_chain, packed_tree])
+def test_networks_on_threads_of_their_own_learn_what_they_learn_together(name, packed, monkeypatch):
+    orders = np.array([[0, 1, 2, 3, 4], [4, 2, 0, 1, 3], [1, 0, 2, 4, 3]])
+    subsets = np.array([[0, 2, 3, 5, 7, 8, 10], [1, 2, 4, 6, 7, 9, 3], [4, 5, 6, 0, 1, 2, 3]])
+    trainer = Gradient(max_epochs=2, batch_size=4, **APART[name])
+    problem = functools.partial(make_problem, 3, packed=packed, orders=orders, subsets=subsets)
+    together = trainer.train(problem())
+    seen = []
+    monkeypatch.setattr(_gradient, "_LONG", 0)
+    epoch = _gradient._epoch
+    monkeypatch.setattr(_gradient, "_epoch", lambda *args: seen.append(args) or epoch(*args))
+    apart = trainer.train(problem())
+    assert len(seen) == 2 * 3
+    for found in ("params", "state"):
+        ours, theirs = (jax.tree.leaves(getattr(each, found)) for each in (apart, together))
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(apart.history["loss"], together.history["loss"], rtol=1e-9)
+
+
+def test_networks_on_threads_of_their_own_lose_features_of_their_own(monkeypatch):
+    monkeypatch.setattr(_gradient, "_LONG", 0)
+    problem = make_problem(3)
+    same = jax.tree.map(lambda leaf: leaf[:1].repeat(3, axis=0), problem.params)
+    # Losses of frozen networks that are all the same, on all samples at once.
+    trainer = Gradient(
+        optimizer=FROZEN, max_epochs=1, batch_size=12, feature_dropout=(0.4, 0.4, 0.0)
+    )
+    losses, epoch = [], _gradient._epoch
+
+    def spy(*args):
+        found = epoch(*args)
+        losses.append(float(found[2].sum()))
+        return found
+
+    monkeypatch.setattr(_gradient, "_epoch", spy)
+    for _ in range(2):
+        problem.random_state.seed(0)
+        trainer.train(dataclasses.replace(problem, params=same, structures=problem.structures))
+    assert len({*losses[:3]}) == 3
+    assert sorted(losses[:3]) == sorted(losses[3:])
+    assert min(abs(np.array(losses) - exact_loss(problem) * N_SAMPLES)) < 1e-10
+
+
+@pytest.mark.parametrize(("n_members", "n_samples"), [(1, 2**23), (3, 1000)])
+def test_what_is_short_or_alone_is_one_program(n_members, n_samples):
+    params = [np.zeros((n_members, 100))]
+    assert not _gradient._fills_threads(params, n_samples)
+    assert _gradient._fills_threads([np.zeros((2, 100))], 2**23 // 100 + 1)
+
+
 def test_members_learn_from_samples_of_their_own():
     subsets = np.array([[0, 2, 3, 5, 7, 8, 10], [1, 2, 4, 6, 7, 9, 3]])
     problem = make_problem(2, subsets=subsets)
@@ -666,7 +728,7 @@ def test_callbacks_are_any_sequence_of_functions():
 def test_progress_is_not_drawn_each_epoch(monkeypatch):
     stream = io.StringIO()
     quiet = functools.partial(tqdm, file=stream, mininterval=1e9)
-    monkeypatch.setattr(_trainer, "tqdm", quiet)
+    monkeypatch.setattr(_run, "tqdm", quiet)
     trainer = Gradient(optimizer=FROZEN, max_epochs=50, batch_size=BATCH)
     trainer.train(make_problem(verbose=True))
     assert "epochs:   0%" in stream.getvalue()

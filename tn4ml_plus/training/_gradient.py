@@ -13,8 +13,9 @@ import optax
 from jax import lax
 
 from .. import _precise as precise
+from .._arrays import on_device
 from .._checks import check, check_instance, check_int, check_number
-from .._compiled import bounded_cache, compiled
+from .._compiled import bounded_cache, compiled, on_threads
 from .._registry import variant
 from ._problem import bucket
 from ._risk import count, nan_unless_finite, over_members, start, updated
@@ -27,6 +28,8 @@ _BOND, _DENSITY_BOND = 8, 6
 # Sites from which on the decay of networks with outputs is the whole one, and those beyond which
 # it rises and the rate falls.
 _SITES, _MANY_SITES = 8, 64
+# Weights of a network times samples, from which on an epoch is worth a thread: some 10 ms.
+_LONG = 2**23
 
 
 class Schedule(abc.ABC):
@@ -199,7 +202,8 @@ class Gradient(Trainer):
         )
         static = self.optimizer or _ADAM, self.clip_norm
         traced = problem.risk, params, state, problem.anchor, batches, decay
-        params, state, totals = _epoch(*static, *traced)
+        train = _apart if _fills_threads(params, n_trained) else _epoch
+        params, state, totals = train(*static, *traced)
         totals = np.asarray(totals, float)[:steps].mean(axis=1)
         # Of one sample it would be a matter of chance.
         begun = min(steps, -(-64 // batch_size))
@@ -229,6 +233,15 @@ class Minibatches(NamedTuple):
     steps: int
     dropout: Any = None
     first: int = 0
+
+    def of_member(self, m):
+        """Those of one of several networks."""
+        rows, rates, _, dropout, _ = self
+        if dropout is not None:
+            key, shares = dropout
+            dropout = key + np.array([0, m, 0, 0], key.dtype), shares[m : m + 1]
+        own = slice(m, m + 1)
+        return self._replace(rows=rows[:, own], rates=rates[:, own], dropout=dropout)
 
 
 def _rate(structure):
@@ -321,6 +334,39 @@ def _epoch(optimizer, clip_norm, risk, params, state, anchor, batches, decay):
         params, mu, nu = map(jax.vmap(parted), (params, state.mu, state.nu))
         state = state._replace(mu=mu, nu=nu)
     return params, state, totals
+
+
+def _fills_threads(params, n_trained):
+    """Whether an epoch is long enough for each of several networks to have a thread of its own.
+
+    On accelerators all are one program.
+    """
+    n_weights = sum(map(np.size, jax.tree.leaves(params)))
+    is_long = n_weights * n_trained >= _LONG * count(params)
+    return is_long and count(params) > 1 and jax.default_backend() == "cpu"
+
+
+def _apart(optimizer, clip_norm, risk, params, state, anchor, batches, decay):
+    """The outcome of `_epoch`, with each network on a thread of its own.
+
+    XLA divides none of a loop's small steps among cores.
+    """
+
+    def member(m):
+        def own(tree):
+            return jax.tree.map(lambda leaf: np.asarray(leaf)[m : m + 1], tree)
+
+        read = dataclasses.replace(risk, orders=own(risk.orders))
+        given = own(params), own(state), own(anchor), batches.of_member(m), own(decay)
+        return jax.block_until_ready(_epoch(optimizer, clip_norm, read, *given))
+
+    params, state, totals = zip(*on_threads(member, range(count(params))), strict=True)
+
+    def joined(*leaves):
+        return on_device(np.concatenate(leaves))
+
+    params, state = (jax.tree.map(joined, *trees) for trees in (params, state))
+    return params, state, np.concatenate(totals, axis=1)
 
 
 def _by_shape(params):
