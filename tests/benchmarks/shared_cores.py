@@ -172,7 +172,7 @@ class Shared(Gradient):
         steps = -(-n_trained // batch_size)
         rows = _batches(problem, batch_size, bucket(steps))
         peak = np.array([self.learning_rate or _rate(structure)])
-        rates = padded_rates(self, peak, problem.n_samples, epoch, steps)
+        rates = padded_rates(self, peak, problem.n_samples, epoch, steps, bucket(steps))
         dropout = self._dropout(problem)
         batches = Minibatches(rows[:, None], rates.astype(dtype), steps, dropout)
         decay = self.decay * np.sqrt(1000 / problem.effective_size) * _share(structure)

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +13,6 @@ from tn4ml_plus.embeddings import Hat, Legendre
 from tn4ml_plus.ensembles import Candidate, Ensemble
 from tn4ml_plus.estimators import Selection, TNClassifier, TNRegressor, _selection
 from tn4ml_plus.estimators._recipes import Data
-from tn4ml_plus.estimators._selection import _side_by_side
 from tn4ml_plus.losses import CrossEntropy
 from tn4ml_plus.tables import read_columns
 from tn4ml_plus.training import Gradient, Samples, Sweep
@@ -38,6 +36,22 @@ def shares(selection):
     return [candidate.feature_dropout for candidate in selection.candidates]
 
 
+@pytest.fixture
+def trainings(monkeypatch):
+    """A function that returns trainers, problems and results of all choices, by embedding."""
+    seen = []
+
+    class Spy(_selection._Brief):
+        def train(self, problem):
+            seen.append((self, problem, super().train(problem)))
+            return seen[-1][-1]
+
+    monkeypatch.setattr(_selection, "_Brief", Spy)
+    return lambda: {
+        problem.samples.phi.shape[2]: found for found in seen for _, problem, _ in [found]
+    }
+
+
 def test_a_rule_of_several_columns_loses_none_of_them():
     # Whether three marks are in line on a board of nine.
     board = np.random.default_rng(0).integers(0, 2, (600, 9))
@@ -50,7 +64,7 @@ def test_a_rule_of_several_columns_loses_none_of_them():
     dropped = TNClassifier(n_members=2, feature_dropout=0.2, random_state=0).fit(X[:400], y[:400])
     assert shares(dropped.selection_) == [0.2]
     kept, lost = (log_loss(y[400:], each.predict_proba(X[400:])) for each in (model, dropped))
-    assert kept < 0.8 * lost
+    assert kept < 0.9 * lost
 
 
 def test_noise_is_not_learned_by_heart():
@@ -64,35 +78,38 @@ def test_noise_is_not_learned_by_heart():
     assert (selection.errors[1:] > 0).all()
 
 
-def test_each_row_is_judged_by_networks_that_have_not_seen_it(data, monkeypatch):
+@pytest.mark.parametrize(("n_members", "n_networks"), [(4, 3), (12, 10)])
+def test_each_row_is_judged_by_networks_that_have_not_seen_it(
+    data, trainings, n_members, n_networks
+):
     X, y = data
-    seen = []
-
-    class Spy(_selection._Brief):
-        def train(self, problem):
-            seen.append((self, problem, super().train(problem)))
-            return seen[-1][-1]
-
-    monkeypatch.setattr(_selection, "_Brief", Spy)
-    selection = TNClassifier(**SMALL | {"n_members": 4}).fit(X, y).selection_
-    ((trainer, problem, result),) = seen
-    n_parts = problem.n_members // 4
-    assert n_parts == 3
-    assert problem.subsets.shape == (4 * n_parts, 240)
-    assert trainer.feature_dropout == tuple(np.repeat(shares(selection), n_parts))
-    for c in range(4):
+    selection = TNClassifier(**SMALL | {"n_members": n_members}).fit(X, y).selection_
+    n_parts = min(n_networks, 5)
+    found, all_subsets = {}, []
+    for phys_dim, (trainer, problem, result) in trainings().items():
+        own = [c for c in selection.candidates if c.embedding.phys_dim == phys_dim]
+        assert trainer.feature_dropout == tuple(
+            np.repeat([c.feature_dropout for c in own], n_networks)
+        )
+        # Every candidate has the same parts, of which no two share a row.
+        subsets = problem.subsets.reshape(len(own), -1, n_parts, 240)
+        all_subsets += [*subsets.reshape(-1, n_parts, 240)]
         losses = []
-        for m in range(c * n_parts, (c + 1) * n_parts):
-            rows = np.setdiff1d(np.arange(300), problem.subsets[m])
+        for m, rows in enumerate(problem.subsets):
+            rows = np.setdiff1d(np.arange(300), rows)
             samples = Samples(*(array[rows] for array in problem.samples))
             judged = dataclasses.replace(problem, validation=samples)
             losses.append(judged.validation_losses(result.params)[0][m])
-        assert np.mean(losses) == pytest.approx(selection.losses[c], rel=1e-5)
-    # Every candidate has the same parts, of which no two share a row.
-    folds = problem.subsets.reshape(4, n_parts, -1)
-    np.testing.assert_array_equal(folds, folds[:1].repeat(4, axis=0))
-    left = [set(range(300)) - set(rows) for rows in folds[0]]
-    assert len(set.union(*left)) == sum(map(len, left)) == 180
+        losses = np.reshape(losses, (len(own), -1, n_parts, 60))
+        # Networks of one part are averaged.
+        means = -np.log(np.exp(-losses).mean(axis=1)).mean(axis=(1, 2))
+        found |= zip(own, means, strict=True)
+    assert len(all_subsets) == 4 * n_networks // n_parts
+    assert (np.array(all_subsets) == all_subsets[0]).all()
+    left = [set(range(300)) - set(rows) for rows in all_subsets[0]]
+    assert len(set.union(*left)) == sum(map(len, left)) == 60 * n_parts
+    expected = [found[candidate] for candidate in selection.candidates]
+    np.testing.assert_allclose(selection.losses, expected, rtol=1e-5)
 
 
 def test_fine_structure_is_resolved():
@@ -302,7 +319,7 @@ def test_what_does_not_stay_finite_is_not_chosen(data, monkeypatch):
 
     def problem(*args):
         made = real(*args)
-        if len(made.structures) > 1:
+        if len(made.structures) == 3:
             left = np.array(made.params["left"])
             left[:2] = np.nan
             made = dataclasses.replace(made, params=made.params | {"left": left})
@@ -314,51 +331,6 @@ def test_what_does_not_stay_finite_is_not_chosen(data, monkeypatch):
     assert (selection.losses[2:] < 1).all()
     assert selection.best.embedding == Legendre(4)
     assert np.isfinite(model.predict_proba(X)).all()
-
-
-@pytest.mark.parametrize(
-    "network",
-    [
-        "mps",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("ttn", "smpo", "mera")),
-    ],
-)
-def test_members_of_several_embeddings_compute_what_each_does_alone(data, network):
-    X, y = data
-    models = [
-        TNClassifier(**SMALL | {"bond_dim": bond}, network=network, embedding=Legendre(degree))
-        for degree, bond in ((2, 3), (4, 2 if network == "mps" else 3))
-    ]
-    recipes, ensembles, phis, neutrals = [], [], [], []
-    for model in models:
-        model.set_params(feature_dropout=0.0, max_epochs=1).fit(X[:60], y[:60])
-        recipes.append(model._recipe((60, 3)))
-        ensembles.append(model._ensemble)
-        phis.append(model.embed(X[:60]))
-        neutrals.append(model._reader.neutral)
-
-    def problem(ensemble, recipe, phi, neutral):
-        samples = Samples(phi, y[:60].astype(np.int32), np.ones(60, phi.dtype))
-        rng = np.random.RandomState(0)
-        return ensemble.problem(recipe, (samples, 60, None), samples, neutral, rng)
-
-    alone = [problem(*each) for each in zip(ensembles, recipes, phis, neutrals, strict=True)]
-    joined = Ensemble.joined(ensembles, [0, 3])
-    together = problem(joined, recipes[0], _side_by_side(phis), _side_by_side(neutrals))
-    found, _ = together.validation_losses(together.params)
-    expected = [each.validation_losses(each.params)[0][0] for each in alone]
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
-    # Each keeps its own rate and decay through a step of training, and what pads stays zero.
-    trainer = Gradient(max_epochs=1, batch_size=60, decay=1.5)
-    trained = trainer.train(together)
-    for m, each in enumerate(alone):
-        own = trainer.train(each)
-        for ours, theirs in zip(
-            jax.tree.leaves(trained.params), jax.tree.leaves(own.params), strict=True
-        ):
-            part = np.asarray(ours)[m][tuple(map(slice, theirs.shape[1:]))]
-            np.testing.assert_allclose(part, theirs[0], rtol=1e-3, atol=2e-5)
-            assert np.count_nonzero(ours[m]) <= theirs[0].size
 
 
 def test_a_second_fit_of_the_same_shapes_compiles_nothing(data, compilations):
@@ -411,46 +383,27 @@ def test_large_tables_are_thinned_out(monkeypatch):
     assert len(few.target) == 100
 
 
-def test_networks_of_one_part_are_averaged(data, monkeypatch):
-    X, y = data
-    seen = []
-
-    class Spy(_selection._Brief):
-        def train(self, problem):
-            seen.append((problem, super().train(problem)))
-            return seen[-1][-1]
-
-    monkeypatch.setattr(_selection, "_Brief", Spy)
-    selection = TNClassifier(**SMALL | {"n_members": 12}).fit(X, y).selection_
-    ((problem, result),) = seen
-    # Two networks for each of five parts, of four candidates.
-    parts = problem.subsets.reshape(4, 2, 5, 240)
-    assert (parts == parts[:1, :1]).all()
-    losses = []
-    for i, part in enumerate(parts[0, 0]):
-        rows = np.setdiff1d(np.arange(300), part)
-        samples = Samples(*(array[rows] for array in problem.samples))
-        judged = dataclasses.replace(problem, validation=samples)
-        found = judged.validation_losses(result.params)[0].reshape(4, 2, 5, 60)[:, :, i]
-        losses.append(-np.log(np.exp(-found).mean(axis=1)).mean(axis=1))
-    np.testing.assert_allclose(selection.losses, np.mean(losses, axis=0), rtol=1e-5)
-
-
 @pytest.mark.parametrize(("few", "n_networks"), [(300, 3), (299, 1)])
-def test_many_rows_are_read_by_one_network_of_each_candidate(data, monkeypatch, few, n_networks):
+def test_many_rows_are_read_by_one_network_of_each_candidate(
+    data, monkeypatch, trainings, few, n_networks
+):
     X, y = data
-    seen = []
-
-    class Spy(_selection._Brief):
-        def train(self, problem):
-            seen.append(problem)
-            return super().train(problem)
-
-    monkeypatch.setattr(_selection, "_Brief", Spy)
     monkeypatch.setattr(_selection, "_FEW_ROWS", few)
     model = TNClassifier(**SMALL | {"n_members": 4}).fit(X, y)
-    (problem,) = seen
-    assert problem.n_members == n_networks * len(model.selection_.candidates)
+    n_members = [problem.n_members for _, problem, _ in trainings().values()]
+    assert sum(n_members) == n_networks * len(model.selection_.candidates)
+
+
+@pytest.mark.parametrize("network", ["mps", pytest.param("ttn", marks=pytest.mark.long)])
+def test_the_choice_and_the_fit_share_a_program(network, compilations):
+    # Of columns as no other test has.
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(300, 19)), rng.integers(2, size=300)
+    model = TNClassifier(**SMALL | {"network": network, "n_members": 4}).fit(X, y)
+    # One for each resolution, and a third for the fit only where it drops nothing and others of its
+    # resolution do.
+    is_new = model.selection_.best == Candidate(Legendre(2), 0.0)
+    assert compilations.functions["_epoch"] == 2 + is_new
 
 
 @pytest.mark.parametrize("n_rows", [60, pytest.param(1600, marks=pytest.mark.long)])

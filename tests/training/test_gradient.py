@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -450,57 +451,73 @@ APART = {
 }
 
 
+@pytest.fixture
+def accelerator(monkeypatch):
+    """A function after which networks are trained by one program, as on an accelerator."""
+    return lambda: monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+
+@pytest.fixture
+def epochs(monkeypatch):
+    """The networks of each call of the compiled epoch, the sum of its losses, and its thread."""
+    seen, epoch = [], _gradient._epoch
+
+    def spy(*args):
+        params, state, totals = epoch(*args)
+        seen.append((len(totals[0]), float(totals.sum()), threading.get_ident()))
+        return params, state, totals
+
+    monkeypatch.setattr(_gradient, "_epoch", spy)
+    return seen
+
+
 @pytest.mark.parametrize("name", APART)
 @pytest.mark.parametrize("packed", [packed_chain, packed_tree])
-def test_networks_on_threads_of_their_own_learn_what_they_learn_together(name, packed, monkeypatch):
+def test_networks_learn_one_by_one_and_on_threads_what_they_learn_together(
+    name, packed, monkeypatch, epochs, accelerator
+):
     orders = np.array([[0, 1, 2, 3, 4], [4, 2, 0, 1, 3], [1, 0, 2, 4, 3]])
     subsets = np.array([[0, 2, 3, 5, 7, 8, 10], [1, 2, 4, 6, 7, 9, 3], [4, 5, 6, 0, 1, 2, 3]])
     trainer = Gradient(max_epochs=2, batch_size=4, **APART[name])
-    problem = functools.partial(make_problem, 3, packed=packed, orders=orders, subsets=subsets)
-    together = trainer.train(problem())
-    seen = []
+
+    def trained():
+        epochs.clear()
+        problem = make_problem(3, packed=packed, orders=orders, subsets=subsets)
+        return trainer.train(problem), [n for n, *_ in epochs], {thread for *_, thread in epochs}
+
+    apart, calls, threads = trained()
+    assert calls == [1] * 6
+    assert threads == {threading.get_ident()}
     monkeypatch.setattr(_gradient, "_LONG", 0)
-    epoch = _gradient._epoch
-    monkeypatch.setattr(_gradient, "_epoch", lambda *args: seen.append(args) or epoch(*args))
-    apart = trainer.train(problem())
-    assert len(seen) == 2 * 3
+    on_threads, calls, threads = trained()
+    assert calls == [1] * 6
+    assert threading.get_ident() not in threads
+    accelerator()
+    together, calls, threads = trained()
+    assert calls == [3] * 2
     for found in ("params", "state"):
-        ours, theirs = (jax.tree.leaves(getattr(each, found)) for each in (apart, together))
-        for one, other in zip(ours, theirs, strict=True):
-            assert one.dtype == other.dtype
-            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+        results = ([*jax.tree.leaves(getattr(r, found))] for r in (apart, on_threads, together))
+        for one, other, expected in zip(*results, strict=True):
+            assert one.dtype == other.dtype == expected.dtype
+            np.testing.assert_array_equal(one, other)
+            np.testing.assert_allclose(one, expected, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(apart.history["loss"], together.history["loss"], rtol=1e-9)
 
 
-def test_networks_on_threads_of_their_own_lose_features_of_their_own(monkeypatch):
-    monkeypatch.setattr(_gradient, "_LONG", 0)
+def test_networks_one_by_one_lose_features_of_their_own(epochs):
     problem = make_problem(3)
     same = jax.tree.map(lambda leaf: leaf[:1].repeat(3, axis=0), problem.params)
+    problem = dataclasses.replace(problem, params=same)
     # Losses of frozen networks that are all the same, on all samples at once.
-    trainer = Gradient(
-        optimizer=FROZEN, max_epochs=1, batch_size=12, feature_dropout=(0.4, 0.4, 0.0)
-    )
-    losses, epoch = [], _gradient._epoch
-
-    def spy(*args):
-        found = epoch(*args)
-        losses.append(float(found[2].sum()))
-        return found
-
-    monkeypatch.setattr(_gradient, "_epoch", spy)
+    dropout = {"batch_size": 12, "feature_dropout": (0.4, 0.4, 0.0)}
+    trainer = Gradient(optimizer=FROZEN, max_epochs=1, **dropout)
     for _ in range(2):
         problem.random_state.seed(0)
-        trainer.train(dataclasses.replace(problem, params=same, structures=problem.structures))
-    assert len({*losses[:3]}) == 3
-    assert sorted(losses[:3]) == sorted(losses[3:])
-    assert min(abs(np.array(losses) - exact_loss(problem) * N_SAMPLES)) < 1e-10
-
-
-@pytest.mark.parametrize(("n_members", "n_samples"), [(1, 2**23), (3, 1000)])
-def test_what_is_short_or_alone_is_one_program(n_members, n_samples):
-    params = [np.zeros((n_members, 100))]
-    assert not _gradient._fills_threads(params, n_samples)
-    assert _gradient._fills_threads([np.zeros((2, 100))], 2**23 // 100 + 1)
+        trainer.train(problem)
+    losses = [loss for _, loss, _ in epochs]
+    assert losses[:3] == losses[3:]
+    assert len(set(losses)) == 3
+    np.testing.assert_allclose(losses[2], exact_loss(problem) * N_SAMPLES, rtol=1e-10)
 
 
 def test_members_learn_from_samples_of_their_own():
@@ -568,7 +585,10 @@ def test_dropped_features_have_each_networks_share_and_no_pattern():
     np.testing.assert_array_equal(masks[3], draw(keys[0], shares, 3, (4, 33, 3)))
 
 
-def test_an_epoch_brings_no_more_than_the_order_of_its_samples_to_the_device(monkeypatch):
+def test_an_epoch_brings_no_more_than_the_order_of_its_samples_to_the_device(
+    monkeypatch, accelerator
+):
+    accelerator()
     given, epoch = [], _gradient._epoch
     monkeypatch.setattr(_gradient, "_epoch", lambda *args: given.append(args) or epoch(*args))
     trainer = Gradient(max_epochs=1, batch_size=4, feature_dropout=0.4)

@@ -4,7 +4,6 @@ import dataclasses
 import weakref
 from collections.abc import Iterable
 from functools import partial
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -118,26 +117,13 @@ class Ensemble:
         squared = recipe.task == "density"
         return cls(networks, orders, stacked(anchors), recipe.objective.loss, squared)
 
-    @classmethod
-    def joined(cls, ensembles, before) -> "Ensemble":
-        """One ensemble of the members of several that read different sites of the same samples.
-
-        Parameters
-        ----------
-        ensembles : sequence of Ensemble
-        before : sequence of int, number of sites before those that each reads
-        """
-        orders = [each.orders + n for each, n in zip(ensembles, before, strict=True)]
-        anchors = [
-            jax.tree.map(itemgetter(m), jax.device_get(each.anchor))
-            for each in ensembles
-            for m in range(len(each.networks))
-        ]
+    def repeated(self, times: int) -> "Ensemble":
+        """Ensemble that has all members so many times over."""
         return dataclasses.replace(
-            ensembles[0],
-            networks=[network for each in ensembles for network in each.networks],
-            orders=np.concatenate(orders),
-            anchor=stacked(anchors),
+            self,
+            networks=self.networks * times,
+            orders=np.tile(self.orders, (times, 1)),
+            anchor=jax.tree.map(lambda leaf: np.concatenate([leaf] * times), self.anchor),
         )
 
     def train(self, recipe: Recipe, samples: Samples, validation, neutral, rng, partial_fit=False):

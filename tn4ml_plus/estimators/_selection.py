@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.model_selection import KFold, StratifiedKFold
 
+from .._compiled import on_threads
 from .._registry import variant
-from ..ensembles import Candidate, Ensemble
+from ..ensembles import Candidate
 from ..errors import DivergenceWarning, InformationWarning, NotFiniteError
 from ..tables import TableReader, padded_length
 from ..training import Gradient, Samples, Schedule
@@ -79,10 +80,10 @@ class Selection:
 def select(recipe, data, outputs, rng):
     """The `Selection` among a recipe's candidates, None where there is nothing to choose.
 
-    All are trained together, as members of one ensemble that read the same rows through different
-    embeddings, each without one of five parts, by which it is judged: a quarter of the fit's epochs
-    at twice its learning rate, and as many parts as make nine tenths of its work, or one of many
-    rows. See `prepared` for the parameters.
+    Those of one embedding are trained as members of one ensemble, each without one of five parts of
+    the same rows, by which it is judged: a quarter of the fit's epochs at twice its learning rate,
+    and as many parts as make nine tenths of its work, or one of many rows. See `prepared` for the
+    parameters.
     """
     candidates, table = recipe.candidates, data.table
     if all(raw is not None and raw.dtype == object for raw in table.raw):
@@ -133,68 +134,69 @@ def _held_out(recipe, candidates, data, outputs, rng, temperatures):
 
     The losses have shape (n_temperatures, n_candidates, n_samples).
     """
-    embeddings = list({id(each.embedding): each.embedding for each in candidates}.values())
     n_networks = int(_BUDGET * recipe.n_members / (_LENGTH * len(candidates)))
     if len(data.target) > _FEW_ROWS:
         n_networks = 1
     n_parts, seed = int(np.clip(n_networks, 1, _N_FOLDS)), rng.randint(2**31 - 1)
     # As many for each part.
     n_networks = n_parts * max(1, n_networks // n_parts)
-    # One number for each member of the fit says nothing of those that try.
-    trainers = [candidate.of(recipe).trainer for candidate in candidates]
-    own = {
-        name: tuple(np.repeat([np.mean(getattr(t, name)) for t in trainers], n_networks).tolist())
-        for name in ("feature_dropout", "decay")
-    }
-    brief = {"schedule": _Faster(recipe.trainer.schedule)}
-    brief |= {"early_stopping": None, "checkpoint": None}
-    trainer = _Brief(**vars(recipe.trainer) | brief | own)
-    changes = {"callbacks": (), "leaves_out": False, "n_members": n_networks, "trainer": trainer}
-    recipe = dataclasses.replace(recipe, **changes)
-    ensembles, read, neutrals, sites = [], [], [], [0]
-    for embedding in embeddings:
-        own = dataclasses.replace(recipe, columns=(embedding, recipe.columns[1]))
-        # With one seed, all see the same rows.
-        given = prepared(own, data, np.random.RandomState(seed), None, outputs)
-        _, ensemble, (_, (samples, n_samples, _), _, neutral, _) = given
-        ensembles.append(ensemble)
-        read.append(jax.device_get(samples))
-        neutrals.append(neutral)
-        sites.append(sites[-1] + len(neutral))
-    samples = read[0]._replace(phi=_side_by_side([each.phi for each in read]))
-    numbers = {id(embedding): i for i, embedding in enumerate(embeddings)}
-    which = [numbers[id(candidate.embedding)] for candidate in candidates]
-    ensemble = Ensemble.joined([ensembles[i] for i in which], [sites[i] for i in which])
     folds = StratifiedKFold if recipe.task == "classification" else KFold
     folds = folds(_N_FOLDS, shuffle=True, random_state=rng).split(data.target, data.target)
     trained, parts = zip(*itertools.islice(folds, n_parts), strict=True)
     # Of one size.
     trained = [rng.permutation(rows)[: min(map(len, trained))] for rows in trained]
-    held_out = np.concatenate(parts)
-    aside, samples = jax.device_put((_of(samples, held_out), samples))
-    given = recipe, (samples, n_samples, None), aside, _side_by_side(neutrals), rng
-    problem = ensemble.problem(*given)
-    subsets = np.tile(trained, (len(candidates) * n_networks // n_parts, 1))
-    try:
-        # Nothing is asked of the rows set aside before the end.
-        brief = dataclasses.replace(problem, validation=None, subsets=subsets)
-        params = trainer.train(brief).params
-    except NotFiniteError as error:
-        params = error.result.params
-    losses, weight = problem.validation_losses(params, temperatures)
-    losses = np.where(np.isfinite(losses), losses, _DIVERGED)
-    losses = losses.reshape(len(temperatures), len(candidates), -1, n_parts, len(held_out))
-    # Those of averaged likelihoods, and each row by the networks that have not seen it.
-    losses = np.log(losses.shape[2]) - np.logaddexp.reduce(-losses, axis=2)
     owner = np.repeat(np.arange(n_parts), list(map(len, parts)))
-    return losses[:, :, owner, np.arange(len(owner))], weight
+    changes = {"callbacks": (), "leaves_out": False, "n_members": n_networks}
+    brief = {"schedule": _Faster(recipe.trainer.schedule)}
+    brief |= {"early_stopping": None, "checkpoint": None}
+    trainer = _Brief(**vars(recipe.trainer) | brief)
+    brief = dataclasses.replace(recipe, **changes, trainer=trainer)
+
+    def judged(embedding):
+        """Losses of the candidates that have this embedding, and the weights."""
+        # One number for each member of the fit says nothing of those that try.
+        trainers = [each.of(recipe).trainer for each in candidates if each.embedding is embedding]
+        own = {
+            name: tuple(np.repeat([np.mean(getattr(t, name)) for t in trainers], n_networks))
+            for name in ("feature_dropout", "decay")
+        }
+        columns = embedding, recipe.columns[1]
+        given = dataclasses.replace(brief, columns=columns)
+        # With one seed, all see the same rows.
+        rng = np.random.RandomState(seed)
+        start = prepared(given, data, rng, None, outputs)
+        _, ensemble, (_, (samples, *rest), _, neutral, _) = start
+        aside = _of(samples, np.concatenate(parts))
+        given = brief, (samples, *rest), aside, neutral, rng
+        problem = ensemble.repeated(len(trainers)).problem(*given)
+        subsets = np.tile(trained, (len(trainers) * n_networks // n_parts, 1))
+        try:
+            # Nothing is asked of the rows set aside before the end.
+            given = dataclasses.replace(problem, validation=None, subsets=subsets)
+            params = dataclasses.replace(trainer, **own).train(given).params
+        except NotFiniteError as error:
+            params = error.result.params
+        losses, weight = problem.validation_losses(params, temperatures)
+        losses = np.where(np.isfinite(losses), losses, _DIVERGED)
+        losses = losses.reshape(len(temperatures), len(trainers), -1, n_parts, len(owner))
+        # Those of averaged likelihoods, and each row by the networks that have not seen it.
+        losses = np.log(losses.shape[2]) - np.logaddexp.reduce(-losses, axis=2)
+        return losses[:, :, owner, np.arange(len(owner))], weight
+
+    embeddings = {id(each.embedding): each.embedding for each in candidates}
+    found, weights = zip(*on_threads(judged, embeddings.values()), strict=True)
+    numbers = {name: iter(range(losses.shape[1])) for name, losses in zip(embeddings, found)}
+    found = dict(zip(embeddings, found, strict=True))
+    names = [id(each.embedding) for each in candidates]
+    return np.stack([found[name][:, next(numbers[name])] for name in names], axis=1), weights[0]
 
 
 def _of(samples, rows):
-    """The samples of these numbers, padded, all on the host."""
+    """The samples of these numbers, padded."""
     padding = (0, padded_length(len(rows)) - len(rows))
-    phi, target, weight = (array[np.pad(rows, padding)] for array in samples)
-    return Samples(phi, target, weight * np.pad(np.ones(len(rows), weight.dtype), padding))
+    phi, target, weight = (np.asarray(array)[np.pad(rows, padding)] for array in samples)
+    weight = weight * np.pad(np.ones(len(rows), weight.dtype), padding)
+    return jax.device_put(Samples(phi, target, weight))
 
 
 def _few(recipe, candidates, data, rng):
@@ -210,10 +212,3 @@ def _few(recipe, candidates, data, rng):
     if n_samples > most:
         chosen[rng.permutation(n_samples)[most:]] = False
     return data.rows(chosen)
-
-
-def _side_by_side(arrays):
-    """Vectors (..., nsites, phys_dim) of several embeddings, padded, along one axis of sites."""
-    phys_dim = max(array.shape[-1] for array in arrays)
-    sizes = [[(0, 0)] * (a.ndim - 1) + [(0, phys_dim - a.shape[-1])] for a in arrays]
-    return np.concatenate(list(map(np.pad, arrays, sizes)), axis=-2)

@@ -13,7 +13,6 @@ import optax
 from jax import lax
 
 from .. import _precise as precise
-from .._arrays import on_device
 from .._checks import check, check_instance, check_int, check_number
 from .._compiled import bounded_cache, compiled, on_threads
 from .._registry import variant
@@ -194,16 +193,22 @@ class Gradient(Trainer):
         peaks, shares = np.array([(_rate(s), _share(s)) for s in problem.structures]).T
         if self.learning_rate is not None:
             peaks[:] = self.learning_rate
-        rows = _batches(problem, batch_size, bucket(steps))
-        rates = padded_rates(self, peaks, problem.n_samples, epoch, steps)
+        # That of all samples, so that networks that are trained on parts of them share a program.
+        length = bucket(-(-problem.n_samples // batch_size))
+        rows = _batches(problem, batch_size, length)
+        rates = padded_rates(self, peaks, problem.n_samples, epoch, steps, length)
         batches = Minibatches(rows, rates.astype(dtype), steps, self._dropout(problem))
         decay = np.multiply(self.decay, np.sqrt(1000 / problem.effective_size) * shares).astype(
             dtype
         )
         static = self.optimizer or _ADAM, self.clip_norm
         traced = problem.risk, params, state, problem.anchor, batches, decay
-        train = _apart if _fills_threads(params, n_trained) else _epoch
-        params, state, totals = train(*static, *traced)
+        if problem.n_members > 1 and jax.default_backend() == "cpu":
+            n_weights = sum(map(np.size, jax.tree.leaves(params))) // problem.n_members
+            each = on_threads if n_weights * n_trained >= _LONG else map
+            params, state, totals = _one_by_one(each, *static, *traced)
+        else:
+            params, state, totals = _epoch(*static, *traced)
         totals = np.asarray(totals, float)[:steps].mean(axis=1)
         # Of one sample it would be a matter of chance.
         begun = min(steps, -(-64 // batch_size))
@@ -258,15 +263,15 @@ def _share(structure):
     return min(1.0, structure.max_bond / _BOND) * few * many
 
 
-def padded_rates(trainer, peak, n_samples, epoch, steps):
-    """Learning rates of the steps of an epoch, ones where an optimizer brings its own, bucketed.
+def padded_rates(trainer, peak, n_samples, epoch, steps, length):
+    """Learning rates of the steps of an epoch, ones where an optimizer brings its own, padded.
 
     peak: a number, or one per member for rates (length, n_members).
     """
     total, own = trainer.epochs(n_samples) * steps, trainer.optimizer is not None
     factors = np.ones(total) if own else trainer.schedule.factors(total)
     rates = np.multiply.outer(factors, np.ones_like(peak) if own else peak)
-    padding = (0, bucket(steps) - steps)
+    padding = (0, length - steps)
     return np.pad(rates[epoch * steps :][:steps], [padding] + [(0, 0)] * np.ndim(peak))
 
 
@@ -336,37 +341,25 @@ def _epoch(optimizer, clip_norm, risk, params, state, anchor, batches, decay):
     return params, state, totals
 
 
-def _fills_threads(params, n_trained):
-    """Whether an epoch is long enough for each of several networks to have a thread of its own.
+def _one_by_one(each, optimizer, clip_norm, risk, params, state, anchor, batches, decay):
+    """The outcome of `_epoch` by a program of one network, which `each` calls for every one.
 
-    On accelerators all are one program.
+    On processors that takes no longer than one program for all. Any number of networks shares it,
+    and threads can: XLA divides none of a loop's small steps among cores.
     """
-    n_weights = sum(map(np.size, jax.tree.leaves(params)))
-    is_long = n_weights * n_trained >= _LONG * count(params)
-    return is_long and count(params) > 1 and jax.default_backend() == "cpu"
 
-
-def _apart(optimizer, clip_norm, risk, params, state, anchor, batches, decay):
-    """The outcome of `_epoch`, with each network on a thread of its own.
-
-    XLA divides none of a loop's small steps among cores.
-    """
+    leaves, tree = jax.tree.flatten((risk.orders, params, state, anchor, decay))
+    leaves = list(map(np.asarray, leaves))
 
     def member(m):
-        def own(tree):
-            return jax.tree.map(lambda leaf: np.asarray(leaf)[m : m + 1], tree)
+        orders, *given, decay = tree.unflatten([leaf[m : m + 1] for leaf in leaves])
+        read = dataclasses.replace(risk, orders=orders)
+        found = _epoch(optimizer, clip_norm, read, *given, batches.of_member(m), decay)
+        return jax.block_until_ready(found)
 
-        read = dataclasses.replace(risk, orders=own(risk.orders))
-        given = own(params), own(state), own(anchor), batches.of_member(m), own(decay)
-        return jax.block_until_ready(_epoch(optimizer, clip_norm, read, *given))
-
-    params, state, totals = zip(*on_threads(member, range(count(params))), strict=True)
-
-    def joined(*leaves):
-        return on_device(np.concatenate(leaves))
-
-    params, state = (jax.tree.map(joined, *trees) for trees in (params, state))
-    return params, state, np.concatenate(totals, axis=1)
+    *trained, totals = zip(*each(member, range(count(params))), strict=True)
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *zip(*trained, strict=True))
+    return *jax.device_put(joined), np.concatenate(totals, axis=1)
 
 
 def _by_shape(params):

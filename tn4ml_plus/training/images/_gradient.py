@@ -16,6 +16,7 @@ from ..._compiled import bounded_cache
 from ..._forks import unforked
 from ..._registry import variant
 from .._gradient import Minibatches, Schedule, WarmupCosine, padded_rates
+from .._problem import bucket
 from .._risk import nan_unless_finite, updated
 from .._trainer import Step, Trainer
 
@@ -101,7 +102,7 @@ class ImageGradient(Trainer):
         steps = n // batch_size
         weight = np.asarray(samples.weight)
         samples = samples._replace(weight=weight * weight.dtype.type(n / weight.sum(dtype=float)))
-        rates = padded_rates(self, self.learning_rate, n, epoch, steps)
+        rates = padded_rates(self, self.learning_rate, n, epoch, steps, bucket(steps))
         rng = np.random.default_rng([problem.seed, epoch])
         rows = np.zeros((len(rates), batch_size), np.int32)
         rows[:steps] = rng.permutation(n)[: steps * batch_size].reshape(steps, -1)
