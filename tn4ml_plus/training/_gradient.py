@@ -358,8 +358,9 @@ def _one_by_one(each, optimizer, clip_norm, risk, params, state, anchor, batches
         return jax.block_until_ready(found)
 
     *trained, totals = zip(*each(member, range(count(params))), strict=True)
+    # Arrays of NumPy, which the next epoch parts again.
     joined = jax.tree.map(lambda *parts: np.concatenate(parts), *zip(*trained, strict=True))
-    return *jax.device_put(joined), np.concatenate(totals, axis=1)
+    return *joined, np.concatenate(totals, axis=1)
 
 
 def _by_shape(params):
