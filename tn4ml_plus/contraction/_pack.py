@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from .._amplitude import Amplitude
 from .._arrays import on_device, one_program
 from .._compiled import compiled
+from ._host import contract_on_host, is_quick
 from ._structure import Phi, Structure
 
 
@@ -140,8 +141,14 @@ def calibrate(
     '1.000'
     """
     weight = np.ones(len(phi)) if sample_weight is None else np.asarray(sample_weight)
-    log_abs = np.asarray(_log_abs(structure, packed, phi), float)
-    log_abs = log_abs.reshape(len(phi), -1)[weight > 0]
+    n_weights = sum(map(np.size, jax.tree.leaves(packed)))
+    if is_quick(n_weights, structure, len(phi)):
+        value, exponent = contract_on_host(packed, structure, phi)
+        with np.errstate(divide="ignore"):
+            log_abs = np.log(np.abs(value)).reshape(len(phi), -1) + np.log(2) * exponent[:, None]
+    else:
+        log_abs = np.asarray(_log_abs(structure, packed, phi), float).reshape(len(phi), -1)
+    log_abs = log_abs[weight > 0]
     largest = log_abs.max()
     if not np.isfinite(largest):
         return packed
