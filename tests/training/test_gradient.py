@@ -459,12 +459,12 @@ def accelerator(monkeypatch):
 
 @pytest.fixture
 def epochs(monkeypatch):
-    """The networks of each call of the compiled epoch, the sum of its losses, and its thread."""
+    """Of each call of the compiled epoch: networks, sum of losses, thread, and minibatches."""
     seen, epoch = [], _gradient._epoch
 
     def spy(*args):
         params, state, totals = epoch(*args)
-        seen.append((len(totals[0]), float(totals.sum()), threading.get_ident()))
+        seen.append((len(totals[0]), float(totals.sum()), threading.get_ident(), args[-2]))
         return params, state, totals
 
     monkeypatch.setattr(_gradient, "_epoch", spy)
@@ -483,7 +483,8 @@ def test_networks_learn_one_by_one_and_on_threads_what_they_learn_together(
     def trained():
         epochs.clear()
         problem = make_problem(3, packed=packed, orders=orders, subsets=subsets)
-        return trainer.train(problem), [n for n, *_ in epochs], {thread for *_, thread in epochs}
+        result = trainer.train(problem)
+        return result, [n for n, *_ in epochs], {thread for *_, thread, _ in epochs}
 
     apart, calls, threads = trained()
     assert calls == [1] * 6
@@ -514,9 +515,12 @@ def test_networks_one_by_one_lose_features_of_their_own(epochs):
     for _ in range(2):
         problem.random_state.seed(0)
         trainer.train(problem)
-    losses = [loss for _, loss, _ in epochs]
+    losses = [loss for _, loss, *_ in epochs]
     assert losses[:3] == losses[3:]
     assert len(set(losses)) == 3
+    # Not only in another order of the samples.
+    keys = {tuple(batches.dropout[0]) for *_, batches in epochs}
+    assert len(keys) == 3
     np.testing.assert_allclose(losses[2], exact_loss(problem) * N_SAMPLES, rtol=1e-10)
 
 
