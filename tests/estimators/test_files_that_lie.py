@@ -84,6 +84,10 @@ LIES = {
     "no core": ("classifier", LEFT, None, "there is no array"),
     "an array of nobody": ("classifier", "arrays/more", lambda _: np.zeros(2), "nothing holds"),
     "a site read twice": ("classifier", ORDERS, np.zeros_like, "every site once"),
+    "fewer samples than none": ("classifier", f"{ENSEMBLE}/n_seen", -1, "cannot have seen -1"),
+    "a category twice": (
+        "classifier", f"{READER}/levels/tuple/0", {"tuple": ["a", "a"]}, "categories occur twice"
+    ),
     "fewer networks": ("classifier", ORDERS, lambda a: a[:1], "of which there are others"),
     "bonds of another size": (
         "classifier", f"{CHAIN}/bond_dims/tuple/1", 10**9, "do not fit its structure"

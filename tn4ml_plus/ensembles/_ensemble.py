@@ -275,6 +275,8 @@ class Ensemble:
             raise ValueError(f"orders are those of {n_members} networks, of which there are others")
         if (np.sort(state["orders"], axis=1) != np.arange(nsites)).any():
             raise ValueError("orders do not name every site once")
+        if state.get("n_seen", 0) < 0:
+            raise ValueError(f"networks cannot have seen {state['n_seen']} samples")
         for leaf in jax.tree.leaves((state["networks"], state["anchor"])):
             floats = isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"
             if not (floats and np.isfinite(leaf).all()):

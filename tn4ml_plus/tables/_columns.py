@@ -118,6 +118,9 @@ class Columns:
             raise ValueError(f"moments and pooled are not those of {self.n_features} features")
         if not set(cyclic) <= {None, *_HARMONICS}:
             raise ValueError(f"moments are read as {cyclic}, of which some are unknown")
+        for levels in self.levels:
+            if len(set(levels or ())) < len(levels or ()):
+                raise ValueError(f"categories occur twice among {levels[:5]}")
         for j, kind in enumerate(self.kinds or ()):
             plain = _NUMERIC if self._levels_of(j) is None else _CATEGORICAL
             is_moment = bool(self.moments and self.moments[j])
@@ -131,9 +134,11 @@ class Columns:
         shape = 1, self.scaler.n_outputs(n_scaled)
         with np.errstate(all="ignore"):
             found = self._middle_scaled(n_scaled)
+        valid = all(values.shape == shape for values in found)
         # Of others nobody knows whether they are finite at zero.
-        finite = np.isfinite if isinstance(self.scaler, Differentiable) else np.isreal
-        if not all(values.shape == shape and finite(values).all() for values in found):
+        if isinstance(self.scaler, Differentiable):
+            valid = valid and all(np.isfinite(values).all() for values in found)
+        if not valid:
             raise ValueError(f"the state of {self.scaler} is not that of {n_scaled} columns")
 
     def _middle_scaled(self, n_columns):
