@@ -320,6 +320,12 @@ def test_there_are_no_more_threads_than_asked_for(monkeypatch, asked, most):
     assert peak[0] == most
 
 
-def test_the_error_of_a_thread_is_that_of_the_caller():
+def test_the_error_of_a_thread_is_that_of_the_caller(monkeypatch):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+    stop = threading.Event()
+
+    def call(x):
+        return 1 / x if x < 2 else stop.wait()  # for ever, were it not for the event
+
     with pytest.raises(ZeroDivisionError):
-        on_threads(lambda x: 1 / x, (1, 0, 2))
+        on_threads(call, (0, 2), stop)

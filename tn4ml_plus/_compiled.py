@@ -145,11 +145,14 @@ def compiled(function, **options):
     return call
 
 
-def on_threads(function, items):
+def on_threads(function, items, stop=None):
     """List of a function's values, computed on as many threads as there are cores.
 
     Of the options of JAX that a thread has of its own, all get those of the calling one. There are
     no more threads than the environment variable OMP_NUM_THREADS has.
+
+    stop: an event, set where one of the calls fails or the caller is interrupted, which waits for
+    the others that have begun. Those that take long look at it and end.
 
     >>> on_threads(abs, (-1, -2))
     [1, 2]
@@ -165,7 +168,12 @@ def on_threads(function, items):
     asked = os.environ.get("OMP_NUM_THREADS", "")
     n_threads = min(joblib.cpu_count(), int(asked) if asked.isdecimal() else sys.maxsize)
     with ThreadPoolExecutor(max(1, n_threads)) as pool:
-        return list(pool.map(call, items))
+        try:
+            return list(pool.map(call, items))
+        except BaseException:
+            if stop is not None:
+                stop.set()
+            raise
 
 
 def bounded_cache(maxsize):

@@ -106,6 +106,27 @@ def test_early_stopping_keeps_the_best_weights(data, model):
     np.testing.assert_array_equal(model.predict_proba(X), stopped.predict_proba(X))
 
 
+def test_a_choice_that_is_interrupted_ends_on_all_threads(monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3))
+    begun, step = [], Gradient.step
+
+    def counted(*args):
+        begun.append(threading.current_thread())
+        if len(begun) == 3:
+            # To the process, as from a terminal: the thread that waits for the others gets it.
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return step(*args)
+
+    monkeypatch.setattr(Gradient, "step", counted)
+    with pytest.raises(KeyboardInterrupt):
+        TNClassifier(max_epochs=10**6).fit(X, X[:, 0] > 0)
+    # An epoch or two after that, of the quarter of a million.
+    assert threading.main_thread() not in begun
+    assert 3 <= len(begun) < 1000
+    assert not any(each.is_alive() for each in begun)
+
+
 def test_a_committee_is_kept_whole_or_not_at_all(data, interrupted):
     X, _ = data
     model = TNAnomalyDetector(**SMALL)

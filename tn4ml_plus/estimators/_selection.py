@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import threading
 import warnings
+from concurrent.futures import CancelledError
 from operator import attrgetter
 
 import jax
@@ -145,10 +147,10 @@ def _held_out(recipe, candidates, data, outputs, rng, temperatures):
     trained, parts = zip(*itertools.islice(folds, n_parts), strict=True)
     # Of one size.
     trained = [rng.permutation(rows)[: min(map(len, trained))] for rows in trained]
-    owner = np.repeat(np.arange(n_parts), list(map(len, parts)))
+    owner, stop = np.repeat(np.arange(n_parts), list(map(len, parts))), threading.Event()
     changes = {"callbacks": (), "leaves_out": False, "n_members": n_networks}
     brief = {"schedule": _Faster(recipe.trainer.schedule)}
-    brief |= {"early_stopping": None, "checkpoint": None}
+    brief |= {"early_stopping": None, "checkpoint": None, "callbacks": (_ends_with(stop),)}
     trainer = _Brief(**vars(recipe.trainer) | brief)
     brief = dataclasses.replace(recipe, **changes, trainer=trainer)
 
@@ -184,11 +186,21 @@ def _held_out(recipe, candidates, data, outputs, rng, temperatures):
         return losses[:, :, owner, np.arange(len(owner))], weight
 
     embeddings = {id(each.embedding): each.embedding for each in candidates}
-    found, weights = zip(*on_threads(judged, embeddings.values()), strict=True)
+    found, weights = zip(*on_threads(judged, embeddings.values(), stop), strict=True)
     numbers = {name: iter(range(losses.shape[1])) for name, losses in zip(embeddings, found)}
     found = dict(zip(embeddings, found, strict=True))
     names = [id(each.embedding) for each in candidates]
     return np.stack([found[name][:, next(numbers[name])] for name in names], axis=1), weights[0]
+
+
+def _ends_with(stop):
+    """Callback that ends a training once an event is set: nobody waits for its outcome."""
+
+    def callback(epoch):
+        if stop.is_set():
+            raise CancelledError(f"after epoch {epoch.number}")
+
+    return callback
 
 
 def _of(samples, rows):
