@@ -145,6 +145,22 @@ def compiled(function, **options):
     return call
 
 
+@contextlib.contextmanager
+def interruptible():
+    """Context, or decorator, in which an interrupt stays one.
+
+    JAX makes an error of values of one that comes while it compares the static fields of arguments.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        interrupt = KeyboardInterrupt()
+        vars(interrupt).update(vars(error))  # the result of training so far
+        raise interrupt from error
+
+
 def on_threads(function, items, stop=None):
     """List of a function's values, computed on as many threads as there are cores.
 

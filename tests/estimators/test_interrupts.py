@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import threading
 
+import jax
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -14,6 +15,7 @@ from tn4ml_plus import DTTNClassifier, TNAnomalyDetector, TNClassifier, TNRegres
 from tn4ml_plus.ensembles import Ensemble
 from tn4ml_plus.estimators import _estimator
 from tn4ml_plus.image import Variant
+from tn4ml_plus.tables import TableReader
 from tn4ml_plus.training import Gradient, ImageProblem, Problem, Sweep, _trainer
 
 SMALL = {"bond_dim": 2, "n_members": 1, "max_epochs": 2, "random_state": 0}
@@ -104,6 +106,59 @@ def test_early_stopping_keeps_the_best_weights(data, model):
     assert losses == stopped.history_["validation_loss"]
     assert losses[-1] > min(losses)
     np.testing.assert_array_equal(model.predict_proba(X), stopped.predict_proba(X))
+
+
+class Fields:
+    """A part of arguments, of which JAX compares the static field."""
+
+    def __init__(self, static):
+        self.static = static
+
+
+class Interrupting:
+    """A value whose comparison is cut off."""
+
+    def __hash__(self):
+        return 1
+
+    def __eq__(self, other):
+        raise KeyboardInterrupt
+
+
+def compare(*_, **options):
+    """Call a compiled program as an interrupt comes between."""
+    for _ in range(2):
+        PROGRAM(Fields(Interrupting()))
+
+
+jax.tree_util.register_pytree_node(
+    Fields, lambda fields: ((), fields.static), lambda static, _: Fields(static)
+)
+PROGRAM = jax.jit(lambda fields: 0)
+
+
+def test_interrupts_of_comparisons_within_jax_are_interrupts(data, monkeypatch):
+    with pytest.raises(ValueError, match="equality"):
+        compare()
+    X, y = data
+    model = clone(CLASSIFIER)
+    step = Gradient.step
+
+    def second(trainer, problem, params, state, epoch):
+        if epoch == 1:
+            compare()
+        return step(trainer, problem, params, state, epoch)
+
+    monkeypatch.setattr(Gradient, "step", second)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y)
+    assert model.n_iter_ == 1
+    monkeypatch.setattr(Ensemble, "evaluate", compare)
+    with pytest.raises(KeyboardInterrupt):
+        model.predict(X)
+    monkeypatch.setattr(TableReader, "fit_transform", compare)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y)
 
 
 def test_a_choice_that_is_interrupted_ends_on_all_threads(monkeypatch):

@@ -15,6 +15,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
 from .._checks import check
+from .._compiled import interruptible
 from .._forks import check_process
 from .._registry import from_json, lookup, registered, to_json, variant
 from .._schema import check_fields
@@ -62,6 +63,7 @@ def fits(method):
     """
 
     @functools.wraps(method)
+    @interruptible()
     def fit(self, *args, **kwargs):
         check_process()
         model = copy.copy(self)
@@ -85,6 +87,7 @@ def reads(method):
     """
 
     @functools.wraps(method)
+    @interruptible()
     def read(self, *args, **kwargs):
         check_process()
         model = copy.copy(self)

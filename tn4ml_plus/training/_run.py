@@ -7,6 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .._checks import warn
+from .._compiled import interruptible
 from ..errors import DivergenceWarning, DurationWarning, NotFiniteError
 from ._checkpoint import CheckpointFile, Progress
 from ._problem import Epoch, extend_history
@@ -62,6 +63,7 @@ class Run:
         """Seconds that the finished epochs took."""
         return sum(self.history["seconds"][-1:])
 
+    @interruptible()
     def result(self):
         """The `Result` of training.
 
