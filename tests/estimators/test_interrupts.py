@@ -175,8 +175,8 @@ def test_a_choice_that_is_interrupted_ends_on_all_threads(monkeypatch):
 
     monkeypatch.setattr(Gradient, "step", counted)
     with pytest.raises(KeyboardInterrupt):
-        TNClassifier(max_epochs=10**6).fit(X, X[:, 0] > 0)
-    # An epoch or two after that, of the quarter of a million.
+        TNClassifier(max_epochs=20_000).fit(X, X[:, 0] > 0)
+    # An epoch or two after that, of thousands.
     assert threading.main_thread() not in begun
     assert 3 <= len(begun) < 1000
     assert not any(each.is_alive() for each in begun)

@@ -147,7 +147,8 @@ def _held_out(recipe, candidates, data, outputs, rng, temperatures):
     trained, parts = zip(*itertools.islice(folds, n_parts), strict=True)
     # Of one size.
     trained = [rng.permutation(rows)[: min(map(len, trained))] for rows in trained]
-    owner, stop = np.repeat(np.arange(n_parts), list(map(len, parts))), threading.Event()
+    owner = np.repeat(np.arange(n_parts), list(map(len, parts)))
+    stop = threading.Event()
     changes = {"callbacks": (), "leaves_out": False, "n_members": n_networks}
     brief = {"schedule": _Faster(recipe.trainer.schedule)}
     brief |= {"early_stopping": None, "checkpoint": None, "callbacks": (_ends_with(stop),)}
