@@ -192,6 +192,20 @@ def on_threads(function, items, stop=None):
             raise
 
 
+def ahead(items):
+    """Items of an iterator, each made on another thread while the one before is in use.
+
+    >>> list(ahead(iter((1, 2))))
+    [1, 2]
+    """
+    items, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item
+
+
 def bounded_cache(maxsize):
     """Decorator: `functools.lru_cache` that `clear_compiled` clears.
 

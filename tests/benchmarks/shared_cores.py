@@ -31,7 +31,7 @@ from tn4ml_plus.training._gradient import (
     _epoch,
     _rate,
     _share,
-    padded_rates,
+    epoch_rates,
 )
 from tn4ml_plus.training._problem import bucket
 from tn4ml_plus.training._risk import Risk, start
@@ -172,7 +172,8 @@ class Shared(Gradient):
         steps = -(-n_trained // batch_size)
         rows = _batches(problem, batch_size, bucket(steps))
         peak = np.array([self.learning_rate or _rate(structure)])
-        rates = padded_rates(self, peak, problem.n_samples, epoch, steps, bucket(steps))
+        rates = epoch_rates(self, peak, problem.n_samples, epoch, steps)
+        rates = np.pad(rates, [(0, bucket(steps) - steps), (0, 0)])
         dropout = self._dropout(problem)
         batches = Minibatches(rows[:, None], rates.astype(dtype), steps, dropout)
         decay = self.decay * np.sqrt(1000 / problem.effective_size) * _share(structure)

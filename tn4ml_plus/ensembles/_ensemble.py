@@ -24,7 +24,7 @@ from ..inspection import compress
 from ..inspection._attribution import outputs_and_falls
 from ..losses import Loss
 from ..networks import NetworkSpec, from_quimb
-from ..training import Problem, Samples, members, outputs, stacked, trimmed
+from ..training import Problem, Samples, Windows, members, outputs, stacked, trimmed
 from ._recipe import Recipe
 
 # Rows that are evaluated together.
@@ -48,6 +48,22 @@ class Batch(NamedTuple):
     phi: np.ndarray
     weight: np.ndarray
     unit_weights: np.ndarray
+
+
+class Fitting(NamedTuple):
+    """Samples that networks are trained on.
+
+    Attributes
+    ----------
+    samples : Samples, padded
+    n_samples : int, how many there are
+    subsets, windows : as in `Problem`
+    """
+
+    samples: Samples
+    n_samples: int
+    subsets: Any = None
+    windows: Windows | None = None
 
 
 @variant("state", eq=False)
@@ -126,7 +142,7 @@ class Ensemble:
             anchor=jax.tree.map(lambda leaf: np.concatenate([leaf] * times), self.anchor),
         )
 
-    def train(self, recipe: Recipe, samples: Samples, validation, neutral, rng, partial_fit=False):
+    def train(self, recipe: Recipe, fitting: Fitting, validation, neutral, rng, partial_fit=False):
         """Ensemble after training, its history and the number of its epochs.
 
         Where an epoch was completed before an error, ``error.trained`` is what would have been
@@ -135,8 +151,7 @@ class Ensemble:
         Parameters
         ----------
         recipe : Recipe
-        samples : (Samples, int, array or None)
-            Padded, how many of them are real, and `Problem.subsets`.
+        fitting : Fitting
         validation : Samples or None
         neutral : ndarray of shape (nsites, phys_dim), vector of a dropped feature
         rng : RandomState
@@ -144,7 +159,7 @@ class Ensemble:
         """
         trainer = recipe.trainer
         name = type(trainer).__name__
-        problem = self.problem(recipe, samples, validation, neutral, rng)
+        problem = self.problem(recipe, fitting, validation, neutral, rng)
         if not partial_fit:
             problem = dataclasses.replace(problem, state=None)
 
@@ -162,8 +177,8 @@ class Ensemble:
                 n_seen=self.n_seen + result.n_iter * problem.n_samples,
                 noise=None,
             )
-            if problem.subsets is not None:
-                trained = dataclasses.replace(trained, noise=trained._noise(problem))
+            if unseen := _unseen(problem, recipe.leaves_out):
+                trained = dataclasses.replace(trained, noise=trained._noise(*unseen))
             return trained, result.history, result.n_iter
 
         result = None
@@ -176,9 +191,9 @@ class Ensemble:
                 error.trained = after(result)
             raise
 
-    def problem(self, recipe: Recipe, samples, validation, neutral, rng) -> Problem:
+    def problem(self, recipe: Recipe, fitting: Fitting, validation, neutral, rng) -> Problem:
         """The networks' training on samples, see `Ensemble.train` for the parameters."""
-        samples, n_samples, subsets = samples
+        samples, n_samples, subsets, windows = fitting
         packs = [pack(member) for member in self.networks]
         # In the precision of now, whichever the networks were trained in.
         params = jax.tree.map(
@@ -205,6 +220,8 @@ class Ensemble:
             n_seen=self.n_seen,
             callbacks=recipe.callbacks,
             verbose=recipe.verbose,
+            windows=windows,
+            mean_weight=None if windows is None else windows.mean_weight,
         )
 
     def evaluate(self, embed, blocks: Iterable, function, *arguments) -> np.ndarray:
@@ -320,14 +337,12 @@ class Ensemble:
         kept = {name: value for name, value in state.items() if name != "structures"}
         vars(self).update(kept | {"networks": networks})
 
-    def _noise(self, problem):
-        """The `noise` of networks that were trained on subsets of a problem's samples."""
-        n_members, n_samples = len(self.networks), problem.n_samples
-        values = self.evaluate(None, [(problem.samples.phi, n_samples)], Amplitude.dense)
-        target, weight = (np.asarray(a, float)[:n_samples] for a in problem.samples[1:])
-        unseen = np.ones((n_members, n_samples))
-        np.put_along_axis(unseen, problem.subsets, 0.0, axis=1)
-        unseen *= weight / (unseen @ weight).sum()
+    def _noise(self, samples, unseen):
+        """The `noise` of networks, by samples some of which each has not seen, (n_members, n)."""
+        n_members, n_samples = unseen.shape
+        values = self.evaluate(None, [(samples.phi, n_samples)], Amplitude.dense)
+        target, weight = (np.asarray(a, float)[:n_samples] for a in samples[1:])
+        unseen = unseen * weight / (unseen @ weight).sum()
         # The square of a network's error, and its share that differs from network to network.
         errors = np.einsum("mn,mnk->k", unseen, (values - target) ** 2)
         others = (values.sum(axis=0) - values) / (n_members - 1)
@@ -370,6 +385,18 @@ class Ensemble:
         if len(self.orders) == 1 and (np.diff(self.orders) == 1).all():
             return None
         return on_device(self.orders, np.int32)
+
+
+def _unseen(problem, leaves_out):
+    """Samples, and of which of them each network has seen nothing; None where it has of all."""
+    if problem.subsets is not None:
+        unseen = np.ones((problem.n_members, problem.n_samples))
+        np.put_along_axis(unseen, problem.subsets, 0.0, axis=1)
+        return problem.samples, unseen
+    if problem.windows is None or not leaves_out or problem.n_members == 1:
+        return None
+    n_samples = int(np.sum(np.asarray(problem.validation.weight) > 0))
+    return problem.validation, np.ones((problem.n_members, n_samples))
 
 
 def _restored(packed, structure, nsites):

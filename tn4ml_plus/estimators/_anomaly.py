@@ -25,6 +25,7 @@ from ._base import HoldsNetworks, TakesTables, refitting
 from ._densities import BornScore, NormScore, born_members, log_of_unseen
 from ._estimator import Fitted, NetworkOptions, as_estimator, by_rows, extended, fits, reads
 from ._recipes import DENSITY, Data, filled, of_density, prepared
+from ._streams import read_rows
 
 # What a column that was constant in fitting costs where it is not, in nats.
 _CONSTANT_CHANGED = 10.0
@@ -98,6 +99,14 @@ class FittedDetector(Fitted):
     baseline_: Float[np.ndarray, " n_features"]
 
 
+def _read_sides(y):
+    """Validated targets, 1 and -1."""
+    y = column_or_1d(tables.unmasked(y, "y"))
+    if not np.isin(y, (-1, 1)).all():
+        raise ValueError("y must be 1 for inliers and -1 for outliers.")
+    return y
+
+
 @as_estimator
 class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
     """Anomaly detector: samples that tensor networks trained on normal ones find improbable.
@@ -169,10 +178,14 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
             check_number("contamination", self.contamination, above=0)
             valid = self.contamination <= 0.5
             check("contamination", self.contamination, valid, '"auto" or in (0, 0.5]')
-        data = self._data(tables.read_table(self, X, reset=True), y, sample_weight)
+        y = y if self._loss.supervised else None
+        rows = read_rows(
+            self, X, y, sample_weight, reset=True, read_y=_read_sides if y is not None else None
+        )
+        data = rows.data(self._data)
         rng = check_random_state(self.random_state)
         kept = data.rows(data.weight > 0)
-        unseen = log_of_unseen(data.weight)
+        unseen = log_of_unseen(kept)
         scalers = self._view_scalers()
         numbers = range(1, len(scalers) + 1) if len(scalers) > 1 else [None]
         views = [
@@ -238,10 +251,8 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
                 f"{type(self._loss).__name__} learns from labels: give y, 1 for inliers and -1 for "
                 "outliers, or choose another loss."
             )
-        y = column_or_1d(tables.unmasked(y, "y"))
+        y = _read_sides(y)
         check_consistent_length(table.floats, y)
-        if not np.isin(y, (-1, 1)).all():
-            raise ValueError("y must be 1 for inliers and -1 for outliers.")
         return Data(table, y.astype(float), tables.read_weight(sample_weight, len(table)))
 
     @property
@@ -350,7 +361,7 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
 
     def _trained(self, scaler, data, seed, unseen, number):
         """The view with this scaler; number: among several, None for a single one."""
-        recipe, rng = self._recipe(scaler, data.table.shape), check_random_state(seed)
+        recipe, rng = self._recipe(scaler, data.shape), check_random_state(seed)
         if number is not None:
             recipe = dataclasses.replace(recipe, trainer=recipe.trainer.numbered(number))
         reader, ensemble, arguments = prepared(recipe, data, rng)

@@ -195,7 +195,7 @@ class TensorNetworkEstimator(HoldsNetworks, NetworkOptions, ResumableOptions):
 
     def _train(self, data: Data, outputs=(None, None), partial_fit=False):
         """Train on encoded data, from the present networks or from new ones."""
-        recipe = self._recipe(data.table.shape)
+        recipe = self._recipe(data.shape)
         if partial_fit:
             recipe = dataclasses.replace(recipe, leaves_out=False)
         before, history, n_iter = None, {}, 0

@@ -11,11 +11,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils._set_output import _get_output_config
 
 from .._checks import check, check_int
-from ..tables import Bijection, Table, is_missing, read_columns, read_table, read_weight
+from ..tables import Bijection, Table, is_missing, read_columns, read_weight
 from ._base import FittedNetworks, TensorNetworkEstimator
 from ._densities import BornScore, SiteDensity, born_members, log_densities, log_of_unseen
 from ._estimator import as_estimator, by_rows, fits, reads
 from ._recipes import DENSITY, Data, of_density
+from ._streams import read_rows
 
 
 class FittedBornMachine(FittedNetworks):
@@ -88,11 +89,15 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
     def _fit_density(self, X, sample_weight, partial_fit=False):
         self._check_imputation()
         going_on = self._goes_on(partial_fit)
-        table = read_table(self, X, reset=not going_on)
-        weight = read_weight(sample_weight, len(table))
+        rows = read_rows(self, X, None, sample_weight, reset=not going_on)
+
+        def encode(table, y, weight):
+            weight = read_weight(weight, len(table))
+            return Data(table, np.ones(len(weight)), weight).rows(weight > 0)
+
+        data = rows.data(encode)
         if not going_on:
-            self.unseen_log_density_ = log_of_unseen(weight)
-        data = Data(table, np.ones(len(weight)), weight).rows(weight > 0)
+            self.unseen_log_density_ = log_of_unseen(data)
         self._train(data, partial_fit=partial_fit)
 
     def _recipe(self, shape):

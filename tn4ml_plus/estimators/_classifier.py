@@ -17,11 +17,12 @@ from .._checks import check
 from .._forks import unforked
 from ..ensembles import Recipe
 from ..losses import CrossEntropy
-from ..tables import AVERAGED, is_missing, read_table, read_weight, unmasked
+from ..tables import AVERAGED, is_missing, read_weight, unmasked
 from ..training import Gradient
 from ._base import FittedNetworks, TensorNetworkEstimator
 from ._estimator import OutputOptions, as_estimator, by_rows, fits, reads
 from ._recipes import Data, legendre
+from ._streams import read_rows
 
 _LABELS = str, bytes, bool, np.bool_, int, float, np.integer, np.floating
 
@@ -49,11 +50,12 @@ class ProbabilisticClassifier(ClassifierMixin):
         return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
 
 
-def read_classes(estimator, X, y, sample_weight, classes=None, going_on=False):
+def read_classes(estimator, X, y, sample_weight, classes=None, going_on=False, labels=None):
     """Numbers of the classes, weights, and which samples these are: those of positive weight.
 
     Sets `classes_`, or with going_on checks that labels are among them; classes: all of them, where
-    y may lack some. Weights are those of samples times those of `class_weight`.
+    y may lack some. Weights are those of samples times those of `class_weight`; labels: of all
+    rows, and how many have each, where y are some.
     """
     if y is None:
         raise ValueError(
@@ -76,6 +78,9 @@ def read_classes(estimator, X, y, sample_weight, classes=None, going_on=False):
     weight, given = read_weight(sample_weight, len(y)), estimator.class_weight
     valid = isinstance(given, dict | None) or (isinstance(given, str) and given == "balanced")
     check("class_weight", given, valid, "None, 'balanced' or a dict of labels")
+    if given == "balanced" and labels is not None:
+        known, counts = labels
+        given = dict(zip(known.tolist(), counts.sum() / (len(counts) * counts)))
     by_class = compute_sample_weight(given, y)
     # Those of other classes, next to which they are nothing, count as zero.
     valid = np.isfinite(by_class).all() and (by_class > by_class.max() * 1e-30).all()
@@ -227,7 +232,7 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
     )
 
     @fits
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Train; returns self.
 
         Parameters
@@ -239,7 +244,7 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
         self._fit_labels(X, y, sample_weight)
 
     @fits
-    def partial_fit(self, X, y, classes=None, sample_weight=None):
+    def partial_fit(self, X, y=None, classes=None, sample_weight=None):
         """One epoch on more samples, the first of which also fit the scaling; returns self.
 
         The first call needs all `classes`. See `TNClassifier.fit` for the parameters.
@@ -250,11 +255,19 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
 
     def _fit_labels(self, X, y, sample_weight, classes=None, partial_fit=False):
         going_on = self._goes_on(partial_fit)
-        table = read_table(self, X, reset=not going_on)
-        codes, weight, kept = read_classes(self, table.floats, y, sample_weight, classes, going_on)
-        prior = np.bincount(codes, weight, len(self.classes_)) / weight.sum()
+        rows = read_rows(self, X, y, sample_weight, reset=not going_on, read_y=_read_labels)
+        if rows.labels is not None and classes is None:
+            classes = rows.labels[0]
+
+        def encode(table, y, weight, classes=None, going_on=True):
+            given = y, weight, classes, going_on, rows.labels
+            codes, weight, kept = read_classes(self, table.floats, *given)
+            return Data(table.rows(kept), codes, weight)
+
+        data = rows.data(encode, classes=classes, going_on=going_on)
+        prior = np.bincount(data.target, data.weight, len(self.classes_)) / data.weight.sum()
         bias = np.log(prior + 1e-3)
-        self._train(Data(table.rows(kept), codes, weight), (len(bias), bias), partial_fit)
+        self._train(data, (len(bias), bias), partial_fit)
 
     _n_outputs = property(lambda self: len(self.classes_))
 

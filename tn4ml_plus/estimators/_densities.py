@@ -25,12 +25,12 @@ def _losses(loss, amplitude, target):
     return jax.vmap(loss, (0, None))(amplitude, target)
 
 
-def log_of_unseen(weight) -> float:
-    """Log-probability that stands for a category never seen among rows of these weights.
+def log_of_unseen(data) -> float:
+    """Log-probability that stands for a category never seen among rows of `Data`.
 
-    These may be frequencies; rows count once at least.
+    Their weights may be frequencies; rows count once at least.
     """
-    return -float(np.log1p(max(weight.sum(), len(weight))))
+    return -float(np.log1p(max(data.total_weight, data.shape[0])))
 
 
 @variant("state")

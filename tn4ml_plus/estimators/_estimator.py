@@ -21,7 +21,7 @@ from .._registry import from_json, lookup, registered, to_json, variant
 from .._schema import check_fields
 from .._version import __version__
 from ..io import from_tree, to_tree, write
-from ..tables import told_once
+from ..tables import as_source, told_once
 from ..training import extend_history
 
 # quimb's `get_params` is about arrays, and scikit-learn would take it for its own: this is how it
@@ -106,6 +106,11 @@ def by_rows(method):
 
     @functools.wraps(method)
     def call(self, X, *args, **kwargs):
+        if not isinstance(X, np.memmap) and (source := as_source(X)) is not None:
+            names = getattr(self, "feature_names_in_", None)
+            source = source if names is None else source.chosen(names)
+            with told_once():
+                return _joined([method(self, p.X, *args, **kwargs) for p in source.parts(_NUMBERS)])
         plain = type(X) in (np.ndarray, np.memmap) and X.ndim == 2 and X.dtype.kind in "biuf"
         if not plain or hasattr(self, "feature_names_in_"):  # of which each part would warn
             return method(self, X, *args, **kwargs)
@@ -116,12 +121,18 @@ def by_rows(method):
             return method(self, X, *args, **kwargs)
         starts = range(0, len(X), size)
         with told_once():
-            parts = [method(self, X[i : i + size], *args, **kwargs) for i in starts]
-        if isinstance(parts[0], tuple):
-            return tuple(map(np.concatenate, zip(*parts, strict=True)))
-        return np.concatenate(parts)
+            return _joined([method(self, X[i : i + size], *args, **kwargs) for i in starts])
 
     return call
+
+
+def _joined(parts):
+    """Arrays of parts of the rows, or tuples of such, as those of all."""
+    if not parts:
+        raise ValueError("X has no rows: give at least one.")
+    if isinstance(parts[0], tuple):
+        return tuple(map(np.concatenate, zip(*parts, strict=True)))
+    return np.concatenate(parts)
 
 
 def _take(estimator, before, after):

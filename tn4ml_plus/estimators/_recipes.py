@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,7 +14,15 @@ from .._checks import check_int, function_tuple
 from .._registry import resolve
 from ..contraction import as_tree
 from ..embeddings import Legendre
-from ..ensembles import Batch, Candidate, Ensemble, Recipe, resolve_objective, resolve_trainer
+from ..ensembles import (
+    Batch,
+    Candidate,
+    Ensemble,
+    Fitting,
+    Recipe,
+    resolve_objective,
+    resolve_trainer,
+)
 from ..losses import CrossEntropy, NegativeLogLikelihood
 from ..tables import TRACED, Table, TableReader, padded_length, resolve_columns
 from ..training import Gradient, Samples
@@ -31,6 +39,8 @@ _STRONGER = 4.0
 _LEAST_PARTS = 4
 # Rows that the least-squares start and the calibration look at.
 _START_ROWS = 4096
+# Rows of a source at most that networks are not trained on.
+_ASIDE = 2048
 #: Fields of trainers that are parameters of estimators, too.
 FLAT = ("learning_rate", "max_epochs", "batch_size", "feature_dropout", "decay")
 
@@ -163,15 +173,37 @@ def of_density(recipe, owner, scalers, born):
 
 
 class Data(NamedTuple):
-    """Rows to train on: a table, encoded targets, and weights without zeros."""
+    """Rows to train on: a table, encoded targets, and weights without zeros.
+
+    Attributes
+    ----------
+    counts : Counts or None, of all rows where these are some
+    stream : Stream or None, all rows where these are some
+    """
 
     table: Table
     target: np.ndarray
     weight: np.ndarray
+    counts: Any = None
+    stream: Any = None
+
+    @property
+    def shape(self):
+        """Number of all rows, and of columns."""
+        n_rows = len(self.table) if self.stream is None else self.stream.n_rows
+        return n_rows, self.table.shape[1]
+
+    @property
+    def total_weight(self):
+        """Sum of the weights of all rows."""
+        if self.stream is not None:
+            return self.stream.n_rows * self.stream.mean_weight
+        return self.weight.sum()
 
     def rows(self, chosen):
         """The rows that a boolean mask chooses."""
-        return Data(self.table.rows(chosen), self.target[chosen], self.weight[chosen])
+        arrays = self.target[chosen], self.weight[chosen]
+        return self._replace(table=self.table.rows(chosen), target=arrays[0], weight=arrays[1])
 
 
 def _subsets(recipe, n_samples, before, rng):
@@ -192,11 +224,16 @@ def prepared(recipe, data, rng, before=None, outputs=(None, None)):
     without noise.
     """
     fitting, validation = split(recipe.trainer, data.target, recipe.task == "classification", rng)
+    if data.stream is not None and validation is None:
+        # They cost nothing where there are so many.
+        mixed, n_aside = rng.permutation(len(fitting)), min(_ASIDE, len(fitting) // 2)
+        fitting, validation = np.sort(mixed[n_aside:]), np.sort(mixed[:n_aside])
     if before is None:
         rows = fitting[evenly_spaced(len(fitting), _START_ROWS)]
         reader, U = TableReader.fit_transform(
-            data.table, data.weight, recipe.columns, reading=recipe.reading, rows=rows
-        )
+            data.table, data.weight, recipe.columns, reading=recipe.reading, rows=rows,
+            counts=data.counts,
+        )  # fmt: skip
         batch = Batch(U[rows], reader.embed(U[rows]), data.weight[rows], reader.unit_weights)
         phys_dims = reader.embedding.phys_dims(reader.width)
         ensemble = Ensemble.start(recipe, batch, phys_dims, *outputs, rng)
@@ -214,5 +251,11 @@ def prepared(recipe, data, rng, before=None, outputs=(None, None)):
         )
 
     held_out = None if validation is None else samples(validation)
-    fitted = samples(fitting), len(fitting), _subsets(recipe, len(fitting), before, rng)
+    if data.stream is None:
+        subsets = _subsets(recipe, len(fitting), before, rng)
+        fitted = Fitting(samples(fitting), len(fitting), subsets)
+    else:
+        few = fitting[evenly_spaced(len(fitting), _START_ROWS)]
+        windows = data.stream.windows(reader, data.stream.kept[validation])
+        fitted = Fitting(samples(few), windows.n_samples, windows=windows)
     return reader, ensemble, (recipe, fitted, held_out, reader.neutral, rng)

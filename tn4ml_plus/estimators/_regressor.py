@@ -10,11 +10,12 @@ from .._amplitude import Amplitude
 from .._registry import variant
 from ..ensembles import Recipe
 from ..losses import Quantile, SquaredError
-from ..tables import AVERAGED, read_floats, read_table, read_weight, unmasked
+from ..tables import AVERAGED, read_floats, read_weight, unmasked
 from ..training import Gradient
 from ._base import FittedNetworks, TensorNetworkEstimator
 from ._estimator import OutputOptions, as_estimator, by_rows, fits, reads
 from ._recipes import Data, legendre
+from ._streams import read_rows
 
 
 @variant("state", eq=False)
@@ -120,7 +121,7 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
         return tags
 
     @fits
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Train on targets y (n_samples,) or (n_samples, n_targets); returns self.
 
         See `TNClassifier.fit` for the parameters.
@@ -128,7 +129,7 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
         self._fit_targets(X, y, sample_weight)
 
     @fits
-    def partial_fit(self, X, y, sample_weight=None):
+    def partial_fit(self, X, y=None, sample_weight=None):
         """One epoch on more samples, the first of which also fit the scalings.
 
         See `TNClassifier.fit` for the parameters.
@@ -137,22 +138,26 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
 
     def _fit_targets(self, X, y, sample_weight, partial_fit=False):
         going_on = self._goes_on(partial_fit)
-        table = read_table(self, X, reset=not going_on)
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__} requires y to be passed, but the target y is None."
-            )
-        y = _read_numbers(unmasked(y, "y"))
-        check_consistent_length(table.floats, y)
-        one_column = y.ndim == 1 or y.shape[1] == 1
-        if one_column and y.ndim == 2:
-            y = column_or_1d(y, warn=True)
-        data = Data(table, y.reshape(len(y), -1), read_weight(sample_weight, len(y)))
-        data = data.rows(data.weight > 0)
-        if not going_on:
-            is_all = not (partial_fit or self.warm_start)
-            self._target = TargetScaling.fit(data.target, data.weight, one_column, is_all)
-        data = data._replace(target=self._target.transform(data.target))
+        rows = read_rows(self, X, y, sample_weight, reset=not going_on, read_y=_read_numbers)
+        is_all = not (partial_fit or self.warm_start or rows.stream)
+
+        def encode(table, y, weight, going_on=True):
+            if y is None:
+                raise ValueError(
+                    f"{type(self).__name__} requires y to be passed, but the target y is None."
+                )
+            y = _read_numbers(unmasked(y, "y"))
+            check_consistent_length(table.floats, y)
+            one_column = y.ndim == 1 or y.shape[1] == 1
+            if one_column and y.ndim == 2:
+                y = column_or_1d(y, warn=True)
+            data = Data(table, y.reshape(len(y), -1), read_weight(weight, len(y)))
+            data = data.rows(data.weight > 0)
+            if not going_on:
+                self._target = TargetScaling.fit(data.target, data.weight, one_column, is_all)
+            return data._replace(target=self._target.transform(data.target))
+
+        data = rows.data(encode, going_on=going_on)
         self._train(data, (data.target.shape[1], None), partial_fit)
 
     @reads

@@ -91,7 +91,8 @@ def select(recipe, data, outputs, rng):
     if all(raw is not None and raw.dtype == object for raw in table.raw):
         # Categories have no resolution.
         candidates = tuple(c for c in candidates if c.embedding is candidates[0].embedding)
-    data = _few(recipe, candidates, data, rng)
+    # Of a source, the rows in memory.
+    data = _few(recipe, candidates, data._replace(stream=None), rng)
     if recipe.task == "classification":
         # Others cannot be set aside in proportion.
         data = data.rows((np.bincount(data.target) >= _N_FOLDS)[data.target])

@@ -1,6 +1,6 @@
 """Readers from tables as users have them to embedded samples."""
 
-from ._columns import resolve_columns, told_once
+from ._columns import Counts, resolve_columns, told_once
 from ._frames import Make
 from ._kinds import is_missing
 from ._reader import AVERAGED, TRACED, Reading, TableReader, padded_length
@@ -18,12 +18,13 @@ from ._scalers import (
     Rotated,
     Scaler,
 )
+from ._sources import Blocks, Source, as_source
 from ._table import Table, read_columns, read_floats, read_table, read_weight, unmasked
 
 __all__ = [
-    "AVERAGED", "TRACED", "Bijection", "CommonMinMax", "Differentiable", "GaussianCDF",
-    "LogisticCDF", "Make", "MinMax", "Passthrough", "PrincipalComponents", "ProbabilisticPCA",
-    "QuantileSigmoid", "Reading", "Rotated", "Scaler", "Table", "TableReader", "is_missing",
-    "padded_length", "read_columns", "read_floats", "read_table", "read_weight",
-    "resolve_columns", "told_once", "unmasked",
+    "AVERAGED", "TRACED", "Bijection", "Blocks", "CommonMinMax", "Counts", "Differentiable",
+    "GaussianCDF", "LogisticCDF", "Make", "MinMax", "Passthrough", "PrincipalComponents",
+    "ProbabilisticPCA", "QuantileSigmoid", "Reading", "Rotated", "Scaler", "Source", "Table",
+    "TableReader", "as_source", "is_missing", "padded_length", "read_columns", "read_floats",
+    "read_table", "read_weight", "resolve_columns", "told_once", "unmasked",
 ]  # fmt: skip

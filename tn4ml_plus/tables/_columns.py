@@ -28,6 +28,8 @@ from ._table import Table
 BLOCK = 1024
 # Bounds of the number of categories of a column, and rows for each between the two.
 _FEW_LEVELS, _MANY_LEVELS, _ROWS_PER_LEVEL = 16, 128, 50
+# Categories of a column that are counted where there are more.
+_COUNTED = 1 << 16
 # Harmonics of each period of moments: seven points tell all days of a week.
 _HARMONICS = {"time of year": 2, "day of week": 3, "time of day": 2}
 _NUMERIC, _CATEGORICAL = "numbers", "categories"
@@ -154,8 +156,11 @@ class Columns:
         return found
 
     @classmethod
-    def fit(cls, table: Table, weight, embedding, scaler, reading):
-        """Fitted to a table; ValueError for columns that do not suit the embedding or scaler."""
+    def fit(cls, table: Table, weight, embedding, scaler, reading, counts=None):
+        """Fitted to a table; ValueError for columns that do not suit the embedding or scaler.
+
+        counts: `Counts` of more rows, of which the table holds some.
+        """
         n_columns = table.shape[1]
         if isinstance(embedding, PerFeature) and scaler.n_outputs(n_columns) < n_columns:
             raise ValueError(
@@ -166,11 +171,12 @@ class Columns:
         kinds, moments = tuple(map(_kind, table.raw)), tuple(map(reading.moments, table.raw))
         self = cls(embedding, scaler, {}, (), table.names, kinds=kinds, moments=moments)
         features = self._spread(table)
-        levels, pooled = self._levels(features, weight, reading)
+        counts = Counts.of(table, weight) if counts is None else counts
+        levels, pooled = self._levels(table, counts, reading)
         missing = [
-            reading.learns_missing
-            and bool(np.isnan(u).any() if r is None else any(map(is_missing, r)))
-            for u, r in zip(features.floats.T, features.raw, strict=True)
+            reading.learns_missing and gaps
+            for gaps, parts in zip(counts.missing, moments, strict=True)
+            for _ in parts or (None,)
         ]
         parts = self._parts(levels, pooled, missing, reading)
         if parts is not None:
@@ -193,19 +199,24 @@ class Columns:
         self = dataclasses.replace(self, exponents=_exponents(X, scaler))
         return dataclasses.replace(self, scaler_state=scaler.fit(self._in_range(X), weight))
 
-    def _levels(self, table, weight, reading):
+    def _levels(self, table, counts, reading):
         """Categories of each feature, None for numbers, and whether others are pooled as one."""
         most = reading.max_categories
         if most is None:
-            most = int(np.clip(len(table) // _ROWS_PER_LEVEL, _FEW_LEVELS, _MANY_LEVELS))
+            most = int(np.clip(counts.n_rows // _ROWS_PER_LEVEL, _FEW_LEVELS, _MANY_LEVELS))
         levels, pooled, dropped = [], [], []
-        for name, values in zip(self._feature_names(table.names), table.raw, strict=True):
-            found, counts = (None, None) if values is None else _by_frequency(values, weight)
+        categories = [
+            each
+            for each, parts in zip(counts.categories, self.moments, strict=True)
+            for each in ([each] if parts is None else [None] * len(parts))
+        ]
+        for name, weights in zip(self._feature_names(table.names), categories, strict=True):
+            found = None if weights is None else _by_frequency(weights)
             pooled.append(found is not None and len(found) > most)
             if pooled[-1]:
                 # One place is for the others, where they are pooled.
                 kept = most if reading.unseen_is_missing else most - 1
-                share = sum(counts[kept:]) / sum(counts)
+                share = sum(weights[value] for value in found[kept:]) / sum(weights.values())
                 dropped.append(f"{name!r} keeps {kept} of {len(found)} ({share:.1%} of the rows")
                 found = found[:kept]
             levels.append(None if found is None else tuple(found))
@@ -534,11 +545,60 @@ def _ldexp(X, exponents):
         return np.clip(np.ldexp(X, exponents), -largest, largest)
 
 
-def _by_frequency(values, weight):
-    """Categories, the most frequent first, ties in order of their text, and their weights."""
-    counts = {}
-    for value, w in zip(values.tolist(), weight.tolist(), strict=True):
-        if not is_missing(value):
-            counts[value] = counts.get(value, 0) + w
-    ordered = sorted(counts, key=lambda v: (-counts[v], str(v)))
-    return ordered, [counts[value] for value in ordered]
+@dataclasses.dataclass(frozen=True, eq=False)
+class Counts:
+    """Counts of all rows, whichever of them are kept.
+
+    Parameters
+    ----------
+    n_rows : int
+    missing : tuple of bool, whether a column has missing entries
+    categories : tuple, per column the weights of its categories by these, None for others
+    """
+
+    n_rows: int
+    missing: tuple[bool, ...]
+    categories: tuple[dict | None, ...]
+
+    @classmethod
+    def of(cls, table: Table, weight) -> "Counts":
+        """Counts of the rows of a table.
+
+        Parameters
+        ----------
+        table : Table
+        weight : ndarray of shape (n_samples,)
+        """
+        missing, categories = [], []
+        for floats, values in zip(table.floats.T, table.raw, strict=True):
+            if values is None or values.dtype != object:
+                categories.append(None)
+                missing.append(bool(np.isnan(floats).any()))
+                continue
+            found = {}
+            for value, w in zip(values.tolist(), weight.tolist(), strict=True):
+                key = None if is_missing(value) else value
+                found[key] = found.get(key, 0) + w
+            missing.append(found.pop(None, None) is not None)
+            categories.append(found)
+        return cls(len(table), tuple(missing), tuple(categories))
+
+    def plus(self, others: "Counts") -> "Counts":
+        """Counts of the rows of both; of very many categories, those of the frequent ones."""
+        categories = []
+        for one, other in zip(self.categories, others.categories, strict=True):
+            found = one
+            if other is not None:
+                found = dict(one or {})
+                for value, w in other.items():
+                    found[value] = found.get(value, 0) + w
+                if len(found) > 2 * _COUNTED:
+                    found = {value: found[value] for value in _by_frequency(found)[:_COUNTED]}
+            categories.append(found)
+        missing = (a or b for a, b in zip(self.missing, others.missing, strict=True))
+        return Counts(self.n_rows + others.n_rows, tuple(missing), tuple(categories))
+
+
+def _by_frequency(weights):
+    """Categories by their weights, the most frequent first, ties in order of their text."""
+    return sorted(weights, key=lambda v: (-weights[v], str(v)))

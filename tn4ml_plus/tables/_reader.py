@@ -17,7 +17,7 @@ from .._schema import check_fields
 from ..embeddings import Embedding, WithMissing
 from ..initializers import least_squares_weights
 from ..training import bucket
-from ._columns import BLOCK, Columns, blocks
+from ._columns import BLOCK, Columns, Counts, blocks
 from ._kinds import TIME, parts_of
 from ._scalers import Scaler
 from ._table import Table
@@ -144,6 +144,7 @@ class TableReader(Columns):
         *,
         reading: Reading = AVERAGED,
         rows=slice(None),
+        counts: Counts | None = None,
     ) -> tuple["TableReader", np.ndarray]:
         """Reader for tables like this one, and its `transform` of it.
 
@@ -156,8 +157,9 @@ class TableReader(Columns):
         columns : (Embedding, Scaler)
         reading : Reading
         rows : index of the rows that neutral vectors and weights are learned from
+        counts : Counts of more rows, of which the table holds some
         """
-        reader = cls.fit(table, weight, *columns, reading)
+        reader = cls.fit(table, weight, *columns, reading, counts)
         U = reader.transform(table)
         # Everything that learns from rows sees those before it at work.
         reader = dataclasses.replace(reader, embedding=reader.embedding.for_data(U, weight))

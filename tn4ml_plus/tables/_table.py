@@ -4,6 +4,7 @@ import dataclasses
 import numbers
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -55,6 +56,46 @@ class Table:
         raw = tuple(None if values is None else values[chosen] for values in self.raw)
         text = None if self.text is None else self.text[chosen]
         return dataclasses.replace(self, floats=self.floats[chosen], raw=raw, text=text)
+
+    @classmethod
+    def joined(cls, tables: Sequence["Table"]) -> "Table":
+        """The rows of all tables; ValueError where a column is of several kinds."""
+        first = tables[0]
+        if len(tables) == 1:
+            return first
+        floats = np.concatenate([table.floats for table in tables])
+        raw = tuple(
+            _joined_column(first.names[j] if first.names else j, tables, j)
+            for j in range(floats.shape[1])
+        )
+        texts = [table.text for table in tables]
+        text = None if any(t is None for t in texts) else np.concatenate(texts)
+        return dataclasses.replace(first, floats=floats, raw=raw, text=text)
+
+
+def _joined_column(name, tables, j):
+    """Entries of a column of several tables that are no numbers, None for numbers."""
+    parts = [table.raw[j] for table in tables]
+    kinds = {part.dtype.kind for part in parts if part is not None}
+    empty = [
+        part is None and np.isnan(table.floats[:, j]).all() for part, table in zip(parts, tables)
+    ]
+    if not kinds:
+        return None
+    if len(kinds) == 1 and all(
+        is_empty or part is not None for part, is_empty in zip(parts, empty)
+    ):
+        like = next(part for part in parts if part is not None)
+        gap = None if like.dtype == object else np.array("NaT", like.dtype)
+        filled = [
+            np.full(len(table), gap, like.dtype) if part is None else part
+            for part, table in zip(parts, tables, strict=True)
+        ]
+        return np.concatenate(filled)
+    raise ValueError(
+        f"Column {name!r} holds entries of several kinds, numbers, text or moments, in different "
+        "blocks: convert it."
+    )
 
 
 def read_table(estimator, X, reset: bool) -> Table:

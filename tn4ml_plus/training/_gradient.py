@@ -120,6 +120,7 @@ class Gradient(Trainer):
 
     trains_on_parts: ClassVar[bool] = True
     trains_on_subsets: ClassVar[bool] = True
+    trains_on_windows: ClassVar[bool] = True
     advice: ClassVar[str] = "Lower learning_rate, set clip_norm, or use another initializer"
 
     def __post_init__(self):
@@ -185,36 +186,44 @@ class Gradient(Trainer):
         return optax.ScaleByAdamState(steps, zeros, zeros)
 
     def step(self, problem, params, state, epoch):
-        """One compiled epoch of shuffled minibatches."""
-        batch_size, dtype = self._batch_size(problem.n_samples), problem.samples.weight.dtype
-        n_trained = problem.n_trained
-        steps = -(-n_trained // batch_size)
+        """One compiled epoch of shuffled minibatches, or one of each window of samples."""
+        size, lengths = self._batch_size(problem.n_samples), [problem.n_trained]
+        if problem.windows is not None:
+            lengths = problem.windows.lengths()
+        steps = [-(-length // size) for length in lengths]
         # Networks of several bonds have rates and decays of their own.
         peaks, shares = np.array([(_rate(s), _share(s)) for s in problem.structures]).T
         if self.learning_rate is not None:
             peaks[:] = self.learning_rate
         # That of all samples, so that networks that are trained on parts of them share a program.
-        length = bucket(-(-problem.n_samples // batch_size))
-        rows = _batches(problem, batch_size, length)
-        rates = padded_rates(self, peaks, problem.n_samples, epoch, steps, length)
-        batches = Minibatches(rows, rates.astype(dtype), steps, self._dropout(problem))
-        decay = np.multiply(self.decay, np.sqrt(1000 / problem.effective_size) * shares).astype(
-            dtype
-        )
-        static = self.optimizer or _ADAM, self.clip_norm
-        traced = problem.risk, params, state, problem.anchor, batches, decay
-        if problem.n_members > 1 and jax.default_backend() == "cpu":
-            n_weights = sum(map(np.size, jax.tree.leaves(params))) // problem.n_members
-            each = on_threads if n_weights * n_trained >= _LONG else map
-            params, state, totals = _one_by_one(each, *static, *traced)
-        else:
-            params, state, totals = _epoch(*static, *traced)
-        totals = np.asarray(totals, float)[:steps].mean(axis=1)
+        length = bucket(-(-(problem.n_samples if problem.windows is None else lengths[0]) // size))
+        rates = epoch_rates(self, peaks, problem.n_samples, epoch, sum(steps))
+        decay = np.multiply(self.decay, np.sqrt(1000 / problem.effective_size) * shares)
+        totals, begun = [], 0
+        for part, own in zip(problem.parts(), steps, strict=True):
+            dtype = part.samples.weight.dtype
+            rows = _batches(part, size, length)
+            padded = np.pad(rates[begun : begun + own], [(0, length - own), (0, 0)]).astype(dtype)
+            batches = Minibatches(rows, padded, own, self._dropout(part))
+            traced = part.risk, params, state, part.anchor, batches, decay.astype(dtype)
+            params, state, found = self._trained(part, *traced)
+            totals.append(np.asarray(found, float)[:own])
+            begun += own
+        totals = np.concatenate(totals).mean(axis=1)
         # Of one sample it would be a matter of chance.
-        begun = min(steps, -(-64 // batch_size))
-        first = totals[:begun].sum() / min(begun * batch_size, n_trained)
-        numbers = {"learning_rate": float(rates[steps - 1].mean())}
-        return Step(params, state, totals.sum() / n_trained, numbers, first)
+        begun = min(len(totals), -(-64 // size))
+        first = totals[:begun].sum() / min(begun * size, lengths[0])
+        numbers = {"learning_rate": float(rates[-1].mean())}
+        return Step(params, state, totals.sum() / sum(lengths), numbers, first)
+
+    def _trained(self, problem, *traced):
+        """Parameters, state and sums of losses after an epoch of minibatches."""
+        static = self.optimizer or _ADAM, self.clip_norm
+        if problem.n_members == 1 or jax.default_backend() != "cpu":
+            return _epoch(*static, *traced)
+        n_weights = sum(map(np.size, jax.tree.leaves(problem.params))) // problem.n_members
+        each = on_threads if n_weights * problem.n_trained >= _LONG else map
+        return _one_by_one(each, *static, *traced)
 
     def _dropout(self, problem):
         """Key and shares of the features that samples lose, or None."""
@@ -263,16 +272,15 @@ def _share(structure):
     return min(1.0, structure.max_bond / _BOND) * few * many
 
 
-def padded_rates(trainer, peak, n_samples, epoch, steps, length):
-    """Learning rates of the steps of an epoch, ones where an optimizer brings its own, padded.
+def epoch_rates(trainer, peak, n_samples, epoch, steps):
+    """Learning rates of the steps of an epoch, ones where an optimizer brings its own.
 
-    peak: a number, or one per member for rates (length, n_members).
+    peak: a number, or one per member for rates (steps, n_members).
     """
     total, own = trainer.epochs(n_samples) * steps, trainer.optimizer is not None
     factors = np.ones(total) if own else trainer.schedule.factors(total)
-    rates = np.multiply.outer(factors, np.ones_like(peak) if own else peak)
-    padding = (0, length - steps)
-    return np.pad(rates[epoch * steps :][:steps], [padding] + [(0, 0)] * np.ndim(peak))
+    factors = factors[epoch * steps :][:steps]
+    return np.multiply.outer(factors, np.ones_like(peak) if own else peak)
 
 
 def _batches(problem, batch_size, length):

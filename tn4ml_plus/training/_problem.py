@@ -1,17 +1,21 @@
 """Problems that trainers are given, and the results that they return."""
 
 import abc
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from .._arrays import on_device
+from .._compiled import ahead
+from .._registry import UNSTORED
 from ..contraction import unpack
 from ._risk import Risk, count, losses, members, value
 
@@ -21,14 +25,66 @@ class Samples(NamedTuple):
 
     Attributes
     ----------
-    phi : array (length, nsites, phys_dim)
+    phi : array (length, nsites, phys_dim), or `Embedded`
     target : array (length,) or (length, n_outputs)
     weight : array (length,)
     """
 
-    phi: jax.Array
+    phi: Any
     target: jax.Array
     weight: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """Vectors that are made where they are read, by index, from columns that take less memory.
+
+    Parameters
+    ----------
+    columns : array (length, width)
+    embed : callable pytree, the map from columns to vectors (length, nsites, phys_dim)
+    sites : (int, int), nsites and phys_dim
+    """
+
+    columns: Any
+    embed: Callable
+    sites: tuple[int, int] = dataclasses.field(metadata={"static": True})
+
+    def __getitem__(self, rows):
+        return self.embed(self.columns[rows])
+
+    @property
+    def shape(self):
+        return (len(self.columns), *self.sites)
+
+    @property
+    def dtype(self):
+        return self.columns.dtype
+
+
+class Windows(abc.ABC):
+    """Samples that are read in windows, since together they take too much memory.
+
+    Parameters
+    ----------
+    n_samples : int, of all windows
+    mean_weight : float, of all samples
+    """
+
+    n_samples: int
+    mean_weight: float
+
+    @abc.abstractmethod
+    def lengths(self) -> list[int]:
+        """Numbers of samples of the windows, all but the last the same."""
+
+    @abc.abstractmethod
+    def epoch(self, rng) -> Iterator[Samples]:
+        """All samples once in an order of their own, as many in each of these as `lengths` says.
+
+        rng : RandomState, of which all is drawn before the first window
+        """
 
 
 def bucket(size: int) -> int:
@@ -89,6 +145,7 @@ class Trainable(abc.ABC):
     state: Any = None
     validation: Any = None
     subsets: Any = None
+    windows: Any = None
     random_state: Any = None
     callbacks: tuple = ()
     verbose: bool = False
@@ -142,6 +199,9 @@ class Problem(Trainable):
     n_seen : int, samples that the networks have been trained on before, summed over epochs
     callbacks : tuple of functions of an `Epoch`
     verbose : bool, whether to show progress
+    mean_weight : float, optional, of the samples and of what they are a part of; None: of these
+    windows : Windows, optional
+        All samples, of which `samples` are some, to train on by `Gradient` alone.
     """
 
     structures: tuple
@@ -159,6 +219,8 @@ class Problem(Trainable):
     n_seen: int = 0
     callbacks: tuple = ()
     verbose: bool = False
+    mean_weight: float | None = None
+    windows: Windows | None = dataclasses.field(default=None, **UNSTORED)
 
     @property
     def remedy(self):
@@ -193,12 +255,31 @@ class Problem(Trainable):
 
     @cached_property
     def _total_weight(self):
+        if self.mean_weight is not None:
+            return self.mean_weight * self.n_samples
         return float(np.asarray(self.samples.weight).sum(dtype=float))
 
     @cached_property
     def risk(self) -> Risk:
         """The objective on the training samples, as a pytree for compiled functions."""
         return self._risk(self.samples, self.n_samples / self._total_weight)
+
+    def parts(self) -> Iterator["Problem"]:
+        """The problem itself, or those of its windows, each on the device as the next is read."""
+        if self.windows is None:
+            yield self
+            return
+        shown = {"desc": "rows", "unit": " rows", "unit_scale": True, "disable": not self.verbose}
+        lengths = self.windows.lengths()
+        with (
+            contextlib.closing(ahead(self.windows.epoch(self.random_state))) as read,
+            tqdm(total=sum(lengths), leave=False, **shown) as progress,
+        ):
+            for samples, length in zip(read, lengths, strict=True):
+                samples = jax.tree.map(on_device, samples)
+                changes = {"samples": samples, "n_samples": length, "windows": None}
+                yield dataclasses.replace(self, **changes)
+                progress.update(length)
 
     def _risk(self, samples, scale):
         scale = np.asarray(scale, samples.weight.dtype)

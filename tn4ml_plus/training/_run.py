@@ -34,6 +34,12 @@ class Run:
                 f"{type(trainer).__name__} trains all networks on the same samples: leave "
                 "subsets=None or use Gradient."
             )
+        if problem.windows is not None and not trainer.trains_on_windows:
+            raise ValueError(
+                f"{type(trainer).__name__} trains on rows in memory, and X has "
+                f"{problem.n_samples}, which are read in parts: take Gradient, or give an array "
+                "of some of them."
+            )
         self.trainer, self.problem, self.n_epochs = trainer, problem, n_epochs
         self.params, self.state = trainer.begin(problem)
         self.size = problem.largest(self.params)

@@ -89,6 +89,8 @@ class Trainer(abc.ABC):
     trains_on_parts: ClassVar[bool] = False
     #: Whether each network may be trained on samples of its own, `Problem.subsets`.
     trains_on_subsets: ClassVar[bool] = False
+    #: Whether samples may come in windows, `Problem.windows`.
+    trains_on_windows: ClassVar[bool] = False
     #: What to do where the loss climbs or stops being finite, a clause.
     advice: ClassVar[str] = "Use another initializer or smaller steps"
 

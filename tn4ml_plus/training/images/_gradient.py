@@ -15,7 +15,7 @@ from ..._checks import check, check_instance, check_int, check_number
 from ..._compiled import bounded_cache
 from ..._forks import unforked
 from ..._registry import variant
-from .._gradient import Minibatches, Schedule, WarmupCosine, padded_rates
+from .._gradient import Minibatches, Schedule, WarmupCosine, epoch_rates
 from .._problem import bucket
 from .._risk import nan_unless_finite, updated
 from .._trainer import Step, Trainer
@@ -102,7 +102,8 @@ class ImageGradient(Trainer):
         steps = n // batch_size
         weight = np.asarray(samples.weight)
         samples = samples._replace(weight=weight * weight.dtype.type(n / weight.sum(dtype=float)))
-        rates = padded_rates(self, self.learning_rate, n, epoch, steps, bucket(steps))
+        rates = epoch_rates(self, self.learning_rate, n, epoch, steps)
+        rates = np.pad(rates, (0, bucket(steps) - steps))
         rng = np.random.default_rng([problem.seed, epoch])
         rows = np.zeros((len(rates), batch_size), np.int32)
         rows[:steps] = rng.permutation(n)[: steps * batch_size].reshape(steps, -1)

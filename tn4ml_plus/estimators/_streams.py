@@ -1,0 +1,265 @@
+"""Sources of more rows than memory holds: a pass that keeps some of them, and windows of all."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_consistent_length
+from tqdm import tqdm
+
+from ..tables import Counts, Source, Table, as_source, padded_length, read_table, read_weight
+from ..training import Embedded, Samples, Windows
+from ._recipes import Data
+
+# Rows that are kept, and the numbers in their columns.
+_MOST_KEPT, _FEWEST_KEPT, _KEPT_NUMBERS = 30_000, 2048, 1 << 23
+# Numbers in the columns of a window.
+_NUMBERS = 1 << 21
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+    """Validated rows, with targets and weights; of many of a source, those that are kept.
+
+    Parameters
+    ----------
+    table : Table
+    y : array (n_rows, ...) or None, targets as they were given
+    weight : array (n_rows,), number or None
+    counts : Counts or None, of all rows of a source
+    labels : (ndarray, ndarray) or None, labels of all rows of a source, and how many have each
+    stream : Stream or None, all rows where these are but some
+    """
+
+    table: Table
+    y: Any
+    weight: Any
+    counts: Counts | None = None
+    labels: tuple | None = None
+    stream: "Stream | None" = None
+
+    def data(self, encode: Callable, **first) -> Data:
+        """Data to train on, as encode(table, y, weight) makes them of any of the rows.
+
+        first: arguments for the rows in memory, which come first.
+        """
+        data = encode(self.table, self.y, self.weight, **first)
+        if self.stream is None:
+            return data._replace(counts=self.counts)
+        stream = dataclasses.replace(self.stream, encode=encode)
+        return data._replace(counts=self.counts, stream=stream)
+
+
+def read_rows(estimator, X, y, sample_weight, *, reset, read_y=None) -> Rows:
+    """The rows of a table in memory, or those of a source, which is read once.
+
+    Of more than 30,000 rows of a source, or fewer of many columns, a random sample of these is
+    kept.
+
+    Parameters
+    ----------
+    estimator : estimator, whose columns are set or compared with
+    X, y, sample_weight : as `fit` was given them
+    reset : bool, whether columns are set
+    read_y : callable or None, which validates targets of a source; None: there are none
+    """
+    source = as_source(X, y, sample_weight)
+    if source is None:
+        return Rows(read_table(estimator, X, reset=reset), y, sample_weight)
+    rng, kept = check_random_state(estimator.random_state), _Kept()
+    counts, labels, n_rows, total_weight = None, None, 0, 0.0
+    shown = {"desc": "rows read", "unit": " rows", "unit_scale": True, "leave": False}
+    with tqdm(total=source.count(), disable=not estimator.verbose, **shown) as progress:
+        for number, part in enumerate(source.parts(_NUMBERS)):
+            with _told_of(number):
+                table, y, weight, numbers = _validated(estimator, part, read_y, reset)
+                reset = False
+                if not len(numbers):
+                    continue
+                found = Counts.of(table, weight)
+                counts = found if counts is None else counts.plus(found)
+                if y is not None and y.ndim == 1:
+                    labels = _with_labels(labels, y)
+                kept.add(table, y, weight, numbers, rng.random_sample(len(table)))
+            n_rows, total_weight = n_rows + len(table), total_weight + weight.sum()
+            progress.update(len(part.numbers))
+    if not n_rows:
+        raise ValueError("X has no rows, or none of a positive weight: give at least one.")
+    table, y, weight, numbers = kept.rows()
+    rows = Rows(table, y, weight, counts, labels)
+    if len(table) == n_rows:
+        return rows
+    read = lambda part: _validated(estimator, part, read_y, reset=False)  # noqa: E731
+    stream = Stream(source, read, n_rows, total_weight / n_rows, numbers)
+    return dataclasses.replace(rows, stream=stream)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stream:
+    """All rows of a source, of which memory holds some.
+
+    Parameters
+    ----------
+    source : Source
+    read : callable, of a part of it makes a table, targets, weights and numbers of rows
+    n_rows : int
+    mean_weight : float
+    kept : int array, numbers of the rows that memory holds
+    encode : callable, of a table, targets and weights makes `Data`
+    """
+
+    source: Source
+    read: Callable
+    n_rows: int
+    mean_weight: float
+    kept: np.ndarray
+    encode: Callable | None = None
+
+    def windows(self, reader, aside) -> "StreamWindows":
+        """Windows of all rows but some, whose numbers are given, as a reader scales them."""
+        return StreamWindows(self, reader, np.sort(aside))
+
+
+class StreamWindows(Windows):
+    """Windows of the rows of a `Stream`, scaled; see `Windows`."""
+
+    def __init__(self, stream, reader, aside):
+        self.stream, self.reader, self.aside = stream, reader, aside
+        self.n_samples, self.mean_weight = stream.n_rows - len(aside), stream.mean_weight
+        self.size = padded_length(max(1024, _NUMBERS // reader.width // 1024 * 1024))
+
+    def lengths(self):
+        full, rest = divmod(self.n_samples, self.size)
+        return [self.size] * full + [rest] * (rest > 0)
+
+    def epoch(self, rng):
+        order = np.random.RandomState(rng.randint(2**31 - 1))
+        # Threads have precisions of their own.
+        return self._windows(order, np.dtype(jnp.result_type(float)), self.reader.vector_map)
+
+    def _windows(self, order, dtype, embed):
+        sites, n_read, rows = (self.reader.nsites, self.reader.embedding.phys_dim), 0, None
+        length = self.size if self.n_samples > self.size else padded_length(self.n_samples)
+
+        def window(columns, target, weight):
+            padding = (0, length - len(weight))
+            target, weight = (
+                np.pad(a, [padding] + [(0, 0)] * (a.ndim - 1)) for a in (target, weight)
+            )
+            columns = np.pad(columns, [padding, (0, 0)], mode="edge")
+            return Samples(Embedded(columns, embed, sites), target, weight)
+
+        for part in self._scaled(order, dtype):
+            n_read += len(part[0])
+            self._check(n_read, n_read > self.n_samples)
+            rows = part if rows is None else [np.concatenate(p) for p in zip(rows, part)]
+            while len(rows[0]) >= self.size:
+                yield window(*(array[: self.size] for array in rows))
+                rows = [array[self.size :] for array in rows]
+        self._check(n_read, n_read < self.n_samples)
+        if len(rows[0]):
+            yield window(*rows)
+
+    def _check(self, n_read, changed):
+        if changed:
+            raise ValueError(
+                f"X had {self.n_samples} rows to train on when it was first read, and {n_read} "
+                "now: a source must not change while it is read."
+            )
+
+    def _scaled(self, order, dtype) -> Iterator[list]:
+        """Columns, targets and weights of the rows of each part."""
+        for number, part in enumerate(self.stream.source.parts(_NUMBERS, order)):
+            with _told_of(number):
+                *rows, numbers = self.stream.read(part)
+                if not len(numbers):
+                    continue
+                chosen = ~np.isin(numbers, self.aside)
+                data = self.stream.encode(*rows).rows(chosen)
+                columns = self.reader.transform(data.table).astype(dtype)
+            target = data.target.astype(dtype if data.target.dtype.kind == "f" else np.int32)
+            yield [columns, target, data.weight.astype(dtype)]
+
+
+class _Kept:
+    """A random sample of the rows that are added, all of them where they are few."""
+
+    def __init__(self):
+        self.parts, self.keys, self.most = [], [], None
+
+    def add(self, table, y, weight, numbers, keys):
+        """Consider more rows, each with a random number by which it is kept or not."""
+        if self.most is None:
+            self.most = int(np.clip(_KEPT_NUMBERS // table.shape[1], _FEWEST_KEPT, _MOST_KEPT))
+        self.parts.append((table, y, weight, numbers))
+        self.keys.append(keys)
+        if sum(map(len, self.keys)) > 2 * self.most:
+            self._cut()
+
+    def _cut(self):
+        keys = np.concatenate(self.keys)
+        chosen = np.zeros(len(keys), bool)
+        chosen[np.argsort(keys, kind="stable")[: self.most]] = True
+        table, y, weight, numbers = self._joined()
+        y = None if y is None else y[chosen]
+        self.parts = [(table.rows(chosen), y, weight[chosen], numbers[chosen])]
+        self.keys = [keys[chosen]]
+
+    def _joined(self):
+        tables, *arrays = zip(*self.parts, strict=True)
+        arrays = (None if parts[0] is None else np.concatenate(parts) for parts in arrays)
+        return Table.joined(tables), *arrays
+
+    def rows(self):
+        """Table, targets, weights and numbers of the rows that are kept, in their order."""
+        if sum(map(len, self.keys)) > self.most:
+            self._cut()
+        return self._joined()
+
+
+@contextlib.contextmanager
+def _told_of(number):
+    """Context whose errors name the block that is read."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"Block {number} of X: {error}") from error
+
+
+def _validated(estimator, part, read_y, reset):
+    """Table, targets, weights and numbers of the rows of a part that have a weight."""
+    table, weight, y = read_table(estimator, part.X, reset=reset), part.weight, None
+    if read_y is not None:
+        if part.y is None:
+            raise ValueError(
+                f"{type(estimator).__name__} requires y to be passed, but the target y is None."
+            )
+        y = read_y(part.y)
+        check_consistent_length(table.floats, y)
+    # A block may have weights of zero alone.
+    if weight is not None and not np.any(weight):
+        weight = np.zeros(len(table)) if np.ndim(weight) else weight
+        found = weight if np.ndim(weight) else read_weight(weight, len(table))
+    else:
+        found = read_weight(weight, len(table))
+    chosen = found > 0
+    y = None if y is None else y[chosen]
+    return table.rows(chosen), y, found[chosen], part.numbers[chosen]
+
+
+def _with_labels(before, y):
+    """Sorted labels and how many rows have each, with those of more rows."""
+    labels, counts = np.unique(y, return_counts=True)
+    if before is None:
+        return labels, counts
+    kinds = {("text" if a.dtype.kind in "USO" else "numbers") for a in (before[0], labels)}
+    if len(kinds) > 1:
+        raise ValueError("y holds text in some blocks and numbers in others: make all of one kind.")
+    both = np.concatenate([before[0], labels])
+    labels, places = np.unique(both, return_inverse=True)
+    return labels, np.bincount(places, np.concatenate([before[1], counts])).astype(int)
