@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from .._amplitude import Amplitude
 from .._arrays import key_of, on_device
 from .._checks import check_instance
-from .._compiled import cleared, compiled
+from .._compiled import cleared, compiled, on_threads
 from .._registry import variant
 from .._schema import check_fields
 from ..contraction import SquaredNorm, Structure, calibrate, pack, unpack
@@ -238,14 +238,19 @@ class Ensemble:
         function : callable
         *arguments : hashable
         """
-        parts, groups = [], self._groups()
-        for rows, n_samples in blocks:
+        groups, blocks = self._groups(), list(blocks)
+
+        def evaluated(block):
+            rows, n_samples = block
             found = [
                 _evaluated(function, arguments, structure, params, embed, rows, orders)
                 for params, structure, orders in groups
             ]
-            parts.append(np.concatenate([np.asarray(f, float)[:, :n_samples] for f in found]))
-        return np.concatenate(parts, axis=1)
+            return np.concatenate([np.asarray(f, float)[:, :n_samples] for f in found])
+
+        # On processors XLA divides none of these small steps among cores.
+        each = on_threads if len(blocks) > 1 and jax.default_backend() == "cpu" else map
+        return np.concatenate(list(each(evaluated, blocks)), axis=1)
 
     def without_sites(self, phi, neutral):
         """Pairs of each member's outputs and those with a site averaged out, all float64.
