@@ -16,6 +16,7 @@ from .. import _precise as precise
 from .._checks import check, check_instance, check_int, check_number
 from .._compiled import bounded_cache, compiled, on_threads
 from .._registry import variant
+from ._mesh import MeshTrainer, by_bonds, by_samples, local, whole
 from ._problem import bucket
 from ._risk import count, nan_unless_finite, over_members, start, updated
 from ._trainer import Step, Trainer
@@ -71,7 +72,7 @@ class Constant(Schedule):
 
 
 @variant("trainer")
-class Gradient(Trainer):
+class Gradient(MeshTrainer):
     """Minibatch gradient descent with padded, weighted last batches.
 
     >>> Gradient(max_epochs=5, learning_rate=1e-3).max_epochs
@@ -105,6 +106,11 @@ class Gradient(Trainer):
         does.
     feature_dropout : float or tuple of float, one per member
         Share of the features that each sample loses in each step, in [0, 1).
+    mesh : jax.sharding.Mesh, optional
+        Devices among which each minibatch is divided: ``jax.make_mesh((8,), ("batch",))``. Weights
+        are those of one device to rounding. A second axis, ``"bond"``, divides the last bond of
+        each core, for networks too wide for one device. The mesh may be of several processes, each
+        of which calls the same on the same data. Files do not store it.
     max_epochs, early_stopping, time_limit, callbacks, checkpoint : as in `Trainer`
     """
 
@@ -160,6 +166,13 @@ class Gradient(Trainer):
             value = getattr(self, name)
             allowed = f"one number, or one for each of the {n} networks"
             check(name, value, np.size(value) in (1, n), allowed)
+        size = self._batch_size(problem.n_samples)
+        if size % self.n_parts:
+            raise ValueError(
+                f"{self.n_parts} devices cannot share {size} samples evenly: set batch_size to a "
+                f"multiple of {self.n_parts}, such as {-(-size // self.n_parts) * self.n_parts}."
+            )
+        super().check(problem)
 
     def _batch_size(self, n_samples):
         """Samples per step."""
@@ -219,11 +232,23 @@ class Gradient(Trainer):
     def _trained(self, problem, *traced):
         """Parameters, state and sums of losses after an epoch of minibatches."""
         static = self.optimizer or _ADAM, self.clip_norm
+        if self.mesh is not None:
+            risk, *networks, anchor, batches, decay = traced
+            rows = by_samples(self.mesh, batches.rows, axis=2)
+            rest = whole(self.mesh, batches._replace(rows=None))
+            risk, anchor, decay = whole(self.mesh, (risk, anchor, decay))
+            given = *by_bonds(self.mesh, networks), anchor, rest._replace(rows=rows), decay
+            *networks, totals = _epoch(*static, risk, *given)
+            return *by_bonds(self.mesh, networks), whole(self.mesh, totals)
         if problem.n_members == 1 or jax.default_backend() != "cpu":
             return _epoch(*static, *traced)
         n_weights = sum(map(np.size, jax.tree.leaves(problem.params))) // problem.n_members
         each = on_threads if n_weights * problem.n_trained >= _LONG else map
         return _one_by_one(each, *static, *traced)
+
+    def outcome(self, problem, params):
+        """A `Result` with these parameters, in arrays of this process."""
+        return problem.outcome(params if self.mesh is None else local(self.mesh, params))
 
     def _dropout(self, problem):
         """Key and shares of the features that samples lose, or None."""
@@ -405,14 +430,20 @@ def _dropped(key, shares, step, shape):
 
     Drawn where the networks are trained: an epoch's would take long to bring there. 16 bits decide.
     """
-    size = math.prod(shape[1:])
-    key = key.at[0].add(step.astype(key.dtype))
-    words = (shape[0], -(-size // 2))
-    # Of JAX's generators the quickest to compile, the same on all devices.
-    _, bits = lax.rng_bit_generator(key, words, algorithm=lax.RandomAlgorithm.RNG_THREE_FRY)
-    bits = lax.bitcast_convert_type(bits, np.uint16).reshape(shape[0], -1)[:, :size]
-    bounds = (shares * 2**16).astype(np.int32)
-    return bits.reshape(shape).astype(np.int32) < bounds[:, None, None]
+    n_members, *shape = shape
+    size = math.prod(shape)
+
+    def of_member(m):
+        own = key.at[0].add(step.astype(key.dtype)).at[1].add(m)
+        # Of JAX's generators the quickest to compile, the same on all devices.
+        kind = lax.RandomAlgorithm.RNG_THREE_FRY
+        _, bits = lax.rng_bit_generator(own, (-(-size // 2),), algorithm=kind)
+        bits = lax.bitcast_convert_type(bits, np.uint16).reshape(-1)[:size]
+        return bits.reshape(shape).astype(np.int32) < (shares[m] * 2**16).astype(np.int32)
+
+    # A network draws the same whether it is trained with others or by itself, see `of_member`; of
+    # several keys at once `jax.vmap` would use the first.
+    return jnp.stack([of_member(m) for m in range(n_members)])
 
 
 @variant("trainer", "lbfgs")

@@ -178,6 +178,8 @@ class Run:
         return any(stops)
 
     def _save(self):
+        if not self.trainer.writes:
+            return
         self.file.write(Progress(self.params, self.state, self.best[2], self.history, self.start))
 
     def _highest(self):

@@ -102,6 +102,11 @@ class Trainer(abc.ABC):
         object.__setattr__(self, "checkpoint", as_checkpoint(self.checkpoint))
 
     @property
+    def writes(self) -> bool:
+        """Whether this process writes the checkpoint; of several that train together, one does."""
+        return True
+
+    @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """The checkpoint, if there is one."""
         return () if self.checkpoint is None else (self.checkpoint,)

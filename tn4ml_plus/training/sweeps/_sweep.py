@@ -11,9 +11,10 @@ from ..._arrays import on_device
 from ..._checks import check, check_int, check_number
 from ..._forks import unforked
 from ..._registry import variant
+from .._mesh import MeshTrainer, by_samples
 from .._problem import Result, bucket
 from .._risk import members, stacked
-from .._trainer import Step, Trainer
+from .._trainer import Step
 from ._effective_problem import Settings
 from ._environments import METRIC_ROWS
 from ._sweeper import Sweeper, largest_rank
@@ -21,7 +22,7 @@ from ._updates import SCHEMES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SweepTrainer(Trainer):
+class SweepTrainer(MeshTrainer):
     """A trainer that sweeps through each network again and again, batch by batch.
 
     A subclass defines `_sweeper`, a `Sweeper` for a network, and `_sweep`, which sends one of them
@@ -53,6 +54,7 @@ class SweepTrainer(Trainer):
         """ValueError for networks that cannot be swept."""
         for structure in problem.structures:
             structure.check_swept()
+        super().check(problem)
 
     def train(self, problem):
         # Only `partial_train` forgets little of what was seen before.
@@ -82,7 +84,7 @@ class SweepTrainer(Trainer):
             if epoch == 1:
                 # What a start makes of the samples says little of the outputs' size.
                 member.choose_unit()
-            for i, rows in enumerate(_batches(problem, n_batches)):
+            for i, rows in enumerate(_batches(problem, n_batches, self.n_parts)):
                 self._show(member, problem, m, rows)
                 # One batch is all that there is: nothing to forget.
                 earlier = epoch * n_batches + i if n_batches > 1 else 0
@@ -119,6 +121,9 @@ class SweepTrainer(Trainer):
         if self.shrinkage < 1:
             signs = rng.choice([-1.0, 1.0], (min(len(rows), METRIC_ROWS), member.n_signs))
             signs = on_device(signs, phi.dtype)
+        if self.mesh is not None:
+            phi = by_samples(self.mesh, phi, axis=2)
+            target, weight = by_samples(self.mesh, (target, weight), axis=0)
         member.see(phi, target, weight, signs)
 
 
@@ -138,10 +143,10 @@ def _chosen(samples, rows, order):
     return phi.transpose(1, 2, 0), samples.target[rows], weight
 
 
-def _batches(problem, n_batches):
+def _batches(problem, n_batches, multiple):
     """Row numbers of every batch, of equal and bucketed lengths, -1 where there is none."""
     rows = problem.random_state.permutation(problem.n_samples)
-    length = bucket(-(-len(rows) // n_batches))
+    length = -(-bucket(-(-len(rows) // n_batches)) // multiple) * multiple
     for part in np.array_split(rows, n_batches):
         yield np.concatenate([part, np.full(length - len(part), -1)])
 
@@ -176,6 +181,9 @@ class Sweep(SweepTrainer):
     steps_after : int, steps of conjugate gradients after the truncation
     expansion : int, directions that single cores add to a bond before it is cut
     max_epochs, early_stopping, time_limit, callbacks, checkpoint : as in `Trainer`
+    mesh : jax.sharding.Mesh, optional
+        Devices that divide each batch, as in `Gradient`. Results are those of one device to
+        rounding, which truncations make visible.
     batch_size : int, samples seen at a time, all bonds once for each batch
     ridge : float
         Weight of half the product's square, in units of the outputs' mean square when training
