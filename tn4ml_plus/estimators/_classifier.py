@@ -45,6 +45,7 @@ class ProbabilisticClassifier(ClassifierMixin):
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
     @reads
+    @by_rows
     def predict(self, X) -> np.ndarray:
         """The most probable labels, (n_samples,)."""
         return self.classes_[np.argmax(self.predict_proba(X), axis=1)]

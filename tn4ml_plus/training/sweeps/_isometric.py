@@ -42,6 +42,7 @@ class IsometricSweep(SweepTrainer):
     Parameters
     ----------
     max_epochs, early_stopping, time_limit, callbacks, checkpoint : as in `Trainer`
+    mesh : as in `Sweep`
     batch_size : int, samples seen at a time, all cores once for each batch
     ridge, damping, shrinkage, steps : as in `Sweep`, of the root
     feature_dropout, cache_bytes : as in `Sweep`
