@@ -26,6 +26,7 @@ SECONDS = {
     "tests/estimators/test_anomaly.py": 25,
     "tests/estimators/test_born.py": 20,
     "tests/estimators/test_check_estimator.py": 30,
+    "tests/estimators/test_clusters.py": 20,
     "tests/estimators/test_estimators.py": 40,
     "tests/estimators/test_image_classifier.py": 30,
     "tests/estimators/test_looking_inside.py": 25,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What builds, checks and documents the project, but is not imported by it.
-TOOLS = {"beartype", "furo", "ipykernel", "myst-nb", "numpydoc", "onnx", "pytest", "pytest-xdist"}
-TOOLS |= {"ruff", "sphinx"}
+TOOLS = {"beartype", "distributed", "furo", "ipykernel", "myst-nb", "numpydoc", "onnx", "pytest"}
+TOOLS |= {"pytest-xdist", "ruff", "sphinx"}
 
 
 def declared():

@@ -2,15 +2,26 @@
 
 import dataclasses
 import math
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import tn4ml_plus  # noqa: F401, registers all variants
-from tn4ml_plus._checks import check_instance, check_int, check_number, float_tuple, function_tuple
+from tn4ml_plus._checks import (
+    check_instance,
+    check_int,
+    check_number,
+    float_tuple,
+    function_tuple,
+    untold,
+    warn,
+)
+from tn4ml_plus._compiled import on_threads
 from tn4ml_plus._registry import lookup, names
 from tn4ml_plus.embeddings import Patches
+from tn4ml_plus.errors import DivergenceWarning, InformationWarning
 
 KINDS = ("embedding", "initializer", "network", "scaler", "schedule", "stopping", "trainer")
 NUMBERS = (int, float, int | None, float | None)
@@ -100,3 +111,24 @@ def test_float_tuple_takes_any_sequence(make):
     values = float_tuple("r", make([1, 0.5]))
     assert values == (1.0, 0.5)
     assert {type(value) for value in values} == {float}
+
+
+def told(category, thread):
+    """Whether a warning of a category is told, here or on a thread of `on_threads`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        on_threads(lambda _: warn("It.", category), [0]) if thread else warn("It.", category)
+    return len(caught) == 1
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_what_is_untold_is_not_told_and_the_filters_stay(thread):
+    with untold(DivergenceWarning):
+        before = list(warnings.filters)
+        with untold(InformationWarning):
+            assert warnings.filters == before
+            assert not told(DivergenceWarning, thread)
+            assert not told(InformationWarning, thread)
+            assert told(UserWarning, thread)
+        assert told(InformationWarning, thread)
+    assert told(DivergenceWarning, thread)

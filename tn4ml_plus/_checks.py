@@ -7,12 +7,16 @@ Traceback (most recent call last):
 ValueError: decay must be a finite number of at least 0, got 'much'.
 """
 
+import contextlib
+import contextvars
 import numbers
 import sys
 import warnings
 from math import inf, isfinite
 
 import numpy as np
+
+_untold = contextvars.ContextVar("untold", default=())
 
 
 def check_int(name, value, at_least, optional=False):
@@ -86,8 +90,24 @@ def check(name, value, valid, allowed, optional=False):
         raise ValueError(f"{name} must be {allowed}{', or None' * optional}, got {value!r}.")
 
 
+@contextlib.contextmanager
+def untold(*categories):
+    """Context in which `warn` leaves out these categories, for its thread and its `on_threads`.
+
+    The filters of `warnings` are those of all threads, and stay changed where two threads change
+    them at a time.
+    """
+    token = _untold.set((*_untold.get(), *categories))
+    try:
+        yield
+    finally:
+        _untold.reset(token)
+
+
 def warn(message, category=UserWarning):
-    """A warning at the line of the caller outside of this package."""
+    """A warning at the line of the caller outside of this package, unless it is `untold`."""
+    if issubclass(category, _untold.get()):
+        return
     # The second since `told_once` warns where its context ends.
     inside, level = (__name__.partition(".")[0], "contextlib"), 1
     frame = sys._getframe()

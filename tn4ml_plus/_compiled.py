@@ -1,6 +1,7 @@
 """Compiled programs: made in less time, kept in a folder for later processes, and dropped."""
 
 import contextlib
+import contextvars
 import functools
 import os
 import re
@@ -164,8 +165,8 @@ def interruptible():
 def on_threads(function, items, stop=None):
     """List of a function's values, computed on as many threads as there are cores.
 
-    Of the options of JAX that a thread has of its own, all get those of the calling one. There are
-    no more threads than the environment variable OMP_NUM_THREADS has.
+    Of the options of JAX that a thread has of its own, all get those of the calling one, and its
+    context variables. There are no more threads than the environment variable OMP_NUM_THREADS has.
 
     stop: an event, set where one of the calls fails or the caller is interrupted, which waits for
     the others that have begun. Those that take long look at it and end.
@@ -174,6 +175,7 @@ def on_threads(function, items, stop=None):
     [1, 2]
     """
     options = {name: getattr(jax.config, f"jax_{name}") for name in _OF_THREADS}
+    context = contextvars.copy_context()
 
     def call(item):
         with contextlib.ExitStack() as stack:
@@ -185,7 +187,7 @@ def on_threads(function, items, stop=None):
     n_threads = min(joblib.cpu_count(), int(asked) if asked.isdecimal() else sys.maxsize)
     with ThreadPoolExecutor(max(1, n_threads)) as pool:
         try:
-            return list(pool.map(call, items))
+            return list(pool.map(lambda item: context.copy().run(call, item), items))
         except BaseException:
             if stop is not None:
                 stop.set()

@@ -1,6 +1,7 @@
 """Selection of the embedding and of feature dropout: what is chosen, and from what."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -110,6 +111,18 @@ def test_each_row_is_judged_by_networks_that_have_not_seen_it(
     assert len(set.union(*left)) == sum(map(len, left)) == 60 * n_parts
     expected = [found[candidate] for candidate in selection.candidates]
     np.testing.assert_allclose(selection.losses, expected, rtol=1e-5)
+
+
+def test_filters_of_warnings_are_left_to_other_threads(data, monkeypatch):
+    before, seen, held_out = list(warnings.filters), [], _selection._held_out
+
+    def spied(*args):
+        seen.append(list(warnings.filters))
+        return held_out(*args)
+
+    monkeypatch.setattr(_selection, "_held_out", spied)
+    TNClassifier(**SMALL).fit(*data)
+    assert seen == [before]
 
 
 def test_fine_structure_is_resolved():

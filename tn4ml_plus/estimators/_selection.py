@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import threading
-import warnings
 from concurrent.futures import CancelledError
 from operator import attrgetter
 
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.model_selection import KFold, StratifiedKFold
 
+from .._checks import untold
 from .._compiled import on_threads
 from .._registry import variant
 from ..ensembles import Candidate
@@ -99,10 +99,8 @@ def select(recipe, data, outputs, rng):
     least = 1 if recipe.tempered else 2
     if len(candidates) < least or len(data.target) < _LEAST_ROWS or np.ptp(data.target) == 0:
         return None
-    with warnings.catch_warnings():
-        # What columns lose is told once, by the fit; candidates that diverge are not chosen.
-        for told in (DivergenceWarning, InformationWarning):
-            warnings.simplefilter("ignore", told)
+    # What columns lose is told once, by the fit; candidates that diverge are not chosen.
+    with untold(DivergenceWarning, InformationWarning):
         temperatures = _TEMPERATURES if recipe.tempered else np.ones(1)
         found, weight = _held_out(recipe, candidates, data, outputs, rng, temperatures)
     losses = found[np.flatnonzero(temperatures == 1)[0]]

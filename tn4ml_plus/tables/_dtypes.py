@@ -6,6 +6,7 @@ import decimal
 import importlib
 import json
 import re
+import threading
 import warnings
 
 import narwhals.stable.v2 as nw
@@ -43,6 +44,8 @@ _OF_UNIT = re.compile(r"(?:time_unit='|\[)(s|ms|ns)\b")
 # Seconds since 1970 that 64 bits of nanoseconds hold.
 _NANOSECONDS = -9.2e9, 9.2e9
 _OF_PYTHON = "us", "ms", "s", "m", "h", "D"
+# The filters of warnings are those of all threads: what two change at a time would stay changed.
+_ALONE = threading.Lock()
 # Behind the words of types of pyarrow.
 _ARROW = " of pyarrow"
 
@@ -218,7 +221,7 @@ def converted(column, dtype, exact=False):
     if known == dtype:
         return column
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
+        with _ALONE, np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
             found = _cast(column, dtype)
             back = _cast(found, known) if exact else found
     except Exception:  # Every library has errors of its own for what it cannot cast.
