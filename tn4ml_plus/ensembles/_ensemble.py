@@ -230,6 +230,22 @@ class Ensemble:
             parts.append(np.concatenate([np.asarray(f, float)[:, :n_samples] for f in found]))
         return np.concatenate(parts, axis=1)
 
+    def values_of(self, embed, function, *arguments):
+        """What `evaluate` computes for one block, a function of its rows that JAX can trace.
+
+        Of the networks as they are now. See `evaluate` for the parameters.
+        """
+        groups = self._groups()
+
+        def values(rows):
+            found = [
+                _values(function, arguments, structure, params, embed, rows, orders)
+                for params, structure, orders in groups
+            ]
+            return jnp.concatenate(found)
+
+        return values
+
     def without_sites(self, phi, neutral):
         """Pairs of each member's outputs and those with a site averaged out, all float64.
 
@@ -456,8 +472,7 @@ def _draw_together(network, initializer, mean, weights):
         tensor.modify(data=seen.astype(core.dtype), inds=(ind, *others))
 
 
-@partial(compiled, static_argnums=(0, 1, 2))
-def _evaluated(function, arguments, structure, params, embed, rows, orders):
+def _values(function, arguments, structure, params, embed, rows, orders):
     dtype = jax.tree.leaves(params)[0].dtype
 
     def part(rows):
@@ -469,6 +484,9 @@ def _evaluated(function, arguments, structure, params, embed, rows, orders):
     blocks = rows.reshape(-1, min(_BLOCK, len(rows)), *rows.shape[1:])
     found = jax.lax.map(part, blocks).swapaxes(0, 1)
     return found.reshape(len(found), -1, *found.shape[3:])
+
+
+_evaluated = partial(compiled, static_argnums=(0, 1, 2))(_values)
 
 
 def _checked(network, phys_dims, n_outputs):
