@@ -35,8 +35,20 @@ def with_columns(x, chosen, values):
 
 
 def rounded(x):
-    """The array itself, which XLA does not fuse with what follows: NumPy rounds each operation."""
+    """The array itself, which XLA does not simplify together with what follows."""
     return jax.lax.optimization_barrier(x) if namespace(x) is jnp else x
+
+
+def rounded_product(x, y):
+    """x * y, which XLA does not fuse with a sum that follows: NumPy rounds each operation.
+
+    The largest floats stand for infinities of JAX.
+    """
+    xp, product = namespace(x), x * y
+    if xp is np:
+        return product
+    largest = jnp.finfo(product.dtype).max
+    return jnp.clip(product, -largest, largest)
 
 
 def quotient(x, divisor):

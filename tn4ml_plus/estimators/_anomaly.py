@@ -17,6 +17,7 @@ from .._checks import check, check_number
 from .._registry import resolve, variant
 from .._schema import UNBOUNDED, check_fields
 from ..contraction import pack
+from ..deployment import table_tree
 from ..embeddings import Legendre
 from ..ensembles import Ensemble
 from ..losses import NegativeLogLikelihood
@@ -288,6 +289,12 @@ class TNAnomalyDetector(OutlierMixin, Deployable, TakesTables, NetworkOptions):
             return _judged([view(X) for view in views], changed)
 
         return scores
+
+    def _tree(self):
+        own = {"constants": self.constants_, "offset": self.offset_}
+        views = [view.score.tree(view._reader, view._ensemble) for view in self.views_]
+        tree = table_tree(self._readers[0], "density") | own | {"views": views}
+        return tree | {"constant_changed": _CONSTANT_CHANGED}
 
     def _surprises(self, table):
         """Mean of the scores without each feature, minus those with it, (n_samples, n_features)."""

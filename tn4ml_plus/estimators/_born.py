@@ -11,6 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._set_output import _get_output_config
 
 from .._checks import check, check_int
+from ..deployment import table_tree
 from ..tables import Bijection, Table, is_missing, read_columns, read_table, read_weight
 from ._base import FittedNetworks, TensorNetworkEstimator
 from ._densities import BornScore, SiteDensity, born_members, log_densities, log_of_unseen
@@ -110,6 +111,10 @@ class TNBornMachine(
 
     def _traced(self):
         return self._score.traced(self._reader, self._ensemble)
+
+    def _tree(self):
+        views = [self._score.tree(self._reader, self._ensemble)]
+        return table_tree(self._reader, "density") | {"views": views}
 
     def score(self, X, y=None) -> float:
         """Mean log-density of the rows of X, in nats."""

@@ -16,7 +16,7 @@ from .._amplitude import Amplitude
 from .._arrays import mean_over_members, namespace, on_device, quotient, served_length
 from .._checks import check
 from .._forks import unforked
-from ..deployment import traced_members
+from ..deployment import class_loss, table_tree, traced_members, view_tree
 from ..ensembles import Recipe
 from ..losses import CrossEntropy
 from ..tables import AVERAGED, is_missing, read_table, read_weight, unmasked
@@ -272,6 +272,11 @@ class TNClassifier(ProbabilisticClassifier, Deployable, OutputOptions, TensorNet
         loss = self._ensemble.loss
         values = traced_members(self._reader, self._ensemble, type(loss).probabilities, loss)
         return lambda X: _averaged(values(X))
+
+    def _tree(self):
+        own = {"loss": class_loss(self._ensemble.loss), "classes": self.classes_}
+        views = [view_tree(self._reader, self._ensemble, traces=False)]
+        return table_tree(self._reader, "classifier") | own | {"views": views}
 
     @reads
     def explain(self, X, y=None):

@@ -13,7 +13,7 @@ from .._arrays import mean_over_members, namespace, on_device, rounded, served_l
 from .._compiled import bounded_cache, compiled
 from .._registry import variant
 from ..contraction import BornDensity, log_norm_squared, pack
-from ..deployment import traced_members
+from ..deployment import density_loss, traced_members, view_tree
 from ..embeddings import Orthonormal, PerFeature
 
 _CELLS = 512
@@ -66,6 +66,12 @@ class BornScore:
             return log + reader.log_derivatives(X).sum(axis=1)
 
         return scores
+
+    def tree(self, reader, ensemble):
+        """What a predictor by NumPy needs to compute `of_rows`."""
+        loss = {"kind": "born"}
+        tree = view_tree(reader, ensemble, traces=True, is_born=True, loss=loss)
+        return tree | {"unseen": self.unseen_log_density}
 
     def surprises(self, reader, ensemble, table):
         """Minus the log-density of each column given all others; 0 where it is missing."""
@@ -134,6 +140,11 @@ class NormScore:
             return score + unseen.sum(axis=1) * self.unseen_log_density
 
         return scores
+
+    def tree(self, reader, ensemble):
+        """What a predictor by NumPy needs to compute `of_rows`."""
+        tree = view_tree(reader, ensemble, traces=True, loss=density_loss(ensemble.loss))
+        return tree | {"unseen": self.unseen_log_density}
 
     def surprises(self, reader, ensemble, table):
         """A density's feature is integrated out, others are averaged over values in fitting."""

@@ -2,7 +2,7 @@
 
 import abc
 
-from ..deployment import write_program
+from ..deployment import Predictor, predictor, write_program
 from ._estimator import reads
 
 _REMEDY = "which a program of numbers cannot read: encode it before, with scikit-learn's {}."
@@ -17,6 +17,10 @@ class Deployable(abc.ABC):
     @abc.abstractmethod
     def _traced(self):
         """The function to export, from float64 rows to outputs, arrays of JAX."""
+
+    @abc.abstractmethod
+    def _tree(self):
+        """What a predictor by NumPy needs, see `tn4ml_plus.deployment.Predictor`."""
 
     @reads
     def export(self, path):
@@ -47,3 +51,19 @@ class Deployable(abc.ABC):
         for reader in self._readers:
             reader.check_numbers(_REMEDY.format("OneHotEncoder or TargetEncoder"))
         write_program(path, self._traced(), self.n_features_in_)
+
+    @reads
+    def to_numpy(self) -> Predictor:
+        """A predictor of the same that needs NumPy only; its `save` writes it with its own code.
+
+        It has `predict_proba` and `predict`, `predict`, or `score_samples`, computes in double
+        precision, and agrees with this estimator to some 1e-6. Arrays of numbers and categories
+        alone, and chains, trees and operators.
+
+        Raises
+        ------
+        ValueError
+            For other networks, columns of dates, embeddings of several columns or without a
+            domain, and for scalers and losses of one's own.
+        """
+        return predictor(self._tree())

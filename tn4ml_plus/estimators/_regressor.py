@@ -7,9 +7,9 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_consistent_length
 
 from .._amplitude import Amplitude
-from .._arrays import mean_over_members, rounded
+from .._arrays import mean_over_members, rounded_product
 from .._registry import variant
-from ..deployment import traced_members
+from ..deployment import table_tree, traced_members, view_tree
 from ..ensembles import Recipe
 from ..losses import Quantile, SquaredError
 from ..tables import AVERAGED, read_floats, read_table, read_weight, unmasked
@@ -60,12 +60,12 @@ class TargetScaling:
 
     def in_units(self, values):
         """Differences (..., n_targets) of standardised targets in units of y."""
-        values = values * self.deviation
+        values = rounded_product(values, self.deviation)
         return values[..., 0] if self.one_column else values
 
     def inverse(self, y):
         """Targets as given."""
-        return rounded(self.in_units(y)) + self.mean
+        return self.in_units(y) + self.mean
 
 
 def _read_numbers(y):
@@ -213,6 +213,10 @@ class TNRegressor(RegressorMixin, Deployable, OutputOptions, TensorNetworkEstima
     def _traced(self):
         values, target = traced_members(self._reader, self._ensemble, Amplitude.dense), self._target
         return lambda X: target.inverse(mean_over_members(values(X)))
+
+    def _tree(self):
+        views = [view_tree(self._reader, self._ensemble, traces=False)]
+        return table_tree(self._reader, "regressor") | vars(self._target) | {"views": views}
 
     @reads
     @by_rows
