@@ -112,8 +112,8 @@ class BornDensity:
     def log_density(self, phi, missing=None):
         """Natural log of the density of the sites that are not missing, (batch,).
 
-        Arrays of JAX, both of them, are taken within a traced function, too. See `BornDensity` for
-        the parameters.
+        Within a traced function both are arrays of JAX.
+        See `BornDensity` for the parameters.
         """
         if namespace(phi) is jnp:
             some = partial(self._log_upward, phi, missing)

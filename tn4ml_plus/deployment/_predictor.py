@@ -17,8 +17,8 @@ _FORMAT = "tn4ml_plus predictor 1"
 _FILE, _MODULE = "predictor.npz", "predictor.py"
 # Rows that are evaluated together.
 _ROWS = 1024
-# Nodes on top of each other until vectors are rescaled, which float64 bears.
-_HEIGHTS = 8
+# Steps until vectors are rescaled, and until their squares are, which float64 bears.
+_HEIGHTS, _HEIGHTS_OF_SQUARES = 8, 4
 _LEAST_DIVISOR = 0.1
 _FARTHEST = 1e150
 _LARGEST = np.finfo(float).max
@@ -84,7 +84,7 @@ class Predictor:
         _replace(folder / _FILE, content.getvalue())
 
     def _outputs(self, X):
-        """What `_of_rows` gives for the rows of X, which are numbers and known categories."""
+        """Outputs of the rows of X, numbers and categories, by `_of_rows`."""
         X = self._numbers(X)
         starts = range(0, max(len(X), 1), _ROWS)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore", under="ignore"):
@@ -268,8 +268,9 @@ class _Sites:
         self.divisors, self.traces = divisors, traces
         self.inner, self.any_discrete = breaks[:, 1:-1], bool(discrete.any())
         self.n_codes = np.isfinite(breaks).sum(axis=1) - 1
-        self.middle = (breaks[:, :-1] + breaks[:, 1:]) / 2
-        self.half = (breaks[:, 1:] - breaks[:, :-1]) / 2
+        with np.errstate(invalid="ignore"):
+            self.middle = (breaks[:, :-1] + breaks[:, 1:]) / 2
+            self.half = (breaks[:, 1:] - breaks[:, :-1]) / 2
         padding = ~np.isfinite(self.half)
         self.middle[padding], self.half[padding] = 0, 1
         self.numbers = np.arange(len(breaks))
@@ -279,7 +280,7 @@ class _Sites:
         self.is_legendre &= not self.middle.any() and (self.half == 1).all()
 
     def unseen(self, U):
-        """Which entries are codes that count as missing."""
+        """Bools of codes that count as missing, (rows, nsites)."""
         return self._unknown(U) if self.traces and self.any_discrete else np.zeros(U.shape, bool)
 
     def _unknown(self, U):
@@ -410,7 +411,8 @@ class _Group:
             value = ket @ half.reshape(*half.shape[:3], -1, up)
             if i == len(self.steps) - 1:
                 return np.log(np.trace(value[:, 0], axis1=2, axis2=3)) + log_scale
-            log_scale += self._rescaled(value, 3)
+            if i % _HEIGHTS_OF_SQUARES == _HEIGHTS_OF_SQUARES - 1:
+                log_scale += self._rescaled(value, 3)
             states[:, own, :, :up, :up] = value
         raise ValueError("A network has no nodes.")
 
@@ -442,9 +444,10 @@ def _products(factors):
 
 def _applied(ket, matrices, axis):
     """Multiply an axis of (..., 1 or rows, *children, up) by matrices (..., rows, size, size)."""
-    moved = np.moveaxis(ket, axis, 3)
+    moved = ket if axis == 3 else np.moveaxis(ket, axis, 3)
     out = matrices @ moved.reshape(*moved.shape[:4], -1)
-    return np.moveaxis(out.reshape(*out.shape[:4], *moved.shape[4:]), 3, axis)
+    out = out.reshape(*out.shape[:4], *moved.shape[4:])
+    return out if axis == 3 else np.moveaxis(out, 3, axis)
 
 
 def _as_slice(numbers):

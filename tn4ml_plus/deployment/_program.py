@@ -1,5 +1,6 @@
 """Fitted estimators as programs that run without this package: StableHLO, by `jax.export`."""
 
+import contextlib
 from functools import partial
 from pathlib import Path
 
@@ -31,8 +32,7 @@ def write_program(path: str | Path, function, n_columns: int) -> None:
         From float64 rows (length, n_columns), an array of JAX, to outputs (length, ...).
     n_columns : int
     """
-    # Traced in the precision that the function sets for its parts.
-    with jax.enable_x64(True):
+    with as_numpy():
         (n_rows,) = jax.export.symbolic_shape("rows")
         rows = jax.ShapeDtypeStruct((n_rows, n_columns), np.float64)
         program = jax.export.export(jax.jit(partial(_by_blocks, function)), platforms=PLATFORMS)
@@ -45,6 +45,15 @@ def write_program(path: str | Path, function, n_columns: int) -> None:
             ) from error
     with replacing(path) as file:
         file.write(content)
+
+
+@contextlib.contextmanager
+def as_numpy():
+    """Context in which functions of arrays of NumPy take those of JAX: double precision, by its
+    rules of promotion, whatever those of the user."""
+    standard = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+    with jax.enable_x64(True), standard[0], standard[1]:
+        yield
 
 
 def _by_blocks(function, X):
@@ -69,7 +78,7 @@ def _by_blocks(function, X):
 
 
 def traced_members(reader, ensemble, function, *arguments):
-    """Traceable function from raw numbers to what `Ensemble.evaluate` gives, in float64.
+    """Traceable function from raw numbers to the values of `Ensemble.evaluate`, in float64.
 
     Values (n_members, length, ...) of float64 rows (length, n_columns), with the networks, and in
     the precision, of now.

@@ -40,7 +40,7 @@ _OPEN, _SHUT = -2, -3
 
 
 def table_tree(reader, what: str) -> dict:
-    """What a predictor needs of raw columns; ValueError for those that it cannot read.
+    """Fields of a predictor about raw columns; ValueError for those that are beyond it.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def table_tree(reader, what: str) -> dict:
 
 
 def view_tree(reader, ensemble, *, traces: bool, is_born: bool = False, loss=None) -> dict:
-    """What a predictor needs of a reader and its networks; ValueError for those it cannot read.
+    """Fields of a predictor's view; ValueError for readers and networks that are beyond it.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def view_tree(reader, ensemble, *, traces: bool, is_born: bool = False, loss=Non
 
 
 def class_loss(loss) -> dict:
-    """How class probabilities follow from outputs; ValueError for losses of others."""
+    """The way from outputs to class probabilities; ValueError for losses of others."""
     known = isinstance(loss, CrossEntropy | BornCrossEntropy)
     own = type(loss)
     plain = own.log_probabilities is Loss.log_probabilities
@@ -118,7 +118,7 @@ def class_loss(loss) -> dict:
 
 
 def density_loss(loss) -> dict:
-    """How scores follow from squared norms; ValueError for losses of others."""
+    """The way from squared norms to scores; ValueError for losses of others."""
     if isinstance(loss, NegativeLogLikelihood):
         return {"kind": "likelihood"}
     if isinstance(loss, LogQuadratic | SemiSupervisedLogQuadratic):

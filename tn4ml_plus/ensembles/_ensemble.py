@@ -231,7 +231,7 @@ class Ensemble:
         return np.concatenate(parts, axis=1)
 
     def values_of(self, embed, function, *arguments):
-        """What `evaluate` computes for one block, a function of its rows that JAX can trace.
+        """Traceable function of the rows of one block that computes `evaluate` of them.
 
         Of the networks as they are now. See `evaluate` for the parameters.
         """

@@ -53,7 +53,7 @@ class BornScore:
         return log + reader.log_derivatives(table.floats).sum(axis=1)
 
     def traced(self, reader, ensemble):
-        """What `of_rows` computes, as a function of float64 rows that JAX can trace."""
+        """Traceable function of float64 rows that computes `of_rows`."""
         embed = _in_x64(lambda: reader.vector_map)
         members = list(zip(map(BornDensity, ensemble.networks), ensemble.orders, strict=True))
 
@@ -68,7 +68,7 @@ class BornScore:
         return scores
 
     def tree(self, reader, ensemble):
-        """What a predictor by NumPy needs to compute `of_rows`."""
+        """Fields of a predictor's view that computes `of_rows`."""
         loss = {"kind": "born"}
         tree = view_tree(reader, ensemble, traces=True, is_born=True, loss=loss)
         return tree | {"unseen": self.unseen_log_density}
@@ -119,7 +119,7 @@ class NormScore:
         return score + unseen.sum(axis=1) * self.unseen_log_density
 
     def traced(self, reader, ensemble):
-        """What `of_rows` computes, as a function of float64 rows that JAX can trace."""
+        """Traceable function of float64 rows that computes `of_rows`."""
         members = traced_members(reader, ensemble, Amplitude.log_abs)
         loss, x64 = ensemble.loss, jax.config.jax_enable_x64
         log_norms = _log_norms(ensemble) if loss.normalized else None
@@ -142,7 +142,7 @@ class NormScore:
         return scores
 
     def tree(self, reader, ensemble):
-        """What a predictor by NumPy needs to compute `of_rows`."""
+        """Fields of a predictor's view that computes `of_rows`."""
         tree = view_tree(reader, ensemble, traces=True, loss=density_loss(ensemble.loss))
         return tree | {"unseen": self.unseen_log_density}
 

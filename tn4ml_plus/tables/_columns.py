@@ -466,7 +466,7 @@ class Columns:
 
     @property
     def _kinds(self):
-        """What columns hold, in words."""
+        """Kinds of the columns, in words."""
         return self.kinds or tuple(_NUMERIC if lv is None else _CATEGORICAL for lv in self.levels)
 
     def _in_range(self, X):
