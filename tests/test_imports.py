@@ -35,9 +35,10 @@ LEVELS = {
     "training": 3,
     "ensembles": 4,
     "tables": 4,
-    "estimators": 5,
-    "__init__": 6,
-    "__main__": 6,
+    "deployment": 5,
+    "estimators": 6,
+    "__init__": 7,
+    "__main__": 7,
 }
 # Models with generators are trained by the same loop as networks; amplitudes are arrays; arguments
 # are checked, and what is built from files, too.

@@ -1,5 +1,8 @@
 """Small choices about arrays that must be the same everywhere."""
 
+from functools import reduce
+from operator import add
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +24,46 @@ def one_program(function, **options):
 def namespace(x):
     """`jax.numpy` for arrays of JAX; NumPy, which compiles nothing, for all others."""
     return jnp if isinstance(x, jax.Array) else np
+
+
+def with_columns(x, chosen, values):
+    """An array with these values in the chosen columns, in place where it is of NumPy."""
+    if namespace(x) is jnp:
+        return x.at[:, chosen].set(values)
+    x[:, chosen] = values
+    return x
+
+
+def rounded(x):
+    """The array itself, which XLA does not simplify together with what follows."""
+    return jax.lax.optimization_barrier(x) if namespace(x) is jnp else x
+
+
+def rounded_product(x, y):
+    """x * y, which XLA does not fuse with a sum that follows: NumPy rounds each operation.
+
+    The largest floats stand for infinities of JAX.
+    """
+    xp, product = namespace(x), x * y
+    if xp is np:
+        return product
+    largest = jnp.finfo(product.dtype).max
+    return jnp.clip(product, -largest, largest)
+
+
+def quotient(x, divisor):
+    """x / divisor; XLA would multiply by a reciprocal, which rounds twice."""
+    xp = namespace(x)
+    return rounded(x) / rounded(xp.broadcast_to(xp.asarray(divisor, x.dtype), x.shape))
+
+
+def mean_over_members(values):
+    """Mean over the first axis, added up in its order, so that NumPy and XLA round alike.
+
+    >>> mean_over_members(np.array([[1.0, 2.0], [3.0, 6.0]])).tolist()
+    [2.0, 4.0]
+    """
+    return quotient(reduce(add, values), len(values))
 
 
 def evenly_spaced(length, most):

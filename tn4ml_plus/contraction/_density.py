@@ -1,10 +1,14 @@
 """Densities by the Born rule: exact marginals, conditionals and samples of chains and trees."""
 
+from functools import partial
 from operator import attrgetter
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+from .._arrays import namespace
 from ..networks import Tree
 from ._pack import pack
 from ._structure import END
@@ -108,9 +112,14 @@ class BornDensity:
     def log_density(self, phi, missing=None):
         """Natural log of the density of the sites that are not missing, (batch,).
 
+        Within a traced function both are arrays of JAX.
         See `BornDensity` for the parameters.
         """
-        parts = [self._upward(*block)[1] for block in self._blocks(phi, missing)]
+        if namespace(phi) is jnp:
+            some = partial(self._log_upward, phi, missing)
+            none = partial(self._log_upward, phi, None)
+            return lax.cond(missing.any(), some, none)
+        parts = [self._log_upward(*block) for block in self._blocks(phi, missing)]
         return np.concatenate([np.zeros(0), *parts])
 
     def conditionals(self, phi, missing=None):
@@ -155,18 +164,18 @@ class BornDensity:
 
     def _leaf(self, site, phi, missing):
         """Message of a leaf: vectors (batch, d), matrices (batch, d, d), None for the identity."""
-        v = phi[:, site, : self._dim(site)]
-        if not missing[:, site].any():
+        v, xp = phi[:, site, : self._dim(site)], namespace(phi)
+        if missing is None or (xp is np and not missing[:, site].any()):
             return v
-        if missing[:, site].all():
+        if xp is np and missing[:, site].all():
             return None
         eye = np.eye(v.shape[1])
-        return np.where(missing[:, site, None, None], eye, v[:, :, None] * v[:, None, :])
+        return xp.where(missing[:, site, None, None], eye, v[:, :, None] * v[:, None, :])
 
     def _upward(self, phi, missing):
         """Messages of all leaves and nodes and the log of what they were divided by, (batch,)."""
         messages = [self._leaf(i, phi, missing) for i in range(self.nsites)]
-        log = np.zeros(len(phi))
+        log = namespace(phi).zeros(len(phi))
         for core, children in zip(self.cores, self.tree.nodes, strict=True):
             message = _merge(core, [messages[child] for child in children])
             if message is not None:
@@ -174,6 +183,9 @@ class BornDensity:
                 log = log + size
             messages.append(message)
         return messages, log
+
+    def _log_upward(self, phi, missing):
+        return self._upward(phi, missing)[1]
 
     def _downward(self, phi, missing):
         messages, _ = self._upward(phi, missing)
@@ -224,18 +236,19 @@ def _contracted(core, messages):
 
     Of these, which come last, None and an empty one leave the core as it is.
     """
-    ket, rest = core[None], []
+    xp = np if messages[0] is None else namespace(messages[0])
+    ket, rest = xp.asarray(core)[None], []
     for axis in reversed(range(len(messages))):
         message = messages[axis]
         if message is None or message.ndim == 3:
             rest.insert(0, message)
             continue
-        ket = np.moveaxis(ket, axis + 1, -1)
+        ket = xp.moveaxis(ket, axis + 1, -1)
         shape, flat = ket.shape[1:-1], ket.reshape(len(ket), -1, ket.shape[-1])
         if len(ket) == 1:
             ket = message @ flat[0].T
         else:
-            ket = np.matmul(flat, message[:, :, None])[..., 0]
+            ket = xp.matmul(flat, message[:, :, None])[..., 0]
         ket = ket.reshape(-1, *shape)
     half = ket
     for axis, message in enumerate(rest, start=1):
@@ -247,14 +260,15 @@ def _apply(ket, matrix, axis):
     """Multiply one axis of (1 or batch, ...) by a symmetric matrix (1 or batch, d, d), if any."""
     if matrix is None or not matrix.size:
         return ket
-    moved = np.moveaxis(ket, axis, -1)
+    xp = namespace(ket)
+    moved = xp.moveaxis(ket, axis, -1)
     flat = moved.reshape(len(moved), -1, moved.shape[-1])
     if len(flat) == 1:
         # One GEMM for all samples.
-        out = np.moveaxis(np.tensordot(flat[0], matrix, (1, 1)), 1, 0)
+        out = xp.moveaxis(xp.tensordot(flat[0], matrix, (1, 1)), 1, 0)
     else:
-        out = np.matmul(flat, matrix)
-    return np.moveaxis(out.reshape(-1, *moved.shape[1:-1], matrix.shape[-1]), -1, axis)
+        out = xp.matmul(flat, matrix)
+    return xp.moveaxis(out.reshape(-1, *moved.shape[1:-1], matrix.shape[-1]), -1, axis)
 
 
 def _merge(core, messages):
@@ -277,18 +291,20 @@ def _overlap(half, ket, axis):
     """Sum over all axes but the first, of samples, and one other."""
     size = ket.shape[axis]
     rows = max(len(half), len(ket))
-    half, ket = (np.moveaxis(x, axis, 1).reshape(len(x), size, -1) for x in (half, ket))
-    half, ket = (np.broadcast_to(x, (rows, *x.shape[1:])) for x in (half, ket))
-    return np.matmul(half, ket.transpose(0, 2, 1))
+    xp = namespace(half)
+    half, ket = (xp.moveaxis(x, axis, 1).reshape(len(x), size, -1) for x in (half, ket))
+    half, ket = (xp.broadcast_to(x, (rows, *x.shape[1:])) for x in (half, ket))
+    return xp.matmul(half, ket.transpose(0, 2, 1))
 
 
 def _unit(message):
     """Message of unit norm or trace and the log of the squared norm that it had, (batch,)."""
+    xp = namespace(message)
     if message.ndim == 2:
-        size = np.sum(message**2, axis=1)
-        scale = np.sqrt(size)[:, None]
+        size = xp.sum(message**2, axis=1)
+        scale = xp.sqrt(size)[:, None]
     else:
-        size = np.trace(message, axis1=1, axis2=2)
+        size = xp.trace(message, axis1=1, axis2=2)
         scale = size[:, None, None]
     with np.errstate(divide="ignore"):
-        return message / np.where(scale > 0, scale, 1), np.log(size)
+        return message / xp.where(scale > 0, scale, 1), xp.log(size)

@@ -252,6 +252,22 @@ class Ensemble:
         each = on_threads if len(blocks) > 1 and jax.default_backend() == "cpu" else map
         return np.concatenate(list(each(evaluated, blocks)), axis=1)
 
+    def values_of(self, embed, function, *arguments):
+        """Traceable function of the rows of one block that computes `evaluate` of them.
+
+        Of the networks as they are now. See `evaluate` for the parameters.
+        """
+        groups = self._groups()
+
+        def values(rows):
+            found = [
+                _values(function, arguments, structure, params, embed, rows, orders)
+                for params, structure, orders in groups
+            ]
+            return jnp.concatenate(found)
+
+        return values
+
     def without_sites(self, phi, neutral):
         """Pairs of each member's outputs and those with a site averaged out, all float64.
 
@@ -488,8 +504,7 @@ def _draw_together(network, initializer, mean, weights):
         tensor.modify(data=seen.astype(core.dtype), inds=(ind, *others))
 
 
-@partial(compiled, static_argnums=(0, 1, 2))
-def _evaluated(function, arguments, structure, params, embed, rows, orders):
+def _values(function, arguments, structure, params, embed, rows, orders):
     dtype = jax.tree.leaves(params)[0].dtype
 
     def part(rows):
@@ -501,6 +516,9 @@ def _evaluated(function, arguments, structure, params, embed, rows, orders):
     blocks = rows.reshape(-1, min(_BLOCK, len(rows)), *rows.shape[1:])
     found = jax.lax.map(part, blocks).swapaxes(0, 1)
     return found.reshape(len(found), -1, *found.shape[3:])
+
+
+_evaluated = partial(compiled, static_argnums=(0, 1, 2))(_values)
 
 
 def _checked(network, phys_dims, n_outputs):

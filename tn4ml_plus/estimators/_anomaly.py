@@ -12,17 +12,19 @@ from sklearn.utils import InputTags, Tags, TargetTags, check_random_state, colum
 from sklearn.utils.validation import check_consistent_length
 
 from .. import tables
-from .._arrays import evenly_spaced
+from .._arrays import evenly_spaced, mean_over_members, namespace
 from .._checks import check, check_number
 from .._registry import resolve, variant
 from .._schema import UNBOUNDED, check_fields
 from ..contraction import pack
+from ..deployment import table_tree
 from ..embeddings import Legendre
 from ..ensembles import Ensemble
 from ..losses import NegativeLogLikelihood
 from ..networks import from_quimb
 from ._base import HoldsNetworks, TakesTables, refitting
 from ._densities import BornScore, NormScore, born_members, log_of_unseen
+from ._deployable import Deployable
 from ._estimator import Fitted, NetworkOptions, as_estimator, by_rows, extended, fits, reads
 from ._recipes import DENSITY, Data, filled, of_density, prepared
 from ._streams import read_rows
@@ -108,7 +110,7 @@ def _read_sides(y):
 
 
 @as_estimator
-class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
+class TNAnomalyDetector(OutlierMixin, Deployable, TakesTables, NetworkOptions):
     """Anomaly detector: samples that tensor networks trained on normal ones find improbable.
 
     By default a committee of Born machines, which see the columns through a normal and a logistic
@@ -285,27 +287,47 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
 
     def _scores(self, table):
         """Mean of the views' scores, (n_samples,)."""
-        table, changed = self._held(table)
-        score = np.mean([view.of_table(table) for view in self.views_], axis=0)
-        return score - _CONSTANT_CHANGED * changed.sum(axis=1)
+        table, changed = self._held_table(table)
+        return _judged([view.of_table(table) for view in self.views_], changed)
+
+    _readers = property(lambda self: [view._reader for view in self.views_])
+
+    def _traced(self):
+        views = [view.score.traced(view._reader, view._ensemble) for view in self.views_]
+
+        def scores(X):
+            X, changed = self._held(X)
+            return _judged([view(X) for view in views], changed)
+
+        return scores
+
+    def _tree(self):
+        own = {"constants": self.constants_, "offset": self.offset_}
+        views = [view.score.tree(view._reader, view._ensemble) for view in self.views_]
+        tree = table_tree(self._readers[0], "density") | own | {"views": views}
+        return tree | {"constant_changed": _CONSTANT_CHANGED}
 
     def _surprises(self, table):
         """Mean of the scores without each feature, minus those with it, (n_samples, n_features)."""
-        table, changed = self._held(table)
+        table, changed = self._held_table(table)
         surprises = np.mean([view.surprises(table) for view in self._explaining], axis=0)
         return surprises + _CONSTANT_CHANGED * changed
 
-    def _held(self, table):
-        """The table with constant columns put back to what they were, and which entries were not.
+    def _held_table(self, table):
+        floats, changed = self._held(table.floats)
+        return dataclasses.replace(table, floats=floats), changed
+
+    def _held(self, floats):
+        """Floats with constant columns put back to what they were, and which entries were not.
 
         Their deviations have no scale that a density could judge them by.
         """
+        xp = namespace(floats)
         # Of rounding, which has no scale beside zero.
         slack = 1e-9 * np.abs(np.where(self.constants_ == 0, 1, self.constants_))
-        changed = np.abs(table.floats - self.constants_) > slack
-        held = ~np.isnan(table.floats - self.constants_)
-        floats = np.where(held, self.constants_, table.floats)
-        return dataclasses.replace(table, floats=floats), changed
+        changed = xp.abs(floats - self.constants_) > slack
+        held = ~xp.isnan(floats - self.constants_)
+        return xp.where(held, self.constants_, floats), changed
 
     def _restore(self, state):
         super()._restore(state)
@@ -381,3 +403,9 @@ class TNAnomalyDetector(OutlierMixin, TakesTables, NetworkOptions):
         ensemble, history, n_iter = ensemble.train(*arguments)
         history, n_iter = extended(view.history_, history), view.n_iter_ + n_iter
         return dataclasses.replace(view, _ensemble=ensemble, history_=history, n_iter_=n_iter)
+
+
+def _judged(scores, changed):
+    """Scores of rows, from those of all views and which entries of constant columns changed."""
+    xp = namespace(changed)
+    return mean_over_members(xp.stack(scores)) - _CONSTANT_CHANGED * changed.sum(axis=1)

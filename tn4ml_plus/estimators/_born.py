@@ -11,9 +11,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils._set_output import _get_output_config
 
 from .._checks import check, check_int
+from ..deployment import table_tree
 from ..tables import Bijection, Table, is_missing, read_columns, read_weight
 from ._base import FittedNetworks, TensorNetworkEstimator
 from ._densities import BornScore, SiteDensity, born_members, log_densities, log_of_unseen
+from ._deployable import Deployable
 from ._estimator import as_estimator, by_rows, fits, reads
 from ._recipes import DENSITY, Data, of_density
 from ._streams import read_rows
@@ -26,7 +28,9 @@ class FittedBornMachine(FittedNetworks):
 
 
 @as_estimator
-class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, TensorNetworkEstimator):
+class TNBornMachine(
+    OneToOneFeatureMixin, TransformerMixin, DensityMixin, Deployable, TensorNetworkEstimator
+):
     """Density whose square root is a tensor network, with exact marginals, conditionals, samples.
 
     p(x) = psi(x)^2 / Z on the embedding's domain, carried over to raw columns by the scaler's
@@ -109,6 +113,13 @@ class TNBornMachine(OneToOneFeatureMixin, TransformerMixin, DensityMixin, Tensor
     def score_samples(self, X) -> np.ndarray:
         """Log-densities in nats of the rows of X, (n_samples,), missing values traced out."""
         return self._score.of_rows(self._reader, self._ensemble, self._read(X))
+
+    def _traced(self):
+        return self._score.traced(self._reader, self._ensemble)
+
+    def _tree(self):
+        views = [self._score.tree(self._reader, self._ensemble)]
+        return table_tree(self._reader, "density") | {"views": views}
 
     def score(self, X, y=None) -> float:
         """Mean log-density of the rows of X, in nats."""

@@ -1,7 +1,8 @@
 """Classification: labels to classes and back, and the classifier of tables."""
 
 import dataclasses
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import jax
@@ -12,14 +13,16 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length
 
 from .._amplitude import Amplitude
-from .._arrays import on_device, served_length
+from .._arrays import mean_over_members, namespace, on_device, quotient, served_length
 from .._checks import check
 from .._forks import unforked
+from ..deployment import class_loss, table_tree, traced_members, view_tree
 from ..ensembles import Recipe
 from ..losses import CrossEntropy
 from ..tables import AVERAGED, is_missing, read_weight, unmasked
 from ..training import Gradient
 from ._base import FittedNetworks, TensorNetworkEstimator
+from ._deployable import Deployable
 from ._estimator import OutputOptions, as_estimator, by_rows, fits, reads
 from ._recipes import Data, legendre
 from ._streams import read_rows
@@ -135,7 +138,7 @@ class FittedClassifier(FittedNetworks):
 
 
 @as_estimator
-class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimator):
+class TNClassifier(ProbabilisticClassifier, Deployable, OutputOptions, TensorNetworkEstimator):
     """Classifier whose class scores are the outputs of tensor networks on embedded features.
 
     Raw tables work, arrays and frames of any library: numbers are scaled to the embedding's domain,
@@ -277,8 +280,17 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
     def predict_proba(self, X):
         """Class probabilities, (n_samples, n_classes) in the order of classes_."""
         loss = self._ensemble.loss
-        mean = np.mean(self._predict(X, type(loss).probabilities, loss), axis=0)
-        return mean / mean.sum(axis=1, keepdims=True)
+        return _averaged(self._predict(X, type(loss).probabilities, loss))
+
+    def _traced(self):
+        loss = self._ensemble.loss
+        values = traced_members(self._reader, self._ensemble, type(loss).probabilities, loss)
+        return lambda X: _averaged(values(X))
+
+    def _tree(self):
+        own = {"loss": class_loss(self._ensemble.loss), "classes": self.classes_}
+        views = [view_tree(self._reader, self._ensemble, traces=False)]
+        return table_tree(self._reader, "classifier") | own | {"views": views}
 
     @reads
     def explain(self, X, y=None):
@@ -304,6 +316,12 @@ class TNClassifier(ProbabilisticClassifier, OutputOptions, TensorNetworkEstimato
         tiny = np.finfo(float).tiny
         log_p = np.log(np.maximum(present[rows, chosen], tiny))
         return log_p[:, None] - np.log(np.maximum(without[rows, :, chosen], tiny))
+
+
+def _averaged(values):
+    """Probabilities (n_samples, n_classes) of those of all members, each with the sum 1."""
+    mean = mean_over_members(values)
+    return quotient(mean, reduce(add, namespace(mean).moveaxis(mean, 1, 0))[:, None])
 
 
 def _probabilities(loss, outputs):

@@ -4,14 +4,16 @@ from functools import partial
 from itertools import pairwise
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
 from .._amplitude import Amplitude
-from .._arrays import on_device, served_length
+from .._arrays import mean_over_members, namespace, on_device, rounded, served_length
 from .._compiled import bounded_cache, compiled
 from .._registry import variant
 from ..contraction import BornDensity, log_norm_squared, pack
+from ..deployment import density_loss, traced_members, view_tree
 from ..embeddings import Orthonormal, PerFeature
 
 _CELLS = 512
@@ -49,6 +51,27 @@ class BornScore:
         log = logsumexp(log_densities(members), axis=0) - np.log(len(members))
         log += unseen.sum(axis=1) * self.unseen_log_density
         return log + reader.log_derivatives(table.floats).sum(axis=1)
+
+    def traced(self, reader, ensemble):
+        """Traceable function of float64 rows that computes `of_rows`."""
+        embed = _in_x64(lambda: reader.vector_map)
+        members = list(zip(map(BornDensity, ensemble.networks), ensemble.orders, strict=True))
+
+        def scores(X):
+            U, unseen = reader.encode_numbers(X)
+            phi, missing = embed(U), jnp.isnan(U)
+            logs = [d.log_density(phi[:, order], missing[:, order]) for d, order in members]
+            log = jax.nn.logsumexp(jnp.stack(logs), axis=0) - np.log(len(members))
+            log += unseen.sum(axis=1) * self.unseen_log_density
+            return log + reader.log_derivatives(X).sum(axis=1)
+
+        return scores
+
+    def tree(self, reader, ensemble):
+        """Fields of a predictor's view that computes `of_rows`."""
+        loss = {"kind": "born"}
+        tree = view_tree(reader, ensemble, traces=True, is_born=True, loss=loss)
+        return tree | {"unseen": self.unseen_log_density}
 
     def surprises(self, reader, ensemble, table):
         """Minus the log-density of each column given all others; 0 where it is missing."""
@@ -95,6 +118,34 @@ class NormScore:
         score = self._of_logs(reader, ensemble, logs, table)
         return score + unseen.sum(axis=1) * self.unseen_log_density
 
+    def traced(self, reader, ensemble):
+        """Traceable function of float64 rows that computes `of_rows`."""
+        members = traced_members(reader, ensemble, Amplitude.log_abs)
+        loss, x64 = ensemble.loss, jax.config.jax_enable_x64
+        log_norms = _log_norms(ensemble) if loss.normalized else None
+
+        def scores(X):
+            value, exponent = _split(members(X))
+            with jax.enable_x64(x64):
+                dtype = jnp.result_type(float)
+                amplitude = Amplitude(rounded(value.astype(dtype)), exponent.astype(np.int32))
+                one = jnp.ones(value.shape[1], dtype)
+                losses = rounded(jax.vmap(loss, (0, None))(amplitude, one))
+            losses = losses.astype(np.float64)
+            score = -mean_over_members(losses)
+            if loss.normalized:
+                losses = loss.with_log_norm(losses, log_norms)
+                score = reader.log_derivatives(X).sum(axis=1) - mean_over_members(losses)
+            unseen = reader.encode_numbers(X)[1]
+            return score + unseen.sum(axis=1) * self.unseen_log_density
+
+        return scores
+
+    def tree(self, reader, ensemble):
+        """Fields of a predictor's view that computes `of_rows`."""
+        tree = view_tree(reader, ensemble, traces=True, loss=density_loss(ensemble.loss))
+        return tree | {"unseen": self.unseen_log_density}
+
     def surprises(self, reader, ensemble, table):
         """A density's feature is integrated out, others are averaged over values in fitting."""
         U, unseen = reader.encode(table)
@@ -128,16 +179,31 @@ class NormScore:
         loss, n_samples = ensemble.loss, log_weights.shape[1]
         padding = [(0, 0), (0, served_length(n_samples) - n_samples)]
         log_weights = np.pad(log_weights, padding)
-        exponent = np.floor(log_weights / np.log(2))
-        value = np.exp(log_weights - exponent * np.log(2))
+        value, exponent = _split(log_weights)
         amplitude = Amplitude(on_device(value), on_device(exponent, np.int32))
         one = on_device(np.ones(log_weights.shape[1]))
         losses = np.asarray(_losses(loss, amplitude, one), float)[:, :n_samples]
         if not loss.normalized:
             return -losses.mean(axis=0)
-        log_norms = np.array([log_norm_squared(*pack(network)) for network in ensemble.networks])
-        losses = loss.with_log_norm(losses, log_norms[:, None])
+        losses = loss.with_log_norm(losses, _log_norms(ensemble))
         return reader.log_derivatives(table.floats).sum(axis=1) - losses.mean(axis=0)
+
+
+def _split(log_weights):
+    """Value and power of two of weights, from their logs."""
+    xp = namespace(log_weights)
+    exponent = xp.floor(log_weights / np.log(2))
+    return xp.exp(log_weights - exponent * np.log(2)), exponent
+
+
+def _log_norms(ensemble):
+    """Logs of the networks' squared norms, (n_members, 1)."""
+    return np.array([[log_norm_squared(*pack(network))] for network in ensemble.networks], float)
+
+
+def _in_x64(function):
+    with jax.enable_x64(True):
+        return function()
 
 
 def orthonormal(embedding):

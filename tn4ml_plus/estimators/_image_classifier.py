@@ -14,13 +14,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from .. import training
-from .._arrays import on_device
+from .._arrays import namespace, on_device, rounded
 from .._checks import check, function_tuple, int_tuple, warn
 from .._forks import is_forked
 from .._registry import lookup, resolve
 from ..losses import unsmoothed
 from ..tables import unmasked
 from ._classifier import ProbabilisticClassifier, read_classes
+from ._deployable import Exportable
 from ._estimator import (
     FittedInEpochs,
     ResumableOptions,
@@ -52,7 +53,7 @@ _LEAST_SPREAD = 1e-145
 
 
 @as_estimator
-class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
+class DTTNClassifier(ProbabilisticClassifier, Exportable, ResumableOptions):
     """Classifier of images by a deep tree tensor network, `tn4ml_plus.image.DTTN`.
 
     Images are (n_samples, height, width), with channels (n_samples, height, width, channels), or
@@ -185,10 +186,28 @@ class DTTNClassifier(ProbabilisticClassifier, ResumableOptions):
                 f"The outputs of {wrong} of {len(images)} images are not finite: these images are "
                 "far outside of those of fit. Give them in the same units."
             )
-        powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        return self._probabilities(outputs)
+
+    def _probabilities(self, outputs):
+        powers = namespace(outputs).exp(outputs - outputs.max(axis=1, keepdims=True))
         p = powers / powers.sum(axis=1, keepdims=True)
         # Files of before this was undone know nothing of it.
         return unsmoothed(p, getattr(self, "label_smoothing_", 0.0))
+
+    _readers = ()
+
+    def _traced(self):
+        model, shape, x64 = self.model_, self.image_shape_, jax.config.jax_enable_x64
+        mean, scale, dtype = self.mean_, self.scale_, jnp.result_type(float)
+
+        def probabilities(X):
+            images = (X.reshape(-1, *shape) - mean) / scale
+            images = rounded(images.astype(dtype))
+            with jax.enable_x64(x64):
+                outputs = rounded(model(images))
+            return self._probabilities(outputs.astype(np.float64))
+
+        return probabilities
 
     @reads
     def fold_batchnorm(self):

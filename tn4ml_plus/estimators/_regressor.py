@@ -7,12 +7,15 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_consistent_length
 
 from .._amplitude import Amplitude
+from .._arrays import mean_over_members, rounded_product
 from .._registry import variant
+from ..deployment import table_tree, traced_members, view_tree
 from ..ensembles import Recipe
 from ..losses import Quantile, SquaredError
 from ..tables import AVERAGED, read_floats, read_weight, unmasked
 from ..training import Gradient
 from ._base import FittedNetworks, TensorNetworkEstimator
+from ._deployable import Deployable
 from ._estimator import OutputOptions, as_estimator, by_rows, fits, reads
 from ._recipes import Data, legendre
 from ._streams import read_rows
@@ -58,7 +61,7 @@ class TargetScaling:
 
     def in_units(self, values):
         """Differences (..., n_targets) of standardised targets in units of y."""
-        values = values * self.deviation
+        values = rounded_product(values, self.deviation)
         return values[..., 0] if self.one_column else values
 
     def inverse(self, y):
@@ -80,7 +83,7 @@ class FittedRegressor(FittedNetworks):
 
 
 @as_estimator
-class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
+class TNRegressor(RegressorMixin, Deployable, OutputOptions, TensorNetworkEstimator):
     """Regressor whose predictions are the outputs of tensor networks on embedded features.
 
     Targets are standardised inside. See `TNClassifier` for the parameters, attributes and errors
@@ -188,7 +191,7 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
             rows; and for quantiles.
         """
         values = self._predict(X, Amplitude.dense)
-        mean = self._target.inverse(np.mean(values, axis=0))
+        mean = self._target.inverse(mean_over_members(values))
         if wrong := int((~np.isfinite(mean.reshape(len(mean), -1))).any(axis=1).sum()):
             raise ValueError(
                 f"The predictions for {wrong} of {len(mean)} rows are too large for floats: these "
@@ -211,6 +214,14 @@ class TNRegressor(RegressorMixin, OutputOptions, TensorNetworkEstimator):
         # Of a mean of independent networks it would be the second part alone.
         between = np.var(values, axis=0, ddof=1) * (1 + 1 / n_members)
         return mean, self._target.in_units(np.sqrt(noise + between))
+
+    def _traced(self):
+        values, target = traced_members(self._reader, self._ensemble, Amplitude.dense), self._target
+        return lambda X: target.inverse(mean_over_members(values(X)))
+
+    def _tree(self):
+        views = [view_tree(self._reader, self._ensemble, traces=False)]
+        return table_tree(self._reader, "regressor") | vars(self._target) | {"views": views}
 
     @reads
     @by_rows

@@ -8,6 +8,7 @@ from collections.abc import Hashable
 
 import numpy as np
 
+from .._arrays import namespace, with_columns
 from .._checks import warn
 from .._registry import resolve
 from ..embeddings import Embedding, OneHot, PerFeature, Periodic, WithMissing
@@ -377,7 +378,7 @@ class Columns:
         return (low > U) | (high < U) | (U % 1 > 0)
 
     def _codes(self, table):
-        kinds = self.kinds or tuple(_NUMERIC if lv is None else _CATEGORICAL for lv in self.levels)
+        kinds = self._kinds
         if table.text is not None:
             # Text that reads as numbers is that of categories where there were some.
             raw = [
@@ -430,21 +431,54 @@ class Columns:
         if not self.scaled.all():
             out[:] = table.floats
         if self.scaled.any():
-            u = self.scaler.transform(self._in_range(table.floats[:, chosen]), self.scaler_state)
-            low, high = self._limits(self.width)[:, chosen]
-            if isinstance(self.scaler, Passthrough):
-                n_outside = int(np.sum((u < low) | (u > high)))
-                u = np.clip(u, low, high)
-            elif (low != 0).any() or (high != 1).any():
-                u = u * (high - low)
-                u += low
-            out[:, chosen] = u
+            out[:, chosen], outside = self._in_domain(table.floats[:, chosen])
+            n_outside = int(np.sum(outside))
         for j in np.flatnonzero(~self.numeric):
             codes = {level: code for code, level in enumerate(self.levels[j])}
             other = len(codes) if self.pooled and self.pooled[j] else -1
             values = table.floats[:, j] if table.raw[j] is None else table.raw[j]
             out[:, j] = [np.nan if is_missing(v) else codes.get(v, other) for v in values.tolist()]
         return n_outside
+
+    def _in_domain(self, X):
+        """Columns that are scaled, in their domain, and which of their numbers were outside."""
+        u, outside = self.scaler.transform(self._in_range(X), self.scaler_state), False
+        low, high = self._limits(self.width)[:, self._chosen]
+        if isinstance(self.scaler, Passthrough):
+            outside = (u < low) | (u > high)
+            u = namespace(u).clip(u, low, high)
+        elif (low != 0).any() or (high != 1).any():
+            u = u * (high - low)
+            u += low
+        return u, outside
+
+    def encode_numbers(self, X):
+        """`encode` of numbers alone, (n_samples, n_columns), for exported programs.
+
+        An array of JAX, of which nothing is checked and nothing told.
+        """
+        U = X
+        if self.scaled.any():
+            u, _ = self._in_domain(X[:, self._chosen])
+            U = u if self.scaled.all() else with_columns(U, self.scaled, u)
+        xp, discrete = namespace(U), np.array([e.discrete for e in self.site_embeddings()])
+        unseen = discrete & self._unknown(U) & self.unseen_is_missing
+        return xp.where(unseen, np.nan, U), unseen
+
+    def check_numbers(self, remedy: str) -> None:
+        """ValueError for columns that are not numbers.
+
+        remedy: str, what to do, an end of the message.
+        """
+        for j, kind in enumerate(self._kinds):
+            if kind != _NUMERIC:
+                name = j if self.names is None else repr(self.names[j])
+                raise ValueError(f"Column {name} holds {kind}, {remedy}")
+
+    @property
+    def _kinds(self):
+        """Kinds of the columns, in words."""
+        return self.kinds or tuple(_NUMERIC if lv is None else _CATEGORICAL for lv in self.levels)
 
     def _in_range(self, X):
         """Scaled columns without their powers of two."""
@@ -490,7 +524,8 @@ class Columns:
 
         They sum to the log of its Jacobian determinant, times the density of what it leaves out.
         """
-        out, scaled = np.zeros(floats.shape), self.scaled
+        xp, scaled = namespace(floats), self.scaled
+        out = xp.zeros(floats.shape)
         if scaled.any():
             X, (low, high) = floats[:, scaled], self._limits(floats.shape[1])[:, scaled]
             X = self._in_range(X)
@@ -499,12 +534,12 @@ class Columns:
                 log = log - np.log(2) * self.exponents
             if isinstance(self.scaler, Passthrough):
                 # Clipping there would make up a density.
-                log = np.where((low > X) | (high < X), -np.inf, log)
+                log = xp.where((low > X) | (high < X), -np.inf, log)
             else:
                 widths = np.log(high - low)
                 widths[self.scaler.n_outputs(X.shape[1]) :] = 0
                 log = log + widths
-            out[:, scaled] = np.nan_to_num(log, nan=0, neginf=-np.inf)
+            out = with_columns(out, scaled, xp.nan_to_num(log, nan=0, neginf=-np.inf))
         return out
 
     def _limits(self, width):
@@ -540,9 +575,9 @@ def _exponents(X, scaler):
 
 def _ldexp(X, exponents):
     """X times powers of two; the largest float stands for what is beyond."""
-    largest = np.finfo(float).max
+    xp, largest = namespace(X), np.finfo(float).max
     with np.errstate(over="ignore"):
-        return np.clip(np.ldexp(X, exponents), -largest, largest)
+        return xp.clip(xp.ldexp(X, exponents), -largest, largest)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

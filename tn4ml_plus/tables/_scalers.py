@@ -2,11 +2,15 @@
 
 import abc
 import dataclasses
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from scipy.special import log_expit, logit, ndtr, ndtri
+from scipy import special
+from scipy.special import logit, ndtri
 
-from .._arrays import with_fixed_signs
+from .._arrays import namespace, with_columns, with_fixed_signs
 from .._checks import check_instance, check_int, check_number
 from .._registry import variant
 
@@ -16,7 +20,7 @@ class Scaler(abc.ABC):
 
     `fit` returns arrays, the state, which readers keep and store. `fit` ignores NaN, which stay
     NaN; integer weights are frequency weights. X may be the table that the user gave: neither
-    method may change it.
+    method may change it. Exported programs give `transform` and `log_derivative` arrays of JAX.
     """
 
     #: Whether outputs read several columns each, so that they are no longer single features.
@@ -100,17 +104,23 @@ class QuantileSigmoid(Scaler):
         return {"quantiles": quantiles} | moments(X, weight)
 
     def transform(self, X, state):
-        rank = np.linspace(0, 1, len(state["quantiles"]))
+        if namespace(X) is jnp:
+            return self._scaled(X, state)
         out = np.empty(X.shape, float)
-        for j, (x, q) in enumerate(zip(X.T, state["quantiles"].T, strict=True)):
-            if q[0] == q[-1]:
-                out[:, j] = np.where(np.isnan(x), np.nan, 0.5)
-                continue
-            below = np.interp(-x, -q[::-1], -rank[::-1])
-            z = _deviations(x, state["mean"][j], state["deviation"][j])
-            sigmoid = 0.5 + 0.5 * np.tanh(z / 2)
-            out[:, j] = 0.5 * (0.5 * (np.interp(x, q, rank) - below) + sigmoid)
+        # What is in between takes the memory of a column.
+        for j in range(X.shape[1]):
+            own = slice(j, j + 1)
+            out[:, own] = self._scaled(X[:, own], {n: a[..., own] for n, a in state.items()})
         return out
+
+    def _scaled(self, X, state):
+        xp, q = namespace(X), state["quantiles"]
+        rank, constant = np.linspace(0, 1, len(q)), q[0] == q[-1]
+        below = _interpolated(-X, -q[::-1], -rank[::-1])
+        z = _deviations(X, state["mean"], np.where(constant, 1, state["deviation"]))
+        sigmoid = 0.5 + 0.5 * xp.tanh(z / 2)
+        u = 0.5 * (0.5 * (_interpolated(X, q, rank) - below) + sigmoid)
+        return xp.where(constant, xp.where(xp.isnan(X), np.nan, 0.5), u)
 
 
 @variant("scaler")
@@ -130,13 +140,13 @@ class MinMax(Bijection):
         return {"low": np.where(np.isnan(low), 0, low), "high": np.where(np.isnan(high), 1, high)}
 
     def transform(self, X, state):
-        width = state["high"] - state["low"]
+        xp, width = namespace(X), state["high"] - state["low"]
         with np.errstate(over="ignore"):
             u = X - state["low"]
             u /= np.where(width > 0, width, 1)
-        np.clip(u, 0, 1, out=u)
+        u = xp.clip(u, 0, 1)
         for j in np.flatnonzero(width <= 0):
-            u[:, j] = np.where(np.isnan(X[:, j]), np.nan, 0.5)
+            u = with_columns(u, j, xp.where(xp.isnan(X[:, j]), np.nan, 0.5))
         return u
 
     def inverse(self, U, state):
@@ -144,8 +154,8 @@ class MinMax(Bijection):
 
     def log_derivative(self, X, state):
         """Minus the log of the range's width, of 1 where the range is a point."""
-        width = state["high"] - state["low"]
-        out = np.where((state["low"] > X) | (state["high"] < X), -np.inf, 0.0)
+        xp, width = namespace(X), state["high"] - state["low"]
+        out = xp.where((state["low"] > X) | (state["high"] < X), -np.inf, 0.0)
         return out - np.log(np.where(width > 0, width, 1)) + 0 * X
 
 
@@ -222,7 +232,10 @@ class GaussianCDF(_Cumulative):
     """
 
     scale: float = 1.2
-    _cdf, _quantile = staticmethod(ndtr), staticmethod(ndtri)
+    _quantile = staticmethod(ndtri)
+
+    def _cdf(self, z):
+        return _special(z).ndtr(z)
 
     def log_derivative(self, X, state):
         z = self._standardized(X, state)
@@ -245,11 +258,11 @@ class LogisticCDF(_Cumulative):
     _quantile = staticmethod(logit)
 
     def _cdf(self, z):
-        return np.exp(log_expit(z))
+        return namespace(z).exp(_log_expit(z))
 
     def log_derivative(self, X, state):
         z = self._standardized(X, state)
-        return log_expit(z) + log_expit(-z) - np.log(self.scale * state["deviation"])
+        return _log_expit(z) + _log_expit(-z) - np.log(self.scale * state["deviation"])
 
 
 class PrincipalComponents(Differentiable):
@@ -276,7 +289,8 @@ class PrincipalComponents(Differentiable):
         return variances[::-1], with_fixed_signs(axes)[:, ::-1]
 
     def _centred(self, X, state):
-        return np.nan_to_num(_deviations(X, state["mean"], state["deviation"]), nan=0.0)
+        z = _deviations(X, state["mean"], state["deviation"])
+        return namespace(X).nan_to_num(z, nan=0.0)
 
     def _with_inner(self, X, weight, state):
         """The state with that of the other scaler."""
@@ -379,12 +393,12 @@ class ProbabilisticPCA(PrincipalComponents):
         z, inner = self._split(X, state)
         is_noise = np.ones(X.shape[1], bool)
         is_noise[: z.shape[1]] = ~state["components"].any(axis=0)
-        out = np.empty(X.shape)
-        out[:, : z.shape[1]] = self.scaler.log_derivative(z, inner)
+        xp = namespace(X)
+        out = xp.pad(self.scaler.log_derivative(z, inner), [(0, 0), (0, X.shape[1] - z.shape[1])])
         if is_noise.any():
             outside = self._centred(X, state) - z @ state["components"].T
-            square = np.sum(outside**2, axis=1, keepdims=True) / (is_noise.sum() * state["noise"])
-            out[:, is_noise] = -0.5 * (square + np.log(2 * np.pi * state["noise"]))
+            square = xp.sum(outside**2, axis=1, keepdims=True) / (is_noise.sum() * state["noise"])
+            out = xp.where(is_noise, -0.5 * (square + np.log(2 * np.pi * state["noise"])), out)
         return out
 
 
@@ -397,7 +411,31 @@ _FARTHEST = 1e150
 def _deviations(X, mean, deviation):
     """Columns standardised, with what is too far away for a square at a bound."""
     with np.errstate(over="ignore"):
-        return np.clip((X - mean) / deviation, -_FARTHEST, _FARTHEST)
+        return namespace(X).clip((X - mean) / deviation, -_FARTHEST, _FARTHEST)
+
+
+def _special(x):
+    """Special functions for an array."""
+    return jax.scipy.special if namespace(x) is jnp else special
+
+
+def _log_expit(z):
+    return jax.nn.log_sigmoid(z) if namespace(z) is jnp else special.log_expit(z)
+
+
+def _interpolated(X, knots, values):
+    """`numpy.interp` of every column of X between its own knots, (n_knots, n_columns)."""
+    if namespace(X) is np:
+        return np.stack([np.interp(x, q, values) for x, q in zip(X.T, knots.T)], axis=1)
+    # That of JAX takes knots of less than 1e-31 apart for one.
+    knots, values = jnp.asarray(knots), jnp.asarray(values)
+    search = jax.vmap(partial(jnp.searchsorted, side="right"), 1, 1)
+    i = jnp.clip(search(knots, X) - 1, 0, len(knots) - 2)
+    low, high = (jnp.take_along_axis(knots, j, axis=0) for j in (i, i + 1))
+    slope = (values[i + 1] - values[i]) / (high - low)
+    found = jnp.where(low == X, values[i], slope * (X - low) + values[i])
+    found = jnp.where(knots[-1] <= X, values[-1], jnp.where(knots[0] > X, values[0], found))
+    return jnp.where(jnp.isnan(X), X, found)
 
 
 def moments(X, weight):
