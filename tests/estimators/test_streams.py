@@ -22,6 +22,7 @@ X = RNG.normal(size=(N_ROWS, 3))
 Y = (X[:, 0] * X[:, 1] > 0).astype(int)
 SMALL = {"bond_dim": 3, "n_members": 2, "random_state": 0, "embedding": Legendre(3)}
 CLASSIFIER = TNClassifier(**SMALL, trainer=Gradient(max_epochs=2))
+ROWS = X
 MODELS = {
     "classifier": (CLASSIFIER, Y),
     "regressor": (TNRegressor(**SMALL, trainer=Gradient(max_epochs=2)), X[:, 0] * X[:, 1]),
@@ -347,3 +348,17 @@ def test_precision_is_that_of_the_caller():
     with jax.enable_x64(True):
         model = clone(CLASSIFIER).set_params(trainer=gradient()).fit(blocks_of(X, Y))
     assert model.networks_[0].tensors[0].data.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("X", "words"),
+    [
+        ("rows.parquet", r"X is a str\. Files, datasets and Blocks are read by fit"),
+        (blocks_of(X), r"X is a Blocks\. Files"),
+        ((row for row in X), "X is a generator, which can be read once"),
+    ],
+)
+def test_what_takes_tables_in_memory_says_so(X, words):
+    model = clone(CLASSIFIER).fit(ROWS, Y)
+    with pytest.raises(ValueError, match=words):
+        model.embed(X)

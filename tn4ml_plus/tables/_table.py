@@ -2,9 +2,10 @@
 
 import dataclasses
 import numbers
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.utils.validation import validate_data
 from ._dtypes import dtype_of
 from ._frames import Make
 from ._kinds import BOOLEAN, INTEGER, NUMBER, check_apart, read_values
+from ._sources import Source
 
 _MOMENTS = re.compile("date|time|duration|period")
 
@@ -130,6 +132,16 @@ def read_columns(X, estimator=None) -> Table:
     """
     if isinstance(X, dict) and not sparse.issparse(X):
         raise ValueError("X is a dict: make a frame of it, such as pandas.DataFrame(X).")
+    if isinstance(X, Iterator):
+        raise ValueError(
+            f"X is a {type(X).__name__}, which can be read once: give an array of its rows, or "
+            "Blocks of tn4ml_plus.tables, which are made anew for each pass."
+        )
+    if isinstance(X, str | os.PathLike | Source) or hasattr(X, "get_fragments"):
+        raise ValueError(
+            f"X is a {type(X).__name__}. Files, datasets and Blocks are read by fit and by "
+            "predictions of tensor networks; this takes a table in memory: read some rows."
+        )
     if hasattr(type(X), "collect"):
         raise ValueError(f"X is a {type(X).__name__}, which holds no rows yet: pass X.collect().")
     names = getattr(X, "columns", ()) if hasattr(X, "dtypes") else getattr(X, "column_names", ())
