@@ -36,6 +36,7 @@ SECONDS = {
     "tests/generators/test_parts.py": 25,
     "tests/image/test_dttn.py": 20,
     "tests/tables/test_kinds.py": 35,
+    "tests/test_accelerators.py": 45,
     "tests/test_axes.py": 45,
     "tests/test_cartesian.py": 25,
     "tests/training/test_checkpoints.py": 45,

@@ -10,19 +10,19 @@ HIGHEST = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
 PRODUCTS = (lax.dot_general_p, lax.conv_general_dilated_p)
 
 
-def _equations(jaxpr):
+def equations(jaxpr):
     """All equations of a traced function, those of loops and of functions within it included."""
     for equation in jaxpr.eqns:
         yield equation
         for value in jax.tree.leaves(list(equation.params.values())):
             if hasattr(value, "eqns"):
-                yield from _equations(value)
+                yield from equations(value)
 
 
 def short_products_of(function, *arguments, least=1):
     """Products in a function, of `least` or more, that do not ask for all digits."""
-    equations = _equations(jax.make_jaxpr(function)(*arguments))
-    products = [each for each in equations if each.primitive in PRODUCTS]
+    found = equations(jax.make_jaxpr(function)(*arguments))
+    products = [each for each in found if each.primitive in PRODUCTS]
     assert len(products) >= least
     return [str(each) for each in products if each.params["precision"] != HIGHEST]
 
