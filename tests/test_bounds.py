@@ -17,7 +17,8 @@ def declared():
     lines = config["options"]["install_requires"].splitlines()
     for extra in config["options.extras_require"].values():
         lines += extra.splitlines()
-    return {tuple(re.fullmatch(r"([\w-]+)>=([\d.]+)", line).groups()) for line in lines if line}
+    # Extras of others, such as jax[cuda], are of the same version.
+    return {tuple(re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", line).groups()) for line in lines if line}
 
 
 def oldest():

@@ -280,6 +280,15 @@ def test_options_that_this_version_refuses_are_left_out(monkeypatch):
     assert not options
 
 
+def test_options_of_processors_are_not_for_accelerators(monkeypatch, quick):
+    options = {"xla_no_such_option": 1}
+    monkeypatch.setattr(_compiled, "_COMPILER_OPTIONS", options)
+    monkeypatch.setattr(_compiled.jax, "default_backend", lambda: "gpu")
+    jax.config.update("jax_disable_most_optimizations", False)
+    assert _compiled.compiled(lambda x: 2 * x)(np.float32(3)) == 6
+    assert options  # It would have been refused, and left out.
+
+
 def test_what_is_cleared(monkeypatch):
     kept = _compiled.cleared({1: 2})
     monkeypatch.setattr(_compiled, "_bounded", _compiled._bounded[-1:])
