@@ -18,7 +18,8 @@ def declared():
     for extra in config["options.extras_require"].values():
         lines += extra.splitlines()
     # Extras of others, such as jax[cuda], are of the same version.
-    return {tuple(re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", line).groups()) for line in lines if line}
+    form = re.compile(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)")
+    return {tuple(form.fullmatch(line).groups()) for line in lines if line}
 
 
 def oldest():
