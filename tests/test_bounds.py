@@ -17,8 +17,9 @@ def declared():
     lines = config["options"]["install_requires"].splitlines()
     for extra in config["options.extras_require"].values():
         lines += extra.splitlines()
-    # Extras of others, such as jax[cuda], are of the same version.
-    return {tuple(re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", line).groups()) for line in lines if line}
+    # The name may have extras, as jax[cuda] has.
+    bound = re.compile(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)")
+    return {tuple(bound.fullmatch(line).groups()) for line in lines if line}
 
 
 def oldest():
