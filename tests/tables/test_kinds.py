@@ -2,8 +2,10 @@
 
 import datetime
 import decimal
+import time
 import uuid
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import narwhals as nw
@@ -25,7 +27,7 @@ from tn4ml_plus.embeddings import Legendre, OneHot, Periodic, WithMissing
 from tn4ml_plus.errors import DomainWarning, InformationWarning
 from tn4ml_plus.losses import CrossEntropy
 from tn4ml_plus.networks import MPS
-from tn4ml_plus.tables import Make, read_columns
+from tn4ml_plus.tables import Make, _dtypes, read_columns
 
 SMALL = {"bond_dim": 2, "max_epochs": 2, "random_state": 0}
 QUICK = SMALL | {"n_members": 1}
@@ -1132,3 +1134,18 @@ def test_names_that_no_file_holds_are_text_there(name, tmp_path):
     plain = tuple(map(str, name)) if isinstance(name, tuple) else str(name)
     assert columns.tolist() == [plain, 1]
     assert model.sample(1).columns.tolist() == [name, 1]
+
+
+def test_filters_of_warnings_stay_where_threads_convert_columns(monkeypatch):
+    before, values, cast = list(warnings.filters), np.arange(3.0), _dtypes._cast
+    # The second begins before the first has ended, and ends after it.
+    seconds = iter((0.05, 0.1))
+
+    def slowly(*args):
+        time.sleep(next(seconds))
+        return cast(*args)
+
+    monkeypatch.setattr(_dtypes, "_cast", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: _dtypes.converted(values, np.dtype("f4")), range(2)))
+    assert warnings.filters == before
