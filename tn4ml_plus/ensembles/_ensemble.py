@@ -260,10 +260,11 @@ class Ensemble:
         groups = self._groups()
 
         def values(rows):
-            found = [
-                _values(function, arguments, structure, params, embed, rows, orders)
-                for params, structure, orders in groups
-            ]
+            found = []
+            for params, structure, orders in groups:
+                # As the arguments that they are there: constants would be folded, and round anew.
+                given = jax.lax.optimization_barrier((params, embed, rows, orders))
+                found.append(_values(function, arguments, structure, *given))
             return jnp.concatenate(found)
 
         return values
