@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -24,7 +25,7 @@ from tn4ml_plus import (
     generators,
     image,
 )
-from tn4ml_plus._registry import lookup, names, variant
+from tn4ml_plus._registry import lookup, names
 from tn4ml_plus.contraction import Amplitude
 from tn4ml_plus.embeddings import Hat, Legendre, OneHot, Trigonometric
 from tn4ml_plus.image import Variant
@@ -84,7 +85,7 @@ def made(cls, **options):
     return cls(**SMALL | {"n_members": 1, "embedding": Legendre(2)} | options)
 
 
-@variant("trainer")
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Own(Trainer):
     """A trainer as others write it."""
 
