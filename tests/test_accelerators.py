@@ -22,6 +22,7 @@ from tn4ml_plus import (
     TNBornMachine,
     TNClassifier,
     TNRegressor,
+    _registry,
     generators,
     image,
 )
@@ -160,6 +161,13 @@ def images(model):
     model.fold_batchnorm().predict(IMAGES[:3])
 
 
+def of_ones_own():
+    """A classifier that `Own` trains, which others do not find registered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(_registry._CLASSES["trainer"], "own", Own)
+        return trained(Own(max_epochs=1))
+
+
 def inside(model):
     """What is looked at inside a classifier."""
     model.explain(X[:5])
@@ -171,7 +179,7 @@ def inside(model):
 
 
 OTHERS = {
-    "trainer of one's own": lambda: trained(Own(max_epochs=1)),
+    "trainer of one's own": of_ones_own,
     "early stopping": lambda: classifier(early_stopping=True).fit(FEW, LABELS),
     "parts": lambda: classifier().partial_fit(FEW, LABELS, [0, 1]).partial_fit(FEW, LABELS),
     "inside": lambda: inside(classifier().fit(FEW, LABELS)),
