@@ -157,6 +157,22 @@ def test_few_rows_are_in_memory_at_a_time():
 
 
 @pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("name", ["classifier", "regressor"])
+def test_nothing_is_kept_of_each_target(name, monkeypatch):
+    model, y = MODELS[name]
+    found = []
+
+    def counted(before, y):
+        found.append(count(before, y))
+        return found[-1]
+
+    count = _streams._with_labels
+    monkeypatch.setattr(_streams, "_with_labels", counted)
+    clone(model).fit(blocks_of(X, y))
+    assert [len(labels) for labels, _ in found] == ([2] * 5 if name == "classifier" else [])
+
+
+@pytest.mark.usefixtures("bounded")
 def test_categories_are_counted_in_all_rows():
     words = np.array(["often", "seldom"], object)[(np.arange(N_ROWS) % 1500 == 7).astype(int)]
     numbers = np.where(np.arange(N_ROWS) == 2999, np.nan, X[:, 0])

@@ -259,7 +259,8 @@ class TNClassifier(ProbabilisticClassifier, Deployable, OutputOptions, TensorNet
 
     def _fit_labels(self, X, y, sample_weight, classes=None, partial_fit=False):
         going_on = self._goes_on(partial_fit)
-        rows = read_rows(self, X, y, sample_weight, reset=not going_on, read_y=_read_labels)
+        options = {"reset": not going_on, "read_y": _read_labels, "labelled": True}
+        rows = read_rows(self, X, y, sample_weight, **options)
         if rows.labels is not None and classes is None:
             classes = rows.labels[0]
 

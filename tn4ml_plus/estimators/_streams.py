@@ -54,7 +54,7 @@ class Rows:
         return data._replace(counts=self.counts, stream=stream)
 
 
-def read_rows(estimator, X, y, sample_weight, *, reset, read_y=None) -> Rows:
+def read_rows(estimator, X, y, sample_weight, *, reset, read_y=None, labelled=False) -> Rows:
     """The rows of a table in memory, or those of a source, which is read once.
 
     Of more than 30,000 rows of a source, or fewer of many columns, a random sample of these is
@@ -66,6 +66,7 @@ def read_rows(estimator, X, y, sample_weight, *, reset, read_y=None) -> Rows:
     X, y, sample_weight : as `fit` was given them
     reset : bool, whether columns are set
     read_y : callable or None, which validates targets of a source; None: there are none
+    labelled : bool, whether targets are labels, which are counted; others may all be different
     """
     source = as_source(X, y, sample_weight)
     if source is None:
@@ -82,7 +83,7 @@ def read_rows(estimator, X, y, sample_weight, *, reset, read_y=None) -> Rows:
                     continue
                 found = Counts.of(table, weight)
                 counts = found if counts is None else counts.plus(found)
-                if y is not None and y.ndim == 1:
+                if labelled:
                     labels = _with_labels(labels, y)
                 kept.add(table, y, weight, numbers, rng.random_sample(len(table)))
             n_rows, total_weight = n_rows + len(table), total_weight + weight.sum()
