@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+from functools import partial
 
 import jax
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from sklearn.base import clone
 
@@ -13,10 +16,11 @@ from tn4ml_plus import TNAnomalyDetector, TNBornMachine, TNClassifier, TNRegress
 from tn4ml_plus.embeddings import Legendre
 from tn4ml_plus.errors import InformationWarning
 from tn4ml_plus.estimators import _streams
-from tn4ml_plus.tables import Blocks
+from tn4ml_plus.tables import Blocks, TableSource, _sources
 from tn4ml_plus.training import Checkpoint, Gradient, Sweep
 
 N_ROWS = 3000
+FRAMES = pd.DataFrame, pl.DataFrame, pa.table
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(N_ROWS, 3))
 Y = (X[:, 0] * X[:, 1] > 0).astype(int)
@@ -162,14 +166,14 @@ def test_nothing_is_kept_of_each_target(name, monkeypatch):
     model, y = MODELS[name]
     found = []
 
-    def counted(before, y):
-        found.append(count(before, y))
+    def counted(before, y, weight):
+        found.append(count(before, y, weight))
         return found[-1]
 
     count = _streams._with_labels
     monkeypatch.setattr(_streams, "_with_labels", counted)
     clone(model).fit(blocks_of(X, y))
-    assert [len(labels) for labels, _ in found] == ([2] * 5 if name == "classifier" else [])
+    assert [len(each.names) for each in found] == ([2] * 5 if name == "classifier" else [])
 
 
 @pytest.mark.usefixtures("bounded")
@@ -218,6 +222,122 @@ def test_classes_are_weighed_by_how_many_rows_have_them():
         clone(CLASSIFIER).set_params(class_weight="balanced").fit(blocks_of(X, y))
     found = dict(factors)
     assert found == {0: pytest.approx(N_ROWS / 2 / 2900), 1: pytest.approx(N_ROWS / 2 / 100)}
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 1.0, 1: 2.0, 2: 3.0}])
+def test_priors_of_classes_are_those_of_all_rows(class_weight, monkeypatch):
+    rng = np.random.default_rng(0)
+    y, weight = (rng.random(N_ROWS) < 0.5).astype(int), rng.uniform(0, 2, N_ROWS)
+    y[[7, 1800]] = 2  # which a sample is likely to lack
+    given = []
+    train = TNClassifier._train
+    monkeypatch.setattr(
+        TNClassifier, "_train", lambda *args: given.append(args[2][1]) or train(*args)
+    )
+    model = clone(CLASSIFIER).set_params(class_weight=class_weight)
+    model.fit(X, y, weight)
+    model.fit(blocks_of(X, y, weight))
+    np.testing.assert_allclose(given[1], given[0], rtol=1e-10)
+
+
+@pytest.fixture
+def large(bounded, monkeypatch):
+    """Tables in memory count as large; numbers of rows that are read together."""
+    monkeypatch.setattr(_sources, "_MANY_ROWS", 1000)
+    monkeypatch.setattr(_sources, "_MANY_NUMBERS", 1000)
+    sizes, parts = [], TableSource.parts
+
+    def recorded(self, *args):
+        for part in parts(self, *args):
+            sizes.append(len(part.numbers))
+            yield part
+
+    monkeypatch.setattr(TableSource, "parts", recorded)
+    return sizes
+
+
+FRAME = {"a": X[:, 0], "b": X[:, 1], "word": np.where(X[:, 2] > 0, "yes", "no").tolist()}
+
+
+@pytest.mark.parametrize("make", [lambda: X, *(partial(f, FRAME) for f in FRAMES)])
+def test_large_tables_in_memory_are_trained_on_in_parts(make, large):
+    model = clone(CLASSIFIER).set_params(trainer=Gradient(max_epochs=12), embedding=None)
+    table = make()
+    found = clone(model).fit(table, pd.Series(Y, index=Y), np.ones(N_ROWS))
+    # Once before training, and once for each epoch.
+    assert sum(large) == 13 * N_ROWS
+    assert max(large) == 1024
+    again = clone(model).fit(table, Y.tolist(), 1.0)
+    np.testing.assert_array_equal(found.predict_proba(table), again.predict_proba(table))
+    assert found.score(table, Y) > 0.85
+
+
+def test_rows_of_large_tables_are_mixed(large):
+    order = np.argsort(Y, kind="stable")
+    model = TNClassifier(**SMALL, trainer=Gradient(max_epochs=12)).fit(X[order], Y[order])
+    assert model.score(X, Y) > 0.85
+    assert large
+
+
+@pytest.mark.parametrize(
+    ("change", "make"),
+    [
+        ({"trainer": Sweep(max_epochs=1)}, lambda: X),
+        ({}, lambda: pd.DataFrame({"a": X[:, 0], "b": [1, "x"] * (N_ROWS // 2)})),
+        ({}, X.tolist),
+    ],
+)
+def test_what_needs_all_rows_of_large_tables_has_them(change, make, large):
+    model, table = clone(CLASSIFIER).set_params(**change), make()
+    model.fit(table, Y)
+    assert model.predict(table[:10]).shape == (10,)
+    assert not large
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "words"),
+    [
+        (np.where(X > 3, np.inf, X), Y, "^Input X contains infinity"),
+        (X, Y[1:], "^Found input variables with inconsistent numbers"),
+        (X, np.ma.masked_array(Y, Y == 1), "^y is masked in"),
+        (X, ["a", 1] * (N_ROWS // 2), "^y holds labels of several types"),
+        (X, None, "^TNClassifier requires y to be passed"),
+        (pd.DataFrame(X, columns=[*"aba"]), Y, "^Columns appear twice: a"),
+    ],
+)
+def test_errors_of_large_tables_are_those_of_others(X, y, words, large):
+    with pytest.raises(ValueError, match=words), np.errstate(invalid="ignore"):
+        clone(CLASSIFIER).fit(X, y)
+
+
+def test_targets_of_memory_maps_hide_nothing(memory_map):
+    with pytest.raises(ValueError, match="y is masked in"):
+        clone(CLASSIFIER).fit(memory_map, np.ma.masked_array(Y, Y == 1))
+    with pytest.raises(ValueError, match="y holds labels of several types"):
+        clone(CLASSIFIER).fit(memory_map, ["a", 1] * (N_ROWS // 2))
+
+
+@pytest.mark.parametrize("name", ["classifier", "regressor"])
+def test_scores_of_sources_are_those_of_their_rows(name, tmp_path):
+    model, y = MODELS[name]
+    weight = 1.0 + np.arange(N_ROWS) % 3
+    frame = pd.DataFrame(X, columns=[*"abc"])
+    model = clone(model).fit(frame, y)
+    expected = model.score(frame, y), model.score(frame, y, weight)
+    frame.assign(target=y, times=weight).to_parquet(tmp_path / "rows.parquet")
+    path = tmp_path / "rows.parquet"
+    assert model.score(path, "target") == pytest.approx(expected[0])
+    assert model.score(path, "target", "times") == pytest.approx(expected[1])
+    blocks = Blocks(lambda: [(frame[i : i + 900], y[i : i + 900]) for i in range(0, N_ROWS, 900)])
+    assert model.score(blocks) == pytest.approx(expected[0])
+    assert model.score(Blocks(lambda: [frame]), y) == pytest.approx(expected[0])
+    with pytest.raises(ValueError, match="score needs targets"):
+        model.score(frame)
+    with pytest.raises(ValueError, match="score needs targets"):
+        model.score(Blocks(lambda: [frame]))
+    with pytest.raises(ValueError, match="y is 'label', and the dataset has the columns"):
+        model.score(path, "label")
 
 
 @pytest.mark.usefixtures("bounded")

@@ -25,7 +25,7 @@ from ._base import FittedNetworks, TensorNetworkEstimator
 from ._deployable import Deployable
 from ._estimator import OutputOptions, as_estimator, by_rows, fits, reads
 from ._recipes import Data, legendre
-from ._streams import read_rows
+from ._streams import Scored, read_rows
 
 _LABELS = str, bytes, bool, np.bool_, int, float, np.integer, np.floating
 
@@ -58,8 +58,8 @@ def read_classes(estimator, X, y, sample_weight, classes=None, going_on=False, l
     """Numbers of the classes, weights, and which samples these are: those of positive weight.
 
     Sets `classes_`, or with going_on checks that labels are among them; classes: all of them, where
-    y may lack some. Weights are those of samples times those of `class_weight`; labels: of all
-    rows, and how many have each, where y are some.
+    y may lack some. Weights are those of samples times those of `class_weight`; labels: `Labels` of
+    all rows, where y are some.
     """
     if y is None:
         raise ValueError(
@@ -79,19 +79,25 @@ def read_classes(estimator, X, y, sample_weight, classes=None, going_on=False, l
             f"y has only one class, {estimator.classes_.tolist()[0]!r}: a classifier needs at "
             "least two."
         )
-    weight, given = read_weight(sample_weight, len(y)), estimator.class_weight
-    valid = isinstance(given, dict | None) or (isinstance(given, str) and given == "balanced")
-    check("class_weight", given, valid, "None, 'balanced' or a dict of labels")
-    if given == "balanced" and labels is not None:
-        known, counts = labels
-        given = dict(zip(known.tolist(), counts.sum() / (len(counts) * counts)))
-    by_class = compute_sample_weight(given, y)
-    # Those of other classes, next to which they are nothing, count as zero.
-    valid = np.isfinite(by_class).all() and (by_class > by_class.max() * 1e-30).all()
-    check("class_weight", given, valid, "positive for every class, and of comparable sizes")
+    weight = read_weight(sample_weight, len(y))
+    by_class = _class_weights(estimator.class_weight, y, labels)
     weight = read_weight(weight * read_weight(by_class, len(y)), len(y))
     kept = weight > 0
     return codes.astype(np.int32)[kept], weight[kept], kept
+
+
+def _class_weights(given, y, labels=None):
+    """Weights of the samples by `class_weight`; labels: of all rows, where y are some."""
+    valid = isinstance(given, dict | None) or (isinstance(given, str) and given == "balanced")
+    check("class_weight", given, valid, "None, 'balanced' or a dict of labels")
+    if given == "balanced" and labels is not None:
+        shares = labels.counts.sum() / (len(labels.counts) * labels.counts)
+        given = dict(zip(labels.names.tolist(), shares))
+    found = compute_sample_weight(given, y)
+    # Those of other classes, next to which they are nothing, count as zero.
+    valid = np.isfinite(found).all() and (found > found.max() * 1e-30).all()
+    check("class_weight", given, valid, "positive for every class, and of comparable sizes")
+    return found
 
 
 def _read_labels(y, name="y"):
@@ -138,7 +144,9 @@ class FittedClassifier(FittedNetworks):
 
 
 @as_estimator
-class TNClassifier(ProbabilisticClassifier, Deployable, OutputOptions, TensorNetworkEstimator):
+class TNClassifier(
+    Scored, ProbabilisticClassifier, Deployable, OutputOptions, TensorNetworkEstimator
+):
     """Classifier whose class scores are the outputs of tensor networks on embedded features.
 
     Raw tables work, arrays and frames of any library: numbers are scaled to the embedding's domain,
@@ -262,7 +270,7 @@ class TNClassifier(ProbabilisticClassifier, Deployable, OutputOptions, TensorNet
         options = {"reset": not going_on, "read_y": _read_labels, "labelled": True}
         rows = read_rows(self, X, y, sample_weight, **options)
         if rows.labels is not None and classes is None:
-            classes = rows.labels[0]
+            classes = rows.labels.names
 
         def encode(table, y, weight, classes=None, going_on=True):
             given = y, weight, classes, going_on, rows.labels
@@ -270,7 +278,11 @@ class TNClassifier(ProbabilisticClassifier, Deployable, OutputOptions, TensorNet
             return Data(table.rows(kept), codes, weight)
 
         data = rows.data(encode, classes=classes, going_on=going_on)
-        prior = np.bincount(data.target, data.weight, len(self.classes_)) / data.weight.sum()
+        codes, weight = data.target, data.weight
+        if rows.stream is not None:  # of which the sample may lack the rarest
+            codes, weight = _codes(rows.labels.names, self.classes_), rows.labels.weights
+            weight = weight * _class_weights(self.class_weight, rows.labels.names, rows.labels)
+        prior = np.bincount(codes, weight, len(self.classes_)) / weight.sum()
         bias = np.log(prior + 1e-3)
         self._train(data, (len(bias), bias), partial_fit)
 

@@ -18,7 +18,7 @@ from ._base import FittedNetworks, TensorNetworkEstimator
 from ._deployable import Deployable
 from ._estimator import OutputOptions, as_estimator, by_rows, fits, reads
 from ._recipes import Data, legendre
-from ._streams import read_rows
+from ._streams import Scored, read_rows
 
 
 @variant("state", eq=False)
@@ -83,7 +83,7 @@ class FittedRegressor(FittedNetworks):
 
 
 @as_estimator
-class TNRegressor(RegressorMixin, Deployable, OutputOptions, TensorNetworkEstimator):
+class TNRegressor(Scored, RegressorMixin, Deployable, OutputOptions, TensorNetworkEstimator):
     """Regressor whose predictions are the outputs of tensor networks on embedded features.
 
     Targets are standardised inside. See `TNClassifier` for the parameters, attributes and errors

@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,20 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
 
-from ..tables import Counts, Source, Table, as_source, padded_length, read_table, read_weight
+from ..tables import (
+    Blocks,
+    Counts,
+    Source,
+    Table,
+    TableSource,
+    as_source,
+    large_table,
+    names_of,
+    padded_length,
+    read_table,
+    read_weight,
+    unmasked,
+)
 from ..training import Embedded, Samples, Windows
 from ._recipes import Data
 
@@ -19,6 +33,20 @@ from ._recipes import Data
 _MOST_KEPT, _FEWEST_KEPT, _KEPT_NUMBERS = 30_000, 2048, 1 << 23
 # Numbers in the columns of a window.
 _NUMBERS = 1 << 21
+
+
+class Labels(NamedTuple):
+    """Labels of all rows of a source.
+
+    Attributes
+    ----------
+    names : ndarray, sorted
+    counts, weights : ndarray, how many rows have each, and the sum of their weights
+    """
+
+    names: np.ndarray
+    counts: np.ndarray
+    weights: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +59,7 @@ class Rows:
     y : array (n_rows, ...) or None, targets as they were given
     weight : array (n_rows,), number or None
     counts : Counts or None, of all rows of a source
-    labels : (ndarray, ndarray) or None, labels of all rows of a source, and how many have each
+    labels : Labels or None, of all rows of a source
     stream : Stream or None, all rows where these are but some
     """
 
@@ -39,7 +67,7 @@ class Rows:
     y: Any
     weight: Any
     counts: Counts | None = None
-    labels: tuple | None = None
+    labels: Labels | None = None
     stream: "Stream | None" = None
 
     def data(self, encode: Callable, **first) -> Data:
@@ -58,7 +86,8 @@ def read_rows(estimator, X, y, sample_weight, *, reset, read_y=None, labelled=Fa
     """The rows of a table in memory, or those of a source, which is read once.
 
     Of more than 30,000 rows of a source, or fewer of many columns, a random sample of these is
-    kept.
+    kept. Tables in memory of more rows than an epoch's worth are sources where the trainer can
+    train on windows.
 
     Parameters
     ----------
@@ -68,7 +97,9 @@ def read_rows(estimator, X, y, sample_weight, *, reset, read_y=None, labelled=Fa
     read_y : callable or None, which validates targets of a source; None: there are none
     labelled : bool, whether targets are labels, which are counted; others may all be different
     """
-    source = as_source(X, y, sample_weight)
+    for name, given in (("y", y), ("sample_weight", sample_weight)):
+        unmasked(given, name)
+    source = as_source(X, y, sample_weight) or _of_memory(estimator, X, y, sample_weight, read_y)
     if source is None:
         return Rows(read_table(estimator, X, reset=reset), y, sample_weight)
     rng, kept = check_random_state(estimator.random_state), _Kept()
@@ -76,7 +107,7 @@ def read_rows(estimator, X, y, sample_weight, *, reset, read_y=None, labelled=Fa
     shown = {"desc": "rows read", "unit": " rows", "unit_scale": True, "leave": False}
     with tqdm(total=source.count(), disable=not estimator.verbose, **shown) as progress:
         for number, part in enumerate(source.parts(_NUMBERS)):
-            with _told_of(number):
+            with _told_of(source, number):
                 table, y, weight, numbers = _validated(estimator, part, read_y, reset)
                 reset = False
                 if not len(numbers):
@@ -84,7 +115,7 @@ def read_rows(estimator, X, y, sample_weight, *, reset, read_y=None, labelled=Fa
                 found = Counts.of(table, weight)
                 counts = found if counts is None else counts.plus(found)
                 if labelled:
-                    labels = _with_labels(labels, y)
+                    labels = _with_labels(labels, y, weight)
                 kept.add(table, y, weight, numbers, rng.random_sample(len(table)))
             n_rows, total_weight = n_rows + len(table), total_weight + weight.sum()
             progress.update(len(part.numbers))
@@ -97,6 +128,47 @@ def read_rows(estimator, X, y, sample_weight, *, reset, read_y=None, labelled=Fa
     read = lambda part: _validated(estimator, part, read_y, reset=False)  # noqa: E731
     stream = Stream(source, read, n_rows, total_weight / n_rows, numbers)
     return dataclasses.replace(rows, stream=stream)
+
+
+class Scored:
+    """Mixin of classifiers and regressors, before that of scikit-learn: `score` of sources, too."""
+
+    def score(self, X, y=None, sample_weight=None) -> float:
+        """Share of right labels, or the coefficient of determination, as in scikit-learn.
+
+        Parameters
+        ----------
+        X : whatever `predict` takes
+        y, sample_weight : arrays, names of columns of files and datasets, or what blocks bring
+        """
+        named = isinstance(X, str | os.PathLike | Blocks) or hasattr(X, "get_fragments")
+        if named and not hasattr(y, "__array__"):
+            source = as_source(X, y, sample_weight)
+            source = source.chosen([*names_of("y", y), *names_of("sample_weight", sample_weight)])
+            parts = list(source.parts(_NUMBERS))
+            y, sample_weight = (_of_parts(parts, name) for name in ("y", "weight"))
+        if y is None:
+            raise ValueError("score needs targets: give y, in blocks of tuples (X, y), or by name.")
+        return super().score(X, y, sample_weight)
+
+
+def _of_parts(parts, name):
+    """Targets or weights of all parts, None where some have none."""
+    found = [getattr(part, name) for part in parts]
+    if not found or any(each is None for each in found):
+        return None
+    sizes = (len(part.numbers) for part in parts)
+    return np.concatenate([np.full(n, a) if np.ndim(a) == 0 else a for a, n in zip(found, sizes)])
+
+
+def _of_memory(estimator, X, y, sample_weight, read_y):
+    """The source of a large table in memory, None of others and where all rows are needed."""
+    trainer = estimator.trainer
+    able = trainer == "gradient" or getattr(trainer, "trains_on_windows", False)
+    if not able or (table := large_table(X)) is None or (y is None and read_y is not None):
+        return None
+    target = None if read_y is None else read_y(y)
+    return TableSource(table, target, read_weight(sample_weight, len(table)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -174,8 +246,9 @@ class StreamWindows(Windows):
 
     def _scaled(self, order, dtype) -> Iterator[list]:
         """Columns, targets and weights of the rows of each part."""
-        for number, part in enumerate(self.stream.source.parts(_NUMBERS, order)):
-            with _told_of(number):
+        source = self.stream.source
+        for number, part in enumerate(source.parts(_NUMBERS, order)):
+            with _told_of(source, number):
                 *rows, numbers = self.stream.read(part)
                 if not len(numbers):
                     continue
@@ -223,11 +296,13 @@ class _Kept:
 
 
 @contextlib.contextmanager
-def _told_of(number):
-    """Context whose errors name the block that is read."""
+def _told_of(source, number):
+    """Context whose errors name the block that is read, where the user knows of blocks."""
     try:
         yield
     except (TypeError, ValueError) as error:
+        if isinstance(source, TableSource):
+            raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"Block {number} of X: {error}") from error
 
@@ -253,14 +328,15 @@ def _validated(estimator, part, read_y, reset):
     return table.rows(chosen), y, found[chosen], part.numbers[chosen]
 
 
-def _with_labels(before, y):
-    """Sorted labels and how many rows have each, with those of more rows."""
-    labels, counts = np.unique(y, return_counts=True)
+def _with_labels(before, y, weight):
+    """`Labels` with those of more rows."""
+    names, places = np.unique(y, return_inverse=True)
+    found = Labels(names, np.bincount(places), np.bincount(places, weight))
     if before is None:
-        return labels, counts
-    kinds = {("text" if a.dtype.kind in "USO" else "numbers") for a in (before[0], labels)}
+        return found
+    kinds = {("text" if each.names.dtype.kind in "USO" else "numbers") for each in (before, found)}
     if len(kinds) > 1:
         raise ValueError("y holds text in some blocks and numbers in others: make all of one kind.")
-    both = np.concatenate([before[0], labels])
-    labels, places = np.unique(both, return_inverse=True)
-    return labels, np.bincount(places, np.concatenate([before[1], counts])).astype(int)
+    names, places = np.unique(np.concatenate([before.names, names]), return_inverse=True)
+    counts, weights = (np.bincount(places, np.concatenate(b)) for b in zip(before[1:], found[1:]))
+    return Labels(names, counts.astype(int), weights)

@@ -18,13 +18,14 @@ from ._scalers import (
     Rotated,
     Scaler,
 )
-from ._sources import Blocks, Source, as_source
+from ._sources import Blocks, Source, TableSource, as_source, large_table, names_of
 from ._table import Table, read_columns, read_floats, read_table, read_weight, unmasked
 
 __all__ = [
     "AVERAGED", "TRACED", "Bijection", "Blocks", "CommonMinMax", "Counts", "Differentiable",
     "GaussianCDF", "LogisticCDF", "Make", "MinMax", "Passthrough", "PrincipalComponents",
     "ProbabilisticPCA", "QuantileSigmoid", "Reading", "Rotated", "Scaler", "Source", "Table",
-    "TableReader", "as_source", "is_missing", "padded_length", "read_columns", "read_floats",
-    "read_table", "read_weight", "resolve_columns", "told_once", "unmasked",
+    "TableReader", "TableSource", "as_source", "is_missing", "large_table", "names_of",
+    "padded_length", "read_columns", "read_floats", "read_table", "read_weight", "resolve_columns",
+    "told_once", "unmasked",
 ]  # fmt: skip

@@ -12,6 +12,9 @@ from sklearn.utils.validation import check_consistent_length
 
 # Rows next to each other that are read together where the order is random.
 _CHUNK = 1024
+# Rows and numbers of tables in memory that are trained on in windows: more than one epoch's default
+# steps pass over, so that reading them in parts costs no time and spares memory.
+_MANY_ROWS, _MANY_NUMBERS = 1 << 18, 1 << 23
 _FORMATS = {".csv": "csv", ".feather": "feather", ".arrow": "feather", ".orc": "orc"}
 
 
@@ -94,6 +97,33 @@ class ArraySource(Source):
             yield Part(X, y, weight, np.concatenate(rows))
 
 
+class TableSource(Source):
+    """Rows of a table in memory, whose copies and vectors would take many times as much.
+
+    Parameters
+    ----------
+    X : array or narwhals DataFrame of shape (n_rows, n_features)
+    y, weight : array of shape (n_rows, ...), or None
+    """
+
+    def __init__(self, X, y=None, weight=None):
+        check_consistent_length(X, *(each for each in (y, weight) if each is not None))
+        self.X, self.y, self.weight = X, y, weight
+
+    def count(self):
+        return len(self.X)
+
+    def parts(self, numbers, rng=None):
+        size, n_rows = max(1, numbers // self.X.shape[1]), len(self.X)
+        order = np.arange(n_rows) if rng is None else rng.permutation(n_rows)
+        for first in range(0, n_rows, size):
+            rows = order[first : first + size]
+            chosen = slice(first, first + size) if rng is None else rows
+            X = nw.to_native(self.X[chosen], pass_through=True)
+            y, weight = (None if a is None else a[chosen] for a in (self.y, self.weight))
+            yield Part(X, y, weight, rows)
+
+
 class DatasetSource(Source):
     """Rows of a dataset of Arrow: files of Parquet, CSV or Feather, or folders of them.
 
@@ -107,7 +137,7 @@ class DatasetSource(Source):
     def __init__(self, dataset, y=None, weight=None):
         self.columns = list(dataset.schema.names)
         for name, given in (("y", y), ("sample_weight", weight)):
-            if not set(_names(name, given)) <= {*self.columns}:
+            if not set(names_of(name, given)) <= {*self.columns}:
                 raise ValueError(
                     f"{name} is {given!r}, and the dataset has the columns "
                     f"{', '.join(self.columns)}: give the name of one."
@@ -213,7 +243,7 @@ def as_source(X, y=None, sample_weight=None) -> Source | None:
     y, sample_weight : arrays, or names of columns where X has some
     """
     if isinstance(X, Blocks):
-        names = [*_names("y", y), *_names("sample_weight", sample_weight)]
+        names = [*names_of("y", y), *names_of("sample_weight", sample_weight)]
         return X.named(y, sample_weight) if names else X
     if isinstance(X, str | os.PathLike):
         path = Path(X).expanduser()
@@ -229,8 +259,39 @@ def as_source(X, y=None, sample_weight=None) -> Source | None:
     return None
 
 
-def _names(name, given):
-    """List of the names of columns that an argument gives."""
+def large_table(X) -> Any | None:
+    """Array of numbers or narwhals DataFrame of a table large enough for `TableSource`, or None.
+
+    Frames with columns of objects are left out: of what kind they are takes all rows to tell.
+
+    Parameters
+    ----------
+    X : anything
+    """
+    if type(X) is np.ndarray:
+        able = X.ndim == 2 and X.dtype.kind in "biuf"
+        return X if able and _is_large(X) else None
+    try:
+        frame = nw.from_native(X, eager_only=True, pass_through=True)
+    except nw.exceptions.DuplicateError:
+        # Columns are checked where tables are read.
+        return None
+    able = isinstance(frame, nw.DataFrame) and _is_large(frame)
+    return frame if able and nw.Object not in frame.schema.dtypes() else None
+
+
+def _is_large(table):
+    return len(table) >= _MANY_ROWS and np.prod(table.shape) >= _MANY_NUMBERS
+
+
+def names_of(name: str, given) -> list[str]:
+    """Names of columns that an argument gives; ValueError for anything else.
+
+    Parameters
+    ----------
+    name : str, of the argument
+    given : str, sequence of str, or None
+    """
     listed = [given] if isinstance(given, str) else [] if given is None else given
     if isinstance(listed, list | tuple) and all(isinstance(each, str) for each in listed):
         return list(listed)
@@ -253,7 +314,11 @@ def _arrow():
 def _sliceable(array):
     """An array of which slices are rows."""
     on_disk = isinstance(array, np.memmap) or hasattr(array, "chunks")
-    return array if on_disk and hasattr(array, "shape") else np.asarray(array)
+    if on_disk and hasattr(array, "shape"):
+        return array
+    # NumPy would make text of numbers beside text.
+    mixed = isinstance(array, list | tuple) and any(isinstance(each, str) for each in array)
+    return np.asarray(array, object if mixed else None)
 
 
 def _read(array, slices):
@@ -267,7 +332,7 @@ def _read(array, slices):
 def _of_frame(frame, y, weight, numbers):
     """A part of a frame with columns of targets and weights."""
     frame = nw.from_native(frame, eager_only=True)
-    targets, weights = _names("y", y), _names("sample_weight", weight)
+    targets, weights = names_of("y", y), names_of("sample_weight", weight)
     for name in (*targets, *weights):
         if name not in frame.columns:
             raise ValueError(f"A block has no column {name!r}, but {', '.join(frame.columns)}.")
