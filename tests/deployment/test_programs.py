@@ -162,11 +162,16 @@ FITTED = """
 import sys
 from pathlib import Path
 import numpy as np
-from tn4ml_plus import TNClassifier, TNRegressor
+from tn4ml_plus import DTTNClassifier, TNClassifier, TNRegressor
+from tn4ml_plus.image import Variant
 folder = Path(sys.argv[1])
 options = dict(random_state=0, max_epochs=2, network=sys.argv[3], n_members=3, bond_dim=3)
 X, rows = np.load(folder / "X.npy"), np.load(folder / "rows.npy")
-if sys.argv[2] == "classifier":
+if sys.argv[2] == "images":
+    options = dict(merge=sys.argv[3], max_epochs=1, random_state=0)
+    model = DTTNClassifier(Variant((4,), (2,)), **options).fit(X, np.arange(len(X)) % 3)
+    outputs = model.predict_proba
+elif sys.argv[2] == "classifier":
     model = TNClassifier(**options).fit(X, np.arange(60) % 3)
     outputs = model.predict_proba
 else:
@@ -192,8 +197,24 @@ def test_outputs_without_the_package_are_equal_bit_by_bit(kind, network, targets
     np.save(tmp_path / "rows.npy", rows)
     plainly(FITTED, tmp_path, kind, network)
     plainly(CALLED, tmp_path)
-    expected, found = (np.load(tmp_path / f"{name}.npz") for name in ("expected", "found"))
-    for name in expected.files:
+    assert_equal_arrays(tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("merge", ["batch_norm_product", "layer_norm_product"])
+def test_outputs_of_images_are_equal_bit_by_bit(merge, tmp_path):
+    X = np.random.default_rng(0).normal(size=(1100, 64))
+    np.save(tmp_path / "X.npy", X[:60])
+    np.save(tmp_path / "rows.npy", X)
+    plainly(FITTED, tmp_path, "images", merge)
+    plainly(CALLED, tmp_path)
+    # A single image is evaluated by itself.
+    assert_equal_arrays(tmp_path, first=1)
+
+
+def assert_equal_arrays(folder, first=0):
+    expected, found = (np.load(folder / f"{name}.npz") for name in ("expected", "found"))
+    for name in expected.files[first:]:
         np.testing.assert_array_equal(found[name], expected[name])
 
 

@@ -14,9 +14,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from .. import training
-from .._arrays import namespace, on_device, rounded
+from .._arrays import on_device, rounded
 from .._checks import check, function_tuple, int_tuple, warn
-from .._forks import is_forked
+from .._forks import is_forked, unforked
 from .._registry import lookup, resolve
 from ..losses import unsmoothed
 from ..tables import unmasked
@@ -180,32 +180,36 @@ class DTTNClassifier(ProbabilisticClassifier, Exportable, ResumableOptions):
         images = self._read(X, reset=False)
         padding = np.zeros(len(images), np.int32)
         samples = self._labelled(images, padding, padding.astype(float))
-        outputs = np.asarray(training.image_outputs(self.model_, samples), float)[: len(images)]
-        if wrong := int((~np.isfinite(outputs)).any(axis=1).sum()):
+        outputs = np.asarray(training.image_outputs(self.model_, samples), float)
+        if wrong := int((~np.isfinite(outputs[: len(images)])).any(axis=1).sum()):
             raise ValueError(
                 f"The outputs of {wrong} of {len(images)} images are not finite: these images are "
                 "far outside of those of fit. Give them in the same units."
             )
-        return self._probabilities(outputs)
+        with jax.enable_x64(True):
+            return np.asarray(_softmax(outputs, self._smoothing))[: len(images)]
 
-    def _probabilities(self, outputs):
-        powers = namespace(outputs).exp(outputs - outputs.max(axis=1, keepdims=True))
-        p = powers / powers.sum(axis=1, keepdims=True)
-        # Files of before this was undone know nothing of it.
-        return unsmoothed(p, getattr(self, "label_smoothing_", 0.0))
+    # Files of before it was undone know nothing of it.
+    _smoothing = property(lambda self: getattr(self, "label_smoothing_", 0.0))
 
     _readers = ()
 
     def _traced(self):
-        model, shape, x64 = self.model_, self.image_shape_, jax.config.jax_enable_x64
+        shape, x64 = self.image_shape_, jax.config.jax_enable_x64
+        leaves, tree = jax.tree.flatten(self.model_)
         mean, scale, dtype = self.mean_, self.scale_, jnp.result_type(float)
 
         def probabilities(X):
             images = (X.reshape(-1, *shape) - mean) / scale
             images = rounded(images.astype(dtype))
+            # As the arguments that they are there: constants would be folded, and round anew.
+            given = (rounded(on_device(x)) if hasattr(x, "shape") else x for x in leaves)
+            model = jax.tree.unflatten(tree, given)
+            channels = np.zeros_like(mean, dtype), np.ones_like(scale, dtype)
+            samples = training.LabelledImages(images, None, None, *channels)
             with jax.enable_x64(x64):
-                outputs = rounded(model(images))
-            return self._probabilities(outputs.astype(np.float64))
+                outputs = rounded(training.image_outputs(model, samples))
+            return _softmax(outputs.astype(np.float64), self._smoothing)
 
         return probabilities
 
@@ -352,6 +356,14 @@ class DTTNClassifier(ProbabilisticClassifier, Exportable, ResumableOptions):
             mean, scale = np.zeros_like(mean), np.ones_like(scale)
         parts = (part.astype(dtype) for part in (weight, mean, scale))
         return training.LabelledImages.padded(images, target, *parts)
+
+
+@unforked
+@functools.partial(jax.jit, static_argnums=1, inline=True)
+def _softmax(outputs, label_smoothing):
+    """Class probabilities, without the label smoothing of training."""
+    powers = jnp.exp(outputs - outputs.max(axis=1, keepdims=True))
+    return unsmoothed(powers / powers.sum(axis=1, keepdims=True), label_smoothing)
 
 
 def _standardization(images):
