@@ -458,6 +458,7 @@ def with_history(**values):
         (with_history(other="ab"), "history"),
         (changed(history=lambda h: {name: [] for name in h}), "history has 0 epochs"),
         (changed(history=lambda h: {name: 2 * v for name, v in h.items()}), "history has 4 epochs"),
+        (changed(begun=[1, 1, 0.5, 0.5]), "epoch that it has begun"),
         (changed(identity=lambda i: i | {"moon": "full"}), "does not know"),
         (changed(identity={}), "differs in version of tn4ml_plus, "),
         (changed(identity=3), "no training in it"),

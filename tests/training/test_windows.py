@@ -7,10 +7,21 @@ import numpy as np
 import pytest
 
 from tn4ml_plus.contraction import pack
+from tn4ml_plus.errors import ModelFileError
 from tn4ml_plus.initializers import RandomNormal
+from tn4ml_plus.io import read, write
 from tn4ml_plus.losses import CrossEntropy
 from tn4ml_plus.networks import MPS
-from tn4ml_plus.training import LBFGS, Embedded, Gradient, Problem, Samples, Windows, stacked
+from tn4ml_plus.training import (
+    LBFGS,
+    Embedded,
+    Gradient,
+    Problem,
+    Samples,
+    Windows,
+    _run,
+    stacked,
+)
 
 N_SAMPLES = 12
 
@@ -19,14 +30,15 @@ class Parts(Windows):
     """Windows of the samples of a problem, in their order."""
 
     def __init__(self, samples, lengths):
-        self.samples, self.n_each = samples, lengths
+        self.samples, self.n_each, self.seeds = samples, lengths, []
         self.n_samples = N_SAMPLES
         self.mean_weight = float(np.mean(np.asarray(samples.weight, float)))
 
     def lengths(self):
         return self.n_each
 
-    def epoch(self, rng):
+    def epoch(self, seed):
+        self.seeds.append(seed)
         return self._parts()
 
     def _parts(self):
@@ -91,6 +103,81 @@ def test_windows_make_the_updates_of_all_samples(lengths):
     np.testing.assert_allclose(parts.history["loss"], whole.history["loss"], rtol=1e-5)
     rates = [np.diff(r.history["learning_rate"]) for r in (parts, whole)]
     np.testing.assert_allclose(*rates)
+
+
+class Cut(Parts):
+    """Windows of which not all can be read."""
+
+    n_readable = 0
+
+    def _parts(self):
+        for window in super()._parts():
+            if not self.n_readable:
+                raise KeyboardInterrupt
+            self.n_readable -= 1
+            yield window
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize("n_read", [1, 2])
+def test_epochs_go_on_after_the_windows_that_were_trained_on(n_read, epoch, tmp_path, monkeypatch):
+    monkeypatch.setattr(_run, "_OFTEN", 0.0)
+    lengths, path = [4, 4, 4], tmp_path / "run"
+    given = dataclasses.replace(problem(lengths), random_state=np.random.RandomState(3))
+    trainer = Gradient(max_epochs=3, batch_size=2, learning_rate=0.01, feature_dropout=0.2)
+    whole = trainer.train(given)
+    trained, step = [], Gradient._trained
+    monkeypatch.setattr(
+        Gradient, "_trained", lambda self, part, *a: trained.append(1) or step(self, part, *a)
+    )
+    trainer = dataclasses.replace(trainer, checkpoint=path)
+    windows = Cut(given.samples, lengths)
+    windows.n_readable = 3 * epoch + n_read
+    cut = dataclasses.replace(given, windows=windows, random_state=np.random.RandomState(3))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(cut)
+    windows = Parts(given.samples, lengths)
+    rest = dataclasses.replace(given, windows=windows, random_state=np.random.RandomState(3))
+    result = trainer.train(rest)
+    jax.tree.map(np.testing.assert_array_equal, result.params, whole.params)
+    for name in ("loss", "learning_rate"):
+        np.testing.assert_allclose(result.history[name], whole.history[name], rtol=1e-12)
+    # None is trained on again, and the order of the epoch is the one that it had.
+    assert len(trained) == 9
+    assert windows.seeds[0] == cut.windows.seeds[-1]
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [[1, 1, 0.5], [1, 3, 0.5, 0.5], [1, 0, 0.5, 0.5], [-1, 1, 0.5, 0.5], [2**31, 1, 0.5, 0.5],
+     [1, 1.0, 0.5, 0.5], [True, 1, 0.5, 0.5], [1, 1, None, 0.5], [1, 1, 0.5, float("inf")], "1"],
+)  # fmt: skip
+def test_epochs_that_cannot_have_begun_are_refused(begun, tmp_path, monkeypatch):
+    monkeypatch.setattr(_run, "_OFTEN", 0.0)
+    lengths, path = [4, 4, 4], tmp_path / "run"
+    trainer = Gradient(max_epochs=1, batch_size=4, checkpoint=path)
+    given = problem(lengths)
+    windows = Cut(given.samples, lengths)
+    windows.n_readable = 2
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(dataclasses.replace(given, windows=windows))
+    arrays, metadata = read(path)
+    assert metadata["checkpoint"]["begun"][1] in (1, 2)
+    metadata["checkpoint"]["begun"] = begun
+    write(path, arrays, metadata)
+    with pytest.raises(ModelFileError, match="is damaged: the epoch that it has begun"):
+        trainer.train(problem(lengths))
+
+
+def test_checkpoints_within_epochs_are_written_once_in_a_while(tmp_path):
+    path = tmp_path / "run"
+    given = problem([4, 4, 4])
+    windows = Cut(given.samples, [4, 4, 4])
+    windows.n_readable = 2
+    trainer = Gradient(max_epochs=1, batch_size=4, checkpoint=path)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(dataclasses.replace(given, windows=windows))
+    assert not path.exists()
 
 
 def test_trainers_of_all_samples_refuse_windows():

@@ -209,8 +209,8 @@ class StreamWindows(Windows):
         full, rest = divmod(self.n_samples, self.size)
         return [self.size] * full + [rest] * (rest > 0)
 
-    def epoch(self, rng):
-        order = np.random.RandomState(rng.randint(2**31 - 1))
+    def epoch(self, seed):
+        order = np.random.RandomState(seed)
         # Threads have precisions of their own.
         return self._windows(order, np.dtype(jnp.result_type(float)), self.reader.vector_map)
 

@@ -14,6 +14,7 @@ from .._checks import check, check_instance, check_int
 from ..errors import ModelFileError
 from ..io import read, write
 from ._identity import identity
+from ._problem import Begun
 
 # What fits with no integer for a random_state do not repeat.
 _RANDOM = {"start", "anchor", "random numbers", "site orders", "samples of each network"}
@@ -23,8 +24,9 @@ _RANDOM = {"start", "anchor", "random numbers", "site orders", "samples of each 
 class Checkpoint:
     """A file from which a training that was cut off goes on, with the same result bit for bit.
 
-    It is written whole or not at all, every so many epochs and at the end, and stays: the same
-    training once more is read from it. Callbacks are called for the last epoch of the file again,
+    It is written whole or not at all, every so many epochs and at the end, and within epochs of
+    rows that are read in parts every minute, and stays: the same training once more is read from
+    it. Callbacks are called for the last epoch of the file again,
     since they may have been cut off. Files of other samples, starts, random numbers, fields of the
     trainer or versions of this library, JAX or Python are refused and left alone; callbacks,
     verbose and time_limit may differ. Functions are compared by their code and what they close
@@ -65,7 +67,7 @@ def as_checkpoint(value) -> Checkpoint | None:
 
 
 class Progress(NamedTuple):
-    """The state of a training after an epoch.
+    """The state of a training after an epoch, or within one.
 
     Attributes
     ----------
@@ -73,6 +75,7 @@ class Progress(NamedTuple):
     best : pytree, the parameters of the best epoch, or of the start
     history : dict, lists by name, one value per epoch
     start : float, loss before all epochs
+    begun : Begun or None, the epoch that is under way
     """
 
     params: Any
@@ -80,6 +83,7 @@ class Progress(NamedTuple):
     best: Any
     history: dict
     start: float
+    begun: Begun | None = None
 
 
 class CheckpointFile:
@@ -121,6 +125,7 @@ class CheckpointFile:
             "history": {name: _plain(values) for name, values in progress.history.items()},
             "start": float(progress.start),
             "random": random,
+            "begun": progress.begun,
         }
         write(self.path, arrays, {"checkpoint": content})
         self.n_epochs = len(progress.history["loss"])
@@ -183,7 +188,8 @@ class CheckpointFile:
         if _shapes(arrays) != expected:
             raise ValueError("its arrays are not those of this training")
         history, start, random = (content.get(name) for name in ("history", "start", "random"))
-        self._check_history(history, n_epochs)
+        begun = self._checked_begun(content.get("begun"))
+        self._check_history(history, n_epochs, 1 if begun is None else 0)
         if not _is_finite(start):
             raise ValueError("the loss before all epochs is not finite")
         leaves, tree = jax.tree.flatten(like)
@@ -200,17 +206,38 @@ class CheckpointFile:
             if not (whole and 0 <= position <= 624 and has_gauss in (0, 1) and _is_finite(gauss)):
                 raise ValueError("the state of the random numbers is none")
             random = "MT19937", arrays["random"], position, has_gauss, gauss
-        return Progress(params, state, best, history, start), random
+        return Progress(params, state, best, history, start, begun), random
 
-    def _check_history(self, history, n_epochs):
-        """ValueError unless all that a history names has a value for each of 1 to n_epochs."""
+    def _checked_begun(self, numbers):
+        """The `Begun` of these numbers, None of None; ValueError for any that cannot be."""
+        if numbers is None:
+            return None
+        windows = self.problem.windows
+        begun = Begun(*numbers) if isinstance(numbers, list) and len(numbers) == 4 else None
+        if (
+            begun is None
+            or windows is None
+            or not all(map(_is_finite, begun))
+            or {type(begun.seed), type(begun.n_windows)} != {int}
+            or not 0 <= begun.seed < 2**31
+            or not 0 < begun.n_windows < len(windows.lengths())
+        ):
+            raise ValueError("the epoch that it has begun is none of this training")
+        return begun
+
+    def _check_history(self, history, n_epochs, least):
+        """ValueError unless all that a history names has a value for each of its epochs.
+
+        These are at least `least` and at most n_epochs.
+        """
         judged = ["validation_loss"] if self.problem.validation is not None else []
         names = ["loss", "seconds", *judged]
         valid = isinstance(history, dict) and all(map(_is_plain, history.values()))
         valid = valid and all(isinstance(values, list) for values in history.values())
         if not valid or not history.keys() >= {*names} or len({*map(len, history.values())}) > 1:
             raise ValueError("the history is not one of epochs")
-        if not 1 <= len(history["loss"]) <= n_epochs:
+        # An epoch that was begun is one of them, too.
+        if not least <= len(history["loss"]) <= n_epochs - 1 + least:
             raise ValueError(f"the history has {len(history['loss'])} epochs")
         for name in names:
             for value in history[name]:

@@ -17,7 +17,7 @@ from .._checks import check, check_instance, check_int, check_number
 from .._compiled import bounded_cache, compiled, on_threads
 from .._registry import variant
 from ._mesh import MeshTrainer, by_bonds, by_samples, local, whole
-from ._problem import bucket
+from ._problem import Begun, bucket
 from ._risk import count, nan_unless_finite, over_members, start, updated
 from ._trainer import Step, Trainer
 
@@ -200,34 +200,41 @@ class Gradient(MeshTrainer):
 
     def step(self, problem, params, state, epoch):
         """One compiled epoch of shuffled minibatches, or one of each window of samples."""
-        size, lengths = self._batch_size(problem.n_samples), [problem.n_trained]
-        if problem.windows is not None:
-            lengths = problem.windows.lengths()
+        size, windows = self._batch_size(problem.n_samples), problem.windows
+        lengths = [problem.n_trained] if windows is None else windows.lengths()
         steps = [-(-length // size) for length in lengths]
         # Networks of several bonds have rates and decays of their own.
         peaks, shares = np.array([(_rate(s), _share(s)) for s in problem.structures]).T
         if self.learning_rate is not None:
             peaks[:] = self.learning_rate
         # That of all samples, so that networks that are trained on parts of them share a program.
-        length = bucket(-(-(problem.n_samples if problem.windows is None else lengths[0]) // size))
+        length = bucket(-(-(problem.n_samples if windows is None else lengths[0]) // size))
         rates = epoch_rates(self, peaks, problem.n_samples, epoch, sum(steps))
         decay = np.multiply(self.decay, np.sqrt(1000 / problem.effective_size) * shares)
-        totals, begun = [], 0
-        for part, own in zip(problem.parts(), steps, strict=True):
+        parts, done = [problem], problem.begun
+        if windows is not None:
+            done = done or Begun(problem.random_state.randint(2**31 - 1), 0, 0.0, 0.0)
+            parts = problem.parts(done.seed, done.n_windows)
+        done = done or Begun(0, 0, 0.0, 0.0)
+        for part in parts:
+            before, own = sum(steps[: done.n_windows]), steps[done.n_windows]
             dtype = part.samples.weight.dtype
             rows = _batches(part, size, length)
-            padded = np.pad(rates[begun : begun + own], [(0, length - own), (0, 0)]).astype(dtype)
-            batches = Minibatches(rows, padded, own, self._dropout(part))
+            padded = np.pad(rates[before : before + own], [(0, length - own), (0, 0)])
+            batches = Minibatches(rows, padded.astype(dtype), own, self._dropout(part))
             traced = part.risk, params, state, part.anchor, batches, decay.astype(dtype)
             params, state, found = self._trained(part, *traced)
-            totals.append(np.asarray(found, float)[:own])
-            begun += own
-        totals = np.concatenate(totals).mean(axis=1)
-        # Of one sample it would be a matter of chance.
-        begun = min(len(totals), -(-64 // size))
-        first = totals[:begun].sum() / min(begun * size, lengths[0])
+            losses, first = np.asarray(found, float)[:own].mean(axis=1), done.first
+            if not done.n_windows:
+                # Of one sample it would be a matter of chance.
+                few = min(own, -(-64 // size))
+                first = float(losses[:few].sum() / min(few * size, lengths[0]))
+            total = done.total + float(losses.sum())
+            done = Begun(done.seed, done.n_windows + 1, total, first)
+            if problem.reached is not None and done.n_windows < len(lengths):
+                problem.reached(params, state, done)
         numbers = {"learning_rate": float(rates[-1].mean())}
-        return Step(params, state, totals.sum() / sum(lengths), numbers, first)
+        return Step(params, state, done.total / sum(lengths), numbers, done.first)
 
     def _trained(self, problem, *traced):
         """Parameters, state and sums of losses after an epoch of minibatches."""

@@ -80,11 +80,28 @@ class Windows(abc.ABC):
         """Numbers of samples of the windows, all but the last the same."""
 
     @abc.abstractmethod
-    def epoch(self, rng) -> Iterator[Samples]:
-        """All samples once in an order of their own, as many in each of these as `lengths` says.
+    def epoch(self, seed: int) -> Iterator[Samples]:
+        """All samples once, as many in each of these as `lengths` says.
 
-        rng : RandomState, of which all is drawn before the first window
+        seed : int, below 2**31, of their order
         """
+
+
+class Begun(NamedTuple):
+    """An epoch under way.
+
+    Attributes
+    ----------
+    seed : int, that of the order of its windows
+    n_windows : int, windows that were trained on
+    total : float, sum of the losses on their samples, mean over the networks
+    first : float, mean loss on the first of them
+    """
+
+    seed: int
+    n_windows: int
+    total: float
+    first: float
 
 
 def bucket(size: int) -> int:
@@ -202,6 +219,8 @@ class Problem(Trainable):
     mean_weight : float, optional, of the samples and of what they are a part of; None: of these
     windows : Windows, optional
         All samples, of which `samples` are some, to train on by `Gradient` alone.
+    begun : Begun, optional, the epoch that the next step goes on with
+    reached : function of (params, state, Begun), optional, to call after each window but the last
     """
 
     structures: tuple
@@ -221,6 +240,8 @@ class Problem(Trainable):
     verbose: bool = False
     mean_weight: float | None = None
     windows: Windows | None = dataclasses.field(default=None, **UNSTORED)
+    begun: Begun | None = dataclasses.field(default=None, **UNSTORED)
+    reached: Callable | None = dataclasses.field(default=None, **UNSTORED)
 
     @property
     def remedy(self):
@@ -264,21 +285,25 @@ class Problem(Trainable):
         """The objective on the training samples, as a pytree for compiled functions."""
         return self._risk(self.samples, self.n_samples / self._total_weight)
 
-    def parts(self) -> Iterator["Problem"]:
-        """The problem itself, or those of its windows, each on the device as the next is read."""
-        if self.windows is None:
-            yield self
-            return
+    def parts(self, seed: int, n_before: int = 0) -> Iterator["Problem"]:
+        """Problems of the windows, each on the device as the next is read.
+
+        Parameters
+        ----------
+        seed : int, that of their order
+        n_before : int, windows that are left out
+        """
         shown = {"desc": "rows", "unit": " rows", "unit_scale": True, "disable": not self.verbose}
         lengths = self.windows.lengths()
         with (
-            contextlib.closing(ahead(self.windows.epoch(self.random_state))) as read,
+            contextlib.closing(ahead(self.windows.epoch(seed))) as read,
             tqdm(total=sum(lengths), leave=False, **shown) as progress,
         ):
-            for samples, length in zip(read, lengths, strict=True):
-                samples = jax.tree.map(on_device, samples)
-                changes = {"samples": samples, "n_samples": length, "windows": None}
-                yield dataclasses.replace(self, **changes)
+            for number, (samples, length) in enumerate(zip(read, lengths, strict=True)):
+                if number >= n_before:
+                    samples = jax.tree.map(on_device, samples)
+                    changes = {"samples": samples, "n_samples": length, "windows": None}
+                    yield dataclasses.replace(self, **changes)
                 progress.update(length)
 
     def _risk(self, samples, scale):

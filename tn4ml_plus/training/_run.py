@@ -1,5 +1,6 @@
 """The loop over epochs that all trainers share."""
 
+import dataclasses
 import time
 
 import jax
@@ -16,6 +17,8 @@ from ._problem import Epoch, extend_history
 _OUTGROWN = 100.0
 # Seconds of training that nobody has asked for, after which a user wants to know.
 _LONG = 60.0
+# Seconds between checkpoints within an epoch.
+_OFTEN = 60.0
 
 
 class Run:
@@ -50,14 +53,15 @@ class Run:
         self.watched = "validation_loss" if self.stopping else "loss"
         # The watched loss, its epoch, the parameters.
         self.best = np.inf, 0, self.params
-        self.file = trainer.checkpoint and CheckpointFile(trainer, problem)
+        self.file, self.begun = trainer.checkpoint and CheckpointFile(trainer, problem), None
         if self.file and (saved := self.file.read(self.params, self.state, n_epochs)):
-            self.params, self.state, lowest, self.history, self.start = saved
+            self.params, self.state, lowest, self.history, self.start, self.begun = saved
             self.best = np.inf if self.stopping else self.start, 0, lowest
             for epoch, loss in enumerate(self.history[self.watched]):
                 self._keep(loss, epoch, lowest)
         self.n_before, self.told = self.n_done, trainer.max_epochs is not None
         self.started = time.perf_counter() - self.seconds
+        self.saved = time.perf_counter()
 
     @property
     def n_done(self):
@@ -117,6 +121,8 @@ class Run:
     def _advance(self):
         """Take one step; NotFiniteError, and nothing changed, where it leads to no numbers."""
         trainer, problem, epoch = self.trainer, self.problem, self.n_done
+        if problem.windows is not None and self.file:
+            problem = dataclasses.replace(problem, begun=self.begun, reached=self._reached)
         step = trainer.step(problem, self.params, self.state, epoch)
         loss = float(np.mean(np.asarray(step.loss, float)))
         largest = problem.largest(step.params)
@@ -148,7 +154,7 @@ class Run:
         # A first epoch compiles, too, and tells nothing of the others unless it is long.
         if not self.told and (epoch > self.n_before or each > _LONG):
             self._tell(each)
-        self.params, self.state = step.params, step.state
+        self.params, self.state, self.begun = step.params, step.state, None
         extend_history(self.history, {name: [value] for name, value in numbers.items()})
 
     def _keep(self, loss, epoch, params):
@@ -178,9 +184,19 @@ class Run:
         return any(stops)
 
     def _save(self):
-        if not self.trainer.writes:
-            return
-        self.file.write(Progress(self.params, self.state, self.best[2], self.history, self.start))
+        self._write(self.params, self.state, None)
+
+    def _reached(self, params, state, begun):
+        """Write a checkpoint within an epoch, once in a while and where all numbers are finite."""
+        is_due = time.perf_counter() - self.saved >= _OFTEN
+        if is_due and np.isfinite([begun.total, self.problem.largest(params)]).all():
+            self._write(params, state, begun)
+
+    def _write(self, params, state, begun):
+        start = begun.first if self.start is None else self.start
+        if self.trainer.writes:
+            self.file.write(Progress(params, state, self.best[2], self.history, start, begun))
+        self.saved = time.perf_counter()
 
     def _highest(self):
         return max(self.history["loss"], default=self.start)
