@@ -229,72 +229,51 @@ def means(found, name, n_rows, n_columns, what):
     return np.mean(values), np.std(values, ddof=1) if len(values) > 1 else None
 
 
-def rows_of(found, sizes):
-    for n_rows, n_columns in sizes:
+def measures(found, sizes, unit):
+    """Tables of models against sizes, one for each thing that was measured."""
+    from side_by_side import table
+
+    forms = {
+        "seconds": ("fit, s", ".1f", 1),
+        "accuracy": ("test accuracy, %", ".1f", 100),
+        "log_loss": ("test log loss, nats", ".3f", 1),
+        "memory": ("memory beside the data, MB", ".0f", 1e-6),
+    }
+    for what, (title, form, scale) in forms.items():
+        rows = []
         for name in (*MODELS, MLP):
-            runs = [v for key, v in found.items() if key[:3] == (name, n_rows, n_columns)]
-            if not runs:
-                continue
-            size = [f"{n_rows:,} x {n_columns:,}", name]
-            ended = next((run["ended"] for run in runs if "ended" in run), None)
-            if ended:
-                yield [*size, f"stops: {ended}", "", "", "", ""]
-                continue
+            texts = [cell(found, (name, *size), what, form, scale) for size in sizes]
+            if any(texts):
+                rows.append([name, *texts])
+        if f"best_{what}" in next(iter(found.values())):
+            best = [cell(found, (OURS, *size), f"best_{what}", form, scale) for size in sizes]
+            rows.append(["true probabilities", *best])
+        head = [f"{title}; {unit}:", *(f"{size[unit == 'columns']:,}" for size in sizes)]
+        yield table(head, rows)
 
-            def value(what, form, scale=1):
-                mean, deviation = means(found, name, n_rows, n_columns, what)  # noqa: B023
-                text = f"{scale * mean:{form}}"
-                return text if deviation is None else f"{text} ± {scale * deviation:{form}}"
 
-            accuracy, log_loss = value("accuracy", ".2f", 100), value("log_loss", ".3f")
-            memory = value("memory", ".0f", 1e-6)
-            yield [
-                *size,
-                value("seconds", ".1f"),
-                accuracy,
-                log_loss,
-                memory,
-                value("predicting", ".2f"),
-            ]
-        best = [
-            means(found, OURS, n_rows, n_columns, f"best_{w}")[0] for w in ("accuracy", "log_loss")
-        ]
-        if best[0] is not None:
-            yield [
-                f"{n_rows:,} x {n_columns:,}",
-                "true probabilities",
-                "",
-                f"{100 * best[0]:.2f}",
-                f"{best[1]:.3f}",
-                "",
-                "",
-            ]
+def cell(found, key, what, form, scale):
+    """Mean and deviation over seeds, or why there are none."""
+    ended = [run["ended"] for k, run in found.items() if k[:3] == key and "ended" in run]
+    if ended:
+        return f"stops: {ended[0]}" if what == "seconds" else ""
+    mean, deviation = means(found, *key, what)
+    if mean is None:
+        return ""
+    text = f"{scale * mean:{form}}"
+    return text if deviation is None else f"{text} ± {scale * deviation:{form}}"
 
 
 def report(arguments, found):
-    """Write the table and the figure."""
+    """Write the tables and the figure."""
     from quality import machine
-    from side_by_side import table
 
-    head = [
-        "rows x columns",
-        "model",
-        "fit, s",
-        "accuracy, %",
-        "log loss",
-        "memory, MB",
-        "prediction, s",
+    tables = [
+        *measures(found, [(n, N_COLUMNS) for n in ROWS], "rows"),
+        *measures(found, [(N_ROWS, p) for p in COLUMNS], "columns"),
     ]
-    by_rows = list(rows_of(found, [(n, N_COLUMNS) for n in ROWS]))
-    by_columns = list(rows_of(found, [(N_ROWS, p) for p in COLUMNS]))
-    versions = machine(["LightGBM"]) if "LightGBM" in sys.modules else machine()
-    (arguments.out / "scalability.md").write_text(f"""\
-{table(head, by_rows)}
-
-{table(head, by_columns)}
-
-{versions}
-""")
+    text = "\n\n".join([*tables, machine(["LightGBM"])])
+    (arguments.out / "scalability.md").write_text(f"{text}\n")
     figure(found).savefig(arguments.figures / "scalability.png", dpi=100, bbox_inches="tight")
 
 

@@ -200,8 +200,9 @@ def test_outputs_without_the_package_are_equal_bit_by_bit(kind, network, targets
     assert_equal_arrays(tmp_path)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("merge", ["batch_norm_product", "layer_norm_product"])
+@pytest.mark.parametrize(
+    "merge", [pytest.param("batch_norm_product", marks=pytest.mark.long), "layer_norm_product"]
+)
 def test_outputs_of_images_are_equal_bit_by_bit(merge, tmp_path):
     X = np.random.default_rng(0).normal(size=(1100, 64))
     np.save(tmp_path / "X.npy", X[:60])

@@ -273,13 +273,6 @@ def test_large_tables_in_memory_are_trained_on_in_parts(make, large):
     assert found.score(table, Y) > 0.85
 
 
-def test_rows_of_large_tables_are_mixed(large):
-    order = np.argsort(Y, kind="stable")
-    model = TNClassifier(**SMALL, trainer=Gradient(max_epochs=12)).fit(X[order], Y[order])
-    assert model.score(X, Y) > 0.85
-    assert large
-
-
 @pytest.mark.parametrize(
     ("change", "make"),
     [

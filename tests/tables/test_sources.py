@@ -1,5 +1,6 @@
 """Sources: every row once, in one order or another, with the target and weight that it has."""
 
+import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -8,7 +9,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from tn4ml_plus.tables import Blocks, as_source
+from tn4ml_plus.tables import Blocks, TableSource, as_source
 
 N_ROWS = 5000
 X = np.arange(2.0 * N_ROWS).reshape(N_ROWS, 2)
@@ -62,9 +63,26 @@ def sources(memory_map, folder):
     yield as_source(str(folder / ".." / "files"), "label", "times")
     yield as_source(ds.dataset(folder), "label", "times")
     yield as_source(Blocks(halves))
+    yield from tables()
     for library in (pd.DataFrame, pl.DataFrame, pa.table):
         frames = [library({n: FRAME[n].to_numpy()[i::2] for n in FRAME}) for i in range(2)]
         yield as_source(Blocks(lambda frames=frames: frames), "label", "times")
+
+
+def tables():
+    """Tables in memory as sources of parts."""
+    yield TableSource(X, Y, 1.0 + Y)
+    yield TableSource(nw.from_native(FRAME[["a", "b"]]), Y, 1.0 + Y)
+
+
+def test_rows_of_tables_in_memory_are_mixed():
+    for table in tables():
+        first, *_ = table.parts(2000, np.random.RandomState(0))
+        assert len(first.numbers) == 1000
+        assert len(np.unique(first.numbers)) == 1000
+        # Uniform numbers have the deviation 5000 / sqrt(12).
+        assert np.std(first.numbers) == pytest.approx(N_ROWS / 12**0.5, rel=0.1)
+        assert np.mean(np.diff(first.numbers) == 1) < 0.01
 
 
 @pytest.mark.parametrize("seed", [None, 0])
