@@ -17,7 +17,7 @@ from tn4ml_plus.embeddings import Legendre
 from tn4ml_plus.errors import InformationWarning
 from tn4ml_plus.estimators import _streams
 from tn4ml_plus.tables import Blocks, TableSource, _sources
-from tn4ml_plus.training import Checkpoint, Gradient, Sweep
+from tn4ml_plus.training import Checkpoint, Gradient, Problem, Sweep
 
 N_ROWS = 3000
 FRAMES = pd.DataFrame, pl.DataFrame, pa.table
@@ -239,6 +239,40 @@ def test_priors_of_classes_are_those_of_all_rows(class_weight, monkeypatch):
     model.fit(X, y, weight)
     model.fit(blocks_of(X, y, weight))
     np.testing.assert_allclose(given[1], given[0], rtol=1e-10)
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("name", ["classifier", "regressor", "Born machine"])
+def test_networks_that_fail_give_their_places_to_copies(name, monkeypatch):
+    model, y = MODELS[name]
+    model = clone(model).set_params(n_members=3)
+    given = () if y is None else (y,)
+    plain = clone(model).fit(blocks_of(X, *given))
+    judged = Problem.validation_losses
+
+    def worse(self, *args):
+        losses, weight = judged(self, *args)
+        return losses + 9.0 * (np.arange(3) == 1)[:, None], weight
+
+    monkeypatch.setattr(Problem, "validation_losses", worse)
+    found = clone(model).fit(blocks_of(X, *given))
+    assert len(found.networks_) == 3
+    assert {number_of(network, plain) for network in found.networks_} <= {0, 2}
+    for order, network in zip(found.orders_, found.networks_, strict=True):
+        assert order.tolist() == plain.orders_[number_of(network, plain)].tolist()
+    # Copies are networks of their own, and a table in memory has no rows to judge by.
+    assert len({id(network) for network in found.networks_}) == 3
+    whole = clone(model).fit(X, *given)
+    assert [number_of(network, whole) for network in whole.networks_] == [0, 1, 2]
+
+
+def number_of(network, model):
+    """Number of the first network of a model with the same arrays."""
+    return next(
+        number
+        for number, other in enumerate(model.networks_)
+        if all(np.array_equal(a.data, b.data) for a, b in zip(network, other, strict=True))
+    )
 
 
 @pytest.fixture

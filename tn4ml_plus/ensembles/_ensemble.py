@@ -25,6 +25,7 @@ from ..inspection._attribution import outputs_and_falls
 from ..losses import Loss
 from ..networks import NetworkSpec, from_quimb
 from ..training import Problem, Samples, Windows, members, outputs, stacked, trimmed
+from ._choice import chosen_members
 from ._recipe import Recipe
 
 # Rows that are evaluated together.
@@ -133,13 +134,18 @@ class Ensemble:
         squared = recipe.task == "density"
         return cls(networks, orders, stacked(anchors), recipe.objective.loss, squared)
 
-    def repeated(self, times: int) -> "Ensemble":
-        """Ensemble that has all members so many times over."""
+    def with_members(self, chosen) -> "Ensemble":
+        """Ensemble of copies of the networks of these numbers, of which some may be repeated.
+
+        Parameters
+        ----------
+        chosen : int array
+        """
         return dataclasses.replace(
             self,
-            networks=self.networks * times,
-            orders=np.tile(self.orders, (times, 1)),
-            anchor=jax.tree.map(lambda leaf: np.concatenate([leaf] * times), self.anchor),
+            networks=[self.networks[m].copy() for m in chosen],
+            orders=self.orders[chosen],
+            anchor=jax.tree.map(lambda leaf: leaf[chosen], self.anchor),
         )
 
     def train(self, recipe: Recipe, fitting: Fitting, validation, neutral, rng, partial_fit=False):
@@ -177,6 +183,10 @@ class Ensemble:
                 n_seen=self.n_seen + result.n_iter * problem.n_samples,
                 noise=None,
             )
+            if problem.windows is not None and problem.n_members > 1 and not partial_fit:
+                # Of so many rows, those set aside cost nothing.
+                chosen = chosen_members(*problem.validation_losses(result.params))
+                trained = trained.with_members(chosen)
             if unseen := _unseen(problem, recipe.leaves_out):
                 trained = dataclasses.replace(trained, noise=trained._noise(*unseen))
             return trained, result.history, result.n_iter

@@ -164,7 +164,8 @@ class TNClassifier(
     bond_dim : int, size of the bonds, at least 1
     n_members : int
         Networks trained together, in the given and in random feature orders; class probabilities
-        are averaged. With 1, `network_` is the model.
+        are averaged. With 1, `network_` is the model. Of rows that are read in parts, copies of
+        better ones take the place of networks that do clearly worse on rows set aside.
     embedding : str or Embedding
         None takes Legendre polynomials of the degree that does best on rows set aside, one of 2 and
         4; from 2,000 rows on, 7 too; from 10,000 on one of 2, 7 and 20. Below 300 rows, beyond 100

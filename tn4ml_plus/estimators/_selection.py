@@ -170,7 +170,8 @@ def _held_out(recipe, candidates, data, outputs, rng, temperatures):
         _, ensemble, (_, (samples, *rest), _, neutral, _) = start
         aside = _of(samples, np.concatenate(parts))
         given = brief, (samples, *rest), aside, neutral, rng
-        problem = ensemble.repeated(len(trainers)).problem(*given)
+        repeated = np.tile(np.arange(n_networks), len(trainers))
+        problem = ensemble.with_members(repeated).problem(*given)
         subsets = np.tile(trained, (len(trainers) * n_networks // n_parts, 1))
         try:
             # Nothing is asked of the rows set aside before the end.
