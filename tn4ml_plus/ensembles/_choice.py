@@ -1,4 +1,4 @@
-"""Which of several trained networks are averaged, by rows that none of them was trained on."""
+"""The choice of trained networks to average, by rows that none of them was trained on."""
 
 import numpy as np
 

@@ -1,6 +1,7 @@
 """Readers from tables as users have them to embedded samples."""
 
-from ._columns import Counts, resolve_columns, told_once
+from ._columns import resolve_columns, told_once
+from ._counts import Counts
 from ._frames import Make
 from ._kinds import is_missing
 from ._reader import AVERAGED, TRACED, Reading, TableReader, padded_length

@@ -13,6 +13,7 @@ from .._checks import warn
 from .._registry import resolve
 from ..embeddings import Embedding, OneHot, PerFeature, Periodic, WithMissing
 from ..errors import DomainWarning, InformationWarning
+from ._counts import Counts, by_frequency
 from ._frames import Make
 from ._kinds import TIME, is_missing, phase
 from ._scalers import (
@@ -29,8 +30,6 @@ from ._table import Table
 BLOCK = 1024
 # Bounds of the number of categories of a column, and rows for each between the two.
 _FEW_LEVELS, _MANY_LEVELS, _ROWS_PER_LEVEL = 16, 128, 50
-# Categories of a column that are counted where there are more.
-_COUNTED = 1 << 16
 # Harmonics of each period of moments: seven points tell all days of a week.
 _HARMONICS = {"time of year": 2, "day of week": 3, "time of day": 2}
 _NUMERIC, _CATEGORICAL = "numbers", "categories"
@@ -212,7 +211,7 @@ class Columns:
             for each in ([each] if parts is None else [None] * len(parts))
         ]
         for name, weights in zip(self._feature_names(table.names), categories, strict=True):
-            found = None if weights is None else _by_frequency(weights)
+            found = None if weights is None else by_frequency(weights)
             pooled.append(found is not None and len(found) > most)
             if pooled[-1]:
                 # One place is for the others, where they are pooled.
@@ -578,62 +577,3 @@ def _ldexp(X, exponents):
     xp, largest = namespace(X), np.finfo(float).max
     with np.errstate(over="ignore"):
         return xp.clip(xp.ldexp(X, exponents), -largest, largest)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Counts:
-    """Counts of all rows, whichever of them are kept.
-
-    Parameters
-    ----------
-    n_rows : int
-    missing : tuple of bool, whether a column has missing entries
-    categories : tuple, per column the weights of its categories by these, None for others
-    """
-
-    n_rows: int
-    missing: tuple[bool, ...]
-    categories: tuple[dict | None, ...]
-
-    @classmethod
-    def of(cls, table: Table, weight) -> "Counts":
-        """Counts of the rows of a table.
-
-        Parameters
-        ----------
-        table : Table
-        weight : ndarray of shape (n_samples,)
-        """
-        missing, categories = [], []
-        for floats, values in zip(table.floats.T, table.raw, strict=True):
-            if values is None or values.dtype != object:
-                categories.append(None)
-                missing.append(bool(np.isnan(floats).any()))
-                continue
-            found = {}
-            for value, w in zip(values.tolist(), weight.tolist(), strict=True):
-                key = None if is_missing(value) else value
-                found[key] = found.get(key, 0) + w
-            missing.append(found.pop(None, None) is not None)
-            categories.append(found)
-        return cls(len(table), tuple(missing), tuple(categories))
-
-    def plus(self, others: "Counts") -> "Counts":
-        """Counts of the rows of both; of very many categories, those of the frequent ones."""
-        categories = []
-        for one, other in zip(self.categories, others.categories, strict=True):
-            found = one
-            if other is not None:
-                found = dict(one or {})
-                for value, w in other.items():
-                    found[value] = found.get(value, 0) + w
-                if len(found) > 2 * _COUNTED:
-                    found = {value: found[value] for value in _by_frequency(found)[:_COUNTED]}
-            categories.append(found)
-        missing = (a or b for a, b in zip(self.missing, others.missing, strict=True))
-        return Counts(self.n_rows + others.n_rows, tuple(missing), tuple(categories))
-
-
-def _by_frequency(weights):
-    """Categories by their weights, the most frequent first, ties in order of their text."""
-    return sorted(weights, key=lambda v: (-weights[v], str(v)))

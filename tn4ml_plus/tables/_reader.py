@@ -17,7 +17,8 @@ from .._schema import check_fields
 from ..embeddings import Embedding, WithMissing
 from ..initializers import least_squares_weights
 from ..training import bucket
-from ._columns import BLOCK, Columns, Counts, blocks
+from ._columns import BLOCK, Columns, blocks
+from ._counts import Counts
 from ._kinds import TIME, parts_of
 from ._scalers import Scaler
 from ._table import Table
