@@ -1,12 +1,16 @@
 """Large arrays are read in parts, whose results are those of the whole."""
 
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
 from tn4ml_plus import TNAnomalyDetector, TNBornMachine, TNClassifier, TNRegressor, TNTransformer
 from tn4ml_plus.embeddings import LinearComplement
 from tn4ml_plus.errors import DomainWarning
 from tn4ml_plus.estimators import _estimator
+from tn4ml_plus.tables import _sources
 
 SMALL = {"bond_dim": 2, "n_members": 2, "max_epochs": 1, "random_state": 0}
 
@@ -47,6 +51,25 @@ def test_parts_give_what_the_whole_gives(X, estimator, method, request):
     read.clear()
     getattr(model, method)(X.tolist())
     assert read == [150]
+
+
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("library", [pd.DataFrame, pl.DataFrame, pa.table])
+def test_large_frames_are_read_in_parts(library, X, monkeypatch):
+    columns = {"a": X[:, 0], "b": X[:, 1], "word": np.where(X[:, 2] > 0, "x", "y").tolist()}
+    frame = library(columns)
+    model = TNClassifier(**SMALL).fit(frame, X[:, 0] > 0)
+    whole, read = model.predict_proba(frame), []
+    monkeypatch.setattr(_sources, "_MANY_ROWS", 100)
+    monkeypatch.setattr(_sources, "_MANY_NUMBERS", 100)
+    model._read = lambda part: read.append(len(part)) or type(model)._read(model, part)
+    np.testing.assert_allclose(model.predict_proba(frame), whole, rtol=1e-5)
+    assert read == [64, 64, 22]
+    # Names that fit did not have are told once.
+    plain = TNClassifier(**SMALL).fit(X, X[:, 0] > 0)
+    with pytest.warns(UserWarning, match="has feature names, but TNClassifier was") as told:
+        plain.predict_proba(pd.DataFrame(X, columns=[*"abc"]))
+    assert len(told) == 1
 
 
 def test_deviations_come_in_parts_too(X, parts):

@@ -8,6 +8,7 @@ import types
 import typing
 from typing import Any, ClassVar, NotRequired, TypedDict, dataclass_transform
 
+import narwhals.stable.v2 as nw
 import numpy as np
 import quimb.tensor as qtn
 from sklearn.base import BaseEstimator
@@ -21,7 +22,7 @@ from .._registry import from_json, lookup, registered, to_json, variant
 from .._schema import check_fields
 from .._version import __version__
 from ..io import from_tree, to_tree, write
-from ..tables import as_source, told_once
+from ..tables import as_source, large_table, told_once
 from ..training import extend_history
 
 # quimb's `get_params` is about arrays, and scikit-learn would take it for its own: this is how it
@@ -99,7 +100,7 @@ def reads(method):
 
 
 def by_rows(method):
-    """Decorator of methods of the rows of X alone: large arrays are read in parts.
+    """Decorator of methods of the rows of X alone: large arrays and frames are read in parts.
 
     What is beside an array and the results is then of bounded size.
     """
@@ -111,17 +112,24 @@ def by_rows(method):
             source = source if names is None else source.chosen(names)
             with told_once():
                 return _joined([method(self, p.X, *args, **kwargs) for p in source.parts(_NUMBERS)])
-        plain = type(X) in (np.ndarray, np.memmap) and X.ndim == 2 and X.dtype.kind in "biuf"
-        if not plain or hasattr(self, "feature_names_in_"):  # of which each part would warn
+        is_array = type(X) in (np.ndarray, np.memmap)
+        # Where columns have names in one of fit and X alone, each part would warn.
+        if hasattr(self, "feature_names_in_"):
+            rows = None if is_array else large_table(X)
+        else:
+            rows = X if is_array and X.ndim == 2 and X.dtype.kind in "biuf" else None
+        if rows is None:
             return method(self, X, *args, **kwargs)
-        most = _NUMBERS // max(1, X.shape[1])
+        most = _NUMBERS // max(1, rows.shape[1])
         multiple = _ROWS if most >= _ROWS else _FEW_ROWS
         size = max(most // multiple, 1) * multiple
-        if len(X) <= size:
+        if len(rows) <= size:
             return method(self, X, *args, **kwargs)
-        starts = range(0, len(X), size)
+        parts = (
+            nw.to_native(rows[i : i + size], pass_through=True) for i in range(0, len(rows), size)
+        )
         with told_once():
-            return _joined([method(self, X[i : i + size], *args, **kwargs) for i in starts])
+            return _joined([method(self, part, *args, **kwargs) for part in parts])
 
     return call
 
