@@ -11,13 +11,14 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import DataConversionWarning
 
 from tn4ml_plus import TNAnomalyDetector, TNBornMachine, TNClassifier, TNRegressor
 from tn4ml_plus.embeddings import Legendre
 from tn4ml_plus.errors import InformationWarning
 from tn4ml_plus.estimators import _streams
 from tn4ml_plus.tables import Blocks, TableSource, _sources
-from tn4ml_plus.training import Checkpoint, Gradient, Problem, Sweep
+from tn4ml_plus.training import Checkpoint, EarlyStopping, Gradient, Problem, Sweep
 
 N_ROWS = 3000
 FRAMES = pd.DataFrame, pl.DataFrame, pa.table
@@ -291,6 +292,7 @@ def large(bounded, monkeypatch):
     return sizes
 
 
+OBJECTS = ["x"] * 200 + [1] * (N_ROWS - 200)
 FRAME = {"a": X[:, 0], "b": X[:, 1], "word": np.where(X[:, 2] > 0, "yes", "no").tolist()}
 
 
@@ -312,6 +314,7 @@ def test_large_tables_in_memory_are_trained_on_in_parts(make, large):
     [
         ({"trainer": Sweep(max_epochs=1)}, lambda: X),
         ({}, lambda: pd.DataFrame({"a": X[:, 0], "b": [1, "x"] * (N_ROWS // 2)})),
+        ({}, lambda: pd.DataFrame({"a": X[:, 0], "b": pd.Series(OBJECTS, dtype=object)})),
         ({}, X.tolist),
     ],
 )
@@ -320,6 +323,27 @@ def test_what_needs_all_rows_of_large_tables_has_them(change, make, large):
     model.fit(table, Y)
     assert model.predict(table[:10]).shape == (10,)
     assert not large
+
+
+def test_targets_of_large_tables_are_standardised_by_all(large):
+    y = np.stack([np.exp(X[:, 0]), np.full(N_ROWS, 3.0)], axis=1)
+    model = clone(MODELS["regressor"][0]).set_params(trainer=Gradient(max_epochs=1))
+    with pytest.warns(DataConversionWarning, match="column-vector y") as told:
+        found = clone(model).fit(X, y[:, :1])
+    assert len(told) == 1
+    assert found._target.deviation == pytest.approx(y[:, 0].std())
+    weight = np.where(X[:, 1] > 0, 0.0, 1.0)
+    found = clone(model).fit(X, y, weight)
+    assert found._target.deviation.tolist() == pytest.approx([y[weight > 0, 0].std(), 0])
+    assert (found.predict(X)[:, 1] == 3.0).all()
+    assert large
+
+
+def test_tiny_weights_of_large_tables_stay_tiny(large):
+    order = np.argsort(Y, kind="stable")
+    model = clone(CLASSIFIER).fit(X[order], Y[order], np.where(Y[order] == 0, 1e-22, 1.0))
+    assert (model.predict_proba(X)[:, 1] > 0.9).all()
+    assert large
 
 
 @pytest.mark.parametrize(
@@ -362,7 +386,20 @@ def test_scores_of_sources_are_those_of_their_rows(name, tmp_path):
     with pytest.raises(ValueError, match="score needs targets"):
         model.score(frame)
     with pytest.raises(ValueError, match="score needs targets"):
-        model.score(Blocks(lambda: [frame]))
+        model.score(path)
+    with pytest.raises(ValueError, match="score needs targets: block 1 of X brings none"):
+        model.score(Blocks(lambda: [(frame, y), frame]))
+    with pytest.raises(ValueError, match="must both be arrays, or names"):
+        model.score(path, y, "times")
+    with pytest.raises(ValueError, match="must both be arrays, or names"):
+        model.score(frame, "target")
+    named = frame.assign(target=y, times=weight)
+    named = Blocks(lambda frame=named: [frame[:1000], frame[1000:]])
+    assert model.score(named, "target", "times") == pytest.approx(expected[1])
+    # Rows without a weight have the weight one.
+    ones = np.concatenate([np.ones(1000), weight[1000:]])
+    some = Blocks(lambda: [(frame[:1000], y[:1000]), (frame[1000:], y[1000:], weight[1000:])])
+    assert model.score(some) == pytest.approx(model.score(frame, y, ones))
     with pytest.raises(ValueError, match="y is 'label', and the dataset has the columns"):
         model.score(path, "label")
 
@@ -396,6 +433,78 @@ def test_trainings_go_on_from_checkpoints(tmp_path):
     np.testing.assert_array_equal(predicted(resumed), predicted(whole))
     with pytest.raises(ValueError, match="differs in start, samples"):
         clone(resumed).fit(blocks_of(X[::-1], Y))
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("early_stopping", [None, EarlyStopping(patience=3)])
+def test_trainings_go_on_within_epochs(name, early_stopping, tmp_path, monkeypatch):
+    monkeypatch.setattr("tn4ml_plus.training._run._OFTEN", 0.0)
+    model, y = MODELS[name]
+    trainer = Gradient(max_epochs=2, early_stopping=early_stopping)
+    model = clone(model).set_params(trainer=trainer, n_members=1, max_epochs=None)
+    given = () if y is None else (y,)
+    whole = clone(model).fit(blocks_of(X, *given))
+    trainer = dataclasses.replace(trainer, checkpoint=Checkpoint(tmp_path / "run"))
+    model.set_params(trainer=trainer)
+    trained, step = [], Gradient._trained
+
+    def cut(self, *args):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(1)
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Gradient, "_trained", cut)
+        with pytest.raises(KeyboardInterrupt):
+            clone(model).fit(blocks_of(X, *given))
+    with pytest.raises(ValueError, match=r"differs in .*rows"):
+        clone(model).fit(blocks_of(X[::-1], *given))
+    resumed = clone(model).fit(blocks_of(X, *given))
+    np.testing.assert_array_equal(predicted(resumed), predicted(whole))
+
+
+@pytest.mark.usefixtures("bounded")
+def test_checkpoints_are_those_of_all_rows(tmp_path):
+    trainer = dataclasses.replace(CLASSIFIER.trainer, checkpoint=Checkpoint(tmp_path / "run"))
+    model = clone(CLASSIFIER).set_params(trainer=trainer).fit(blocks_of(X, Y))
+    seen = []
+    model.set_params(trainer=dataclasses.replace(trainer, checkpoint=None))
+    kept = _streams._Kept.rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_streams._Kept, "rows", lambda self: seen.append(kept(self)) or seen[-1])
+        model.fit(blocks_of(X, Y))
+    other = X.copy()
+    # A single number of a row that memory does not hold.
+    other[np.setdiff1d(np.arange(N_ROWS), seen[0][3])[0], 0] += 1e-9
+    model.set_params(trainer=trainer)
+    with pytest.raises(ValueError, match="is of another training: it differs in rows"):
+        clone(model).fit(blocks_of(other, Y))
+    with pytest.raises(ValueError, match="differs in rows"):
+        clone(model).fit(blocks_of(X, Y, size=500))
+
+
+@pytest.mark.usefixtures("bounded")
+def test_later_rows_may_lack_classes_and_bring_no_others():
+    y = np.where(np.arange(N_ROWS) % 3 == 2, 2, Y)
+    model = clone(CLASSIFIER).partial_fit(blocks_of(X, Y), classes=[0, 1, 2])
+    model.partial_fit(blocks_of(X, Y)).partial_fit(blocks_of(X, y))
+    assert model.predict_proba(X).shape == (N_ROWS, 3)
+    warm = clone(CLASSIFIER).set_params(warm_start=True).fit(blocks_of(X, y))
+    warm.fit(blocks_of(X, Y))
+    with pytest.raises(ValueError, match=r"y has labels \[5\] that are not among \[0 1 2\]"):
+        warm.fit(blocks_of(X, Y * 5))
+
+
+@pytest.mark.usefixtures("bounded")
+def test_classes_without_weight_are_classes():
+    y, weight = np.where(np.arange(N_ROWS) % 3 == 2, 2, Y), np.ones(N_ROWS)
+    weight[y == 2] = 0
+    assert clone(CLASSIFIER).fit(blocks_of(X, y, weight)).classes_.tolist() == [0, 1, 2]
+    weight[y == 1] = 0
+    found = clone(CLASSIFIER).fit(blocks_of(X, y, weight)).predict_proba(X[:5])
+    assert (found[:, 0] > 0.5).all()
 
 
 @pytest.mark.usefixtures("bounded")

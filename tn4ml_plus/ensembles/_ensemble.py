@@ -145,7 +145,7 @@ class Ensemble:
             self,
             networks=[self.networks[m].copy() for m in chosen],
             orders=self.orders[chosen],
-            anchor=jax.tree.map(lambda leaf: leaf[chosen], self.anchor),
+            anchor=jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], self.anchor),
         )
 
     def train(self, recipe: Recipe, fitting: Fitting, validation, neutral, rng, partial_fit=False):

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score
 from sklearn.utils import check_array, column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length
@@ -234,6 +235,7 @@ class TNClassifier(
     _: dataclasses.KW_ONLY
     class_weight: Any = None
 
+    _metric = staticmethod(accuracy_score)
     _fitted = FittedClassifier
     _unchangeable = (*TensorNetworkEstimator._unchangeable, "missing", "dates")
     _defaults = Recipe(
@@ -270,7 +272,9 @@ class TNClassifier(
         going_on = self._goes_on(partial_fit)
         options = {"reset": not going_on, "read_y": _read_labels, "labelled": True}
         rows = read_rows(self, X, y, sample_weight, **options)
-        if rows.labels is not None and classes is None:
+        if rows.labels is not None and going_on:
+            _codes(rows.labels.names, self.classes_)
+        elif rows.labels is not None and classes is None:
             classes = rows.labels.names
 
         def encode(table, y, weight, classes=None, going_on=True):

@@ -34,8 +34,8 @@ class Exportable(abc.ABC):
             with jax.enable_x64(True):
                 outputs = program.call(X)  # (n_samples, n_features), float64
 
-        On a processor it gives bit by bit what classifiers and regressors give, up to some 2**21
-        numbers at once, if XLA compiles it as it does these, by
+        On a processor it gives bit by bit what classifiers and regressors of tables give, up to
+        some 2**21 numbers at once, if XLA compiles it as it does these, by
         ``jax.jit(program.call, compiler_options={"xla_backend_optimization_level": 1})``. It
         refuses nothing: of infinities and other rows that the estimator refuses, outputs are some
         numbers or NaN. Networks are those of now, in the precision of now.

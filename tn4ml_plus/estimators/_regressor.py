@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_consistent_length
 
@@ -73,7 +74,8 @@ def _read_numbers(y):
     """Validated targets, float64; ValueError for what is no number."""
     if isinstance(y, dict):
         raise ValueError("y is a dict: make an array or a frame of its values.")
-    return read_floats(y, "y", "days since a date")
+    y = read_floats(y, "y", "days since a date")
+    return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
 
 class FittedRegressor(FittedNetworks):
@@ -106,6 +108,7 @@ class TNRegressor(Scored, RegressorMixin, Deployable, OutputOptions, TensorNetwo
         than 90 %: measure it on some.
     """
 
+    _metric = staticmethod(r2_score)
     _fitted = FittedRegressor
     _n_outputs = property(lambda self: len(self._target.mean))
     _unchangeable = (*TensorNetworkEstimator._unchangeable, "missing", "dates")
@@ -142,7 +145,8 @@ class TNRegressor(Scored, RegressorMixin, Deployable, OutputOptions, TensorNetwo
     def _fit_targets(self, X, y, sample_weight, partial_fit=False):
         going_on = self._goes_on(partial_fit)
         rows = read_rows(self, X, y, sample_weight, reset=not going_on, read_y=_read_numbers)
-        is_all = not (partial_fit or self.warm_start or rows.stream)
+        knows_all = rows.stream is None or rows.targets is not None
+        is_all = knows_all and not (partial_fit or self.warm_start)
 
         def encode(table, y, weight, going_on=True):
             if y is None:
@@ -151,13 +155,12 @@ class TNRegressor(Scored, RegressorMixin, Deployable, OutputOptions, TensorNetwo
                 )
             y = _read_numbers(unmasked(y, "y"))
             check_consistent_length(table.floats, y)
-            one_column = y.ndim == 1 or y.shape[1] == 1
-            if one_column and y.ndim == 2:
-                y = column_or_1d(y, warn=True)
             data = Data(table, y.reshape(len(y), -1), read_weight(weight, len(y)))
             data = data.rows(data.weight > 0)
             if not going_on:
-                self._target = TargetScaling.fit(data.target, data.weight, one_column, is_all)
+                known, weight = rows.targets or (data.target, data.weight)
+                known, weight = known.reshape(len(known), -1)[weight > 0], weight[weight > 0]
+                self._target = TargetScaling.fit(known, weight, y.ndim == 1, is_all)
             return data._replace(target=self._target.transform(data.target))
 
         data = rows.data(encode, going_on=going_on)

@@ -12,6 +12,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
 
+from .._checks import untold
+from ..errors import InformationWarning
 from ..tables import (
     Blocks,
     Counts,
@@ -24,9 +26,10 @@ from ..tables import (
     padded_length,
     read_table,
     read_weight,
+    told_once,
     unmasked,
 )
-from ..training import Embedded, Samples, Windows
+from ..training import Embedded, Samples, Windows, digest
 from ._recipes import Data
 
 # Rows that are kept, and the numbers in their columns.
@@ -60,6 +63,7 @@ class Rows:
     weight : array (n_rows,), number or None
     counts : Counts or None, of all rows of a source
     labels : Labels or None, of all rows of a source
+    targets : (array, array) or None, targets and weights of all rows where memory holds them
     stream : Stream or None, all rows where these are but some
     """
 
@@ -68,6 +72,7 @@ class Rows:
     weight: Any
     counts: Counts | None = None
     labels: Labels | None = None
+    targets: tuple | None = None
     stream: "Stream | None" = None
 
     def data(self, encode: Callable, **first) -> Data:
@@ -104,18 +109,24 @@ def read_rows(estimator, X, y, sample_weight, *, reset, read_y=None, labelled=Fa
         return Rows(read_table(estimator, X, reset=reset), y, sample_weight)
     rng, kept = check_random_state(estimator.random_state), _Kept()
     counts, labels, n_rows, total_weight = None, None, 0, 0.0
+    # What says whether another training is one of the same rows takes time.
+    told = [getattr(estimator.trainer, name, None) for name in ("checkpoint", "mesh")]
+    identity = type(source).__name__ if any(each is not None for each in told) else None
     shown = {"desc": "rows read", "unit": " rows", "unit_scale": True, "leave": False}
     with tqdm(total=source.count(), disable=not estimator.verbose, **shown) as progress:
         for number, part in enumerate(source.parts(_NUMBERS)):
             with _told_of(source, number):
-                table, y, weight, numbers = _validated(estimator, part, read_y, reset)
+                rows = _validated(estimator, source, part, read_y, reset)
                 reset = False
+                if labelled:
+                    labels = _with_labels(labels, *rows[1:3])
+                table, y, weight, numbers = _of_weight(*rows)
                 if not len(numbers):
                     continue
+                if identity is not None:
+                    identity = digest((identity, table.floats, table.raw, y, weight, numbers))
                 found = Counts.of(table, weight)
                 counts = found if counts is None else counts.plus(found)
-                if labelled:
-                    labels = _with_labels(labels, y, weight)
                 kept.add(table, y, weight, numbers, rng.random_sample(len(table)))
             n_rows, total_weight = n_rows + len(table), total_weight + weight.sum()
             progress.update(len(part.numbers))
@@ -125,13 +136,20 @@ def read_rows(estimator, X, y, sample_weight, *, reset, read_y=None, labelled=Fa
     rows = Rows(table, y, weight, counts, labels)
     if len(table) == n_rows:
         return rows
-    read = lambda part: _validated(estimator, part, read_y, reset=False)  # noqa: E731
-    stream = Stream(source, read, n_rows, total_weight / n_rows, numbers)
-    return dataclasses.replace(rows, stream=stream)
+
+    def read(part):
+        return _of_weight(*_validated(estimator, source, part, read_y, reset=False))
+
+    stream = Stream(source, read, n_rows, total_weight / n_rows, numbers, identity or "")
+    targets = (source.y, source.weight) if isinstance(source, TableSource) else None
+    return dataclasses.replace(rows, targets=targets, stream=stream)
 
 
 class Scored:
     """Mixin of classifiers and regressors, before that of scikit-learn: `score` of sources, too."""
+
+    #: Function of targets, predictions and weights.
+    _metric = None
 
     def score(self, X, y=None, sample_weight=None) -> float:
         """Share of right labels, or the coefficient of determination, as in scikit-learn.
@@ -141,24 +159,33 @@ class Scored:
         X : whatever `predict` takes
         y, sample_weight : arrays, names of columns of files and datasets, or what blocks bring
         """
-        named = isinstance(X, str | os.PathLike | Blocks) or hasattr(X, "get_fragments")
-        if named and not hasattr(y, "__array__"):
-            source = as_source(X, y, sample_weight)
-            source = source.chosen([*names_of("y", y), *names_of("sample_weight", sample_weight)])
-            parts = list(source.parts(_NUMBERS))
-            y, sample_weight = (_of_parts(parts, name) for name in ("y", "weight"))
-        if y is None:
-            raise ValueError("score needs targets: give y, in blocks of tuples (X, y), or by name.")
-        return super().score(X, y, sample_weight)
-
-
-def _of_parts(parts, name):
-    """Targets or weights of all parts, None where some have none."""
-    found = [getattr(part, name) for part in parts]
-    if not found or any(each is None for each in found):
-        return None
-    sizes = (len(part.numbers) for part in parts)
-    return np.concatenate([np.full(n, a) if np.ndim(a) == 0 else a for a, n in zip(found, sizes)])
+        in_blocks, by_name = isinstance(X, Blocks), isinstance(y, str)
+        named = isinstance(X, str | os.PathLike) or hasattr(X, "get_fragments")
+        if y is None and not in_blocks:
+            raise ValueError("score needs targets: give y, an array or the name of a column.")
+        if hasattr(y, "__array__") or not (named or in_blocks):
+            if by_name or isinstance(sample_weight, str):
+                raise ValueError("y and sample_weight must both be arrays, or names of columns.")
+            return super().score(X, y, sample_weight)
+        source, columns = as_source(X, y, sample_weight), getattr(self, "feature_names_in_", None)
+        if columns is not None:
+            targets = names_of("y", y), names_of("sample_weight", sample_weight)
+            source = source.chosen([*columns, *targets[0], *targets[1]])
+        found = []
+        with told_once():
+            for number, part in enumerate(source.parts(_NUMBERS)):
+                if part.y is None:
+                    raise ValueError(
+                        f"score needs targets: block {number} of X brings none. Make blocks of "
+                        "tuples (X, y), or give y, the name of a column."
+                    )
+                weight = 1.0 if part.weight is None else part.weight
+                weight = np.broadcast_to(np.asarray(weight, float), len(part.numbers))
+                found.append((part.y, self.predict(part.X), weight))
+        if not found:
+            raise ValueError("X has no rows: give at least one.")
+        targets, predictions, weights = map(np.concatenate, zip(*found, strict=True))
+        return self._metric(targets, predictions, sample_weight=weights)
 
 
 def _of_memory(estimator, X, y, sample_weight, read_y):
@@ -168,6 +195,8 @@ def _of_memory(estimator, X, y, sample_weight, read_y):
     if not able or (table := large_table(X)) is None or (y is None and read_y is not None):
         return None
     target = None if read_y is None else read_y(y)
+    if target is not None:
+        check_consistent_length(table, target)
     return TableSource(table, target, read_weight(sample_weight, len(table)))
 
 
@@ -182,6 +211,7 @@ class Stream:
     n_rows : int
     mean_weight : float
     kept : int array, numbers of the rows that memory holds
+    identity : str, digest of all rows where a checkpoint or other processes ask for it
     encode : callable, of a table, targets and weights makes `Data`
     """
 
@@ -190,6 +220,7 @@ class Stream:
     n_rows: int
     mean_weight: float
     kept: np.ndarray
+    identity: str = ""
     encode: Callable | None = None
 
     def windows(self, reader, aside) -> "StreamWindows":
@@ -203,6 +234,7 @@ class StreamWindows(Windows):
     def __init__(self, stream, reader, aside):
         self.stream, self.reader, self.aside = stream, reader, aside
         self.n_samples, self.mean_weight = stream.n_rows - len(aside), stream.mean_weight
+        self.identity = stream.identity
         self.size = padded_length(max(1024, _NUMBERS // reader.width // 1024 * 1024))
 
     def lengths(self):
@@ -248,7 +280,8 @@ class StreamWindows(Windows):
         """Columns, targets and weights of the rows of each part."""
         source = self.stream.source
         for number, part in enumerate(source.parts(_NUMBERS, order)):
-            with _told_of(source, number):
+            # What the first pass has told.
+            with _told_of(source, number), untold(InformationWarning):
                 *rows, numbers = self.stream.read(part)
                 if not len(numbers):
                     continue
@@ -307,8 +340,8 @@ def _told_of(source, number):
         raise kind(f"Block {number} of X: {error}") from error
 
 
-def _validated(estimator, part, read_y, reset):
-    """Table, targets, weights and numbers of the rows of a part that have a weight."""
+def _validated(estimator, source, part, read_y, reset):
+    """Table, targets, weights and numbers of the rows of a part."""
     table, weight, y = read_table(estimator, part.X, reset=reset), part.weight, None
     if read_y is not None:
         if part.y is None:
@@ -317,15 +350,16 @@ def _validated(estimator, part, read_y, reset):
             )
         y = read_y(part.y)
         check_consistent_length(table.floats, y)
-    # A block may have weights of zero alone.
-    if weight is not None and not np.any(weight):
-        weight = np.zeros(len(table)) if np.ndim(weight) else weight
-        found = weight if np.ndim(weight) else read_weight(weight, len(table))
-    else:
-        found = read_weight(weight, len(table))
-    chosen = found > 0
-    y = None if y is None else y[chosen]
-    return table.rows(chosen), y, found[chosen], part.numbers[chosen]
+    # Those of a table in memory were validated together, and a block may have zeros alone.
+    if not isinstance(source, TableSource) and (weight is None or np.any(weight)):
+        weight = read_weight(weight, len(table))
+    return table, y, np.broadcast_to(weight, len(table)), part.numbers
+
+
+def _of_weight(table, y, weight, numbers):
+    """Table, targets, weights and numbers of those of `_validated` that have a weight."""
+    chosen = weight > 0
+    return table.rows(chosen), None if y is None else y[chosen], weight[chosen], numbers[chosen]
 
 
 def _with_labels(before, y, weight):

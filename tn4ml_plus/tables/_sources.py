@@ -262,7 +262,7 @@ def as_source(X, y=None, sample_weight=None) -> Source | None:
 def large_table(X) -> Any | None:
     """Array of numbers or narwhals DataFrame of a table large enough for `TableSource`, or None.
 
-    Frames with columns of objects are left out: of what kind they are takes all rows to tell.
+    Frames with columns of objects are left out, whose kinds only all rows together show.
 
     Parameters
     ----------
@@ -276,8 +276,11 @@ def large_table(X) -> Any | None:
     except nw.exceptions.DuplicateError:
         # Columns are checked where tables are read.
         return None
-    able = isinstance(frame, nw.DataFrame) and _is_large(frame)
-    return frame if able and nw.Object not in frame.schema.dtypes() else None
+    if not isinstance(frame, nw.DataFrame) or not _is_large(frame):
+        return None
+    # narwhals calls objects text by the first of them.
+    kinds = map(str, getattr(nw.to_native(frame), "dtypes", ()))
+    return None if nw.Object in frame.schema.dtypes() or "object" in kinds else frame
 
 
 def _is_large(table):

@@ -2,6 +2,7 @@
 
 from ._checkpoint import Checkpoint
 from ._gradient import LBFGS, Constant, Gradient, Schedule, WarmupCosine
+from ._identity import digest
 from ._problem import (
     Embedded,
     Epoch,
@@ -25,5 +26,5 @@ __all__ = [
     "Epoch", "Gradient", "HorizontalFlip", "ImageGradient", "ImageProblem", "IsometricSweep",
     "LabelledImages", "Mixup", "Problem", "RandomCrop", "Result", "Risk", "Samples", "Schedule",
     "Sequential", "Step", "Sweep", "Trainable", "Trainer", "WarmupCosine", "Windows", "bucket",
-    "extend_history", "image_outputs", "members", "outputs", "stacked", "trimmed",
+    "digest", "extend_history", "image_outputs", "members", "outputs", "stacked", "trimmed",
 ]  # fmt: skip

@@ -25,12 +25,12 @@ class Checkpoint:
     """A file from which a training that was cut off goes on, with the same result bit for bit.
 
     It is written whole or not at all, every so many epochs and at the end, and within epochs of
-    rows that are read in parts every minute, and stays: the same training once more is read from
-    it. Callbacks are called for the last epoch of the file again,
-    since they may have been cut off. Files of other samples, starts, random numbers, fields of the
-    trainer or versions of this library, JAX or Python are refused and left alone; callbacks,
-    verbose and time_limit may differ. Functions are compared by their code and what they close
-    over, not by what they find in their module.
+    rows that are read in parts every minute. It stays: the same training once more is read from it.
+    Callbacks are called for the last epoch of the file again, since they may have been cut off.
+    Files of other samples, starts, random numbers, fields of the trainer or versions of this
+    library, JAX or Python are refused and left alone; callbacks, verbose and time_limit may differ.
+    Functions are compared by their code and what they close over, not by what they find in their
+    module.
 
     Files of models do not have it.
 

@@ -57,6 +57,8 @@ def _parts_of_problem(problem):
         parts = value._asdict() if name == "samples" else {name: value}
         for own, part in parts.items():
             yield _WORDS.get(own, own), part
+    if getattr(problem, "windows", None) is not None:
+        yield "rows", (problem.windows.identity, problem.windows.lengths())
 
 
 def _fields(value):

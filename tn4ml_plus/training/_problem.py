@@ -70,10 +70,12 @@ class Windows(abc.ABC):
     ----------
     n_samples : int, of all windows
     mean_weight : float, of all samples
+    identity : str, what says whether others are the same samples in the same order
     """
 
     n_samples: int
     mean_weight: float
+    identity: str = ""
 
     @abc.abstractmethod
     def lengths(self) -> list[int]:

@@ -46,7 +46,8 @@ class Run:
         self.trainer, self.problem, self.n_epochs = trainer, problem, n_epochs
         self.params, self.state = trainer.begin(problem)
         self.size = problem.largest(self.params)
-        self.history, self.stopped = {"loss": [], "seconds": []}, False
+        judged = {} if problem.validation is None else {"validation_loss": []}
+        self.history, self.stopped = {"loss": [], "seconds": [], **judged}, False
         # The training loss before all epochs.
         self.start = None
         self.stopping = None if problem.validation is None else trainer.early_stopping
