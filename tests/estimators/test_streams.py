@@ -197,6 +197,16 @@ def source_of_columns(frame):
 
 
 @pytest.mark.usefixtures("bounded")
+def test_constants_of_detectors_are_those_of_all_rows():
+    rows = np.stack(
+        [X[:, 0], np.where(np.arange(N_ROWS) == 1234, 1.0, 0.0), np.full(N_ROWS, 2.0)], 1
+    )
+    rows[::7, 2] = np.nan
+    detector = clone(MODELS["detector"][0]).fit(blocks_of(rows))
+    np.testing.assert_array_equal(detector.constants_, [np.nan, np.nan, 2.0])
+
+
+@pytest.mark.usefixtures("bounded")
 def test_rare_categories_are_pooled_by_all_rows():
     words = np.where(np.arange(N_ROWS) % 5 == 0, np.arange(N_ROWS) % 400, -1).astype(str)
     frame = pd.DataFrame({"word": words.astype(object), "number": X[:, 0], "label": Y})

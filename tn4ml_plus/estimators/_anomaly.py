@@ -194,7 +194,7 @@ class TNAnomalyDetector(OutlierMixin, Deployable, TakesTables, NetworkOptions):
             self._trained(scaler, kept, rng.randint(2**31 - 1), unseen, number)
             for scaler, number in zip(scalers, numbers, strict=True)
         ]
-        self._keep(views, kept.table)
+        self._keep(views, kept)
 
     @reads
     @by_rows
@@ -241,7 +241,7 @@ class TNAnomalyDetector(OutlierMixin, Deployable, TakesTables, NetworkOptions):
             raise ValueError("y and sample_weight are those of samples: give X, too.")
         smaller.views_ = [self._compressed(view, max_bond, cutoff, X, data) for view in self.views_]
         if data is not None:
-            smaller._keep(smaller.views_, data.table)
+            smaller._keep(smaller.views_, data)
         return smaller
 
     def _data(self, table, y, sample_weight):
@@ -261,9 +261,13 @@ class TNAnomalyDetector(OutlierMixin, Deployable, TakesTables, NetworkOptions):
     def _loss(self):
         return resolve("loss", DENSITY.objective if self.loss is None else self.loss).loss
 
-    def _keep(self, views, table):
-        """Take views over, with the threshold and what features add in the mean, from a table."""
-        low, high = np.fmin.reduce(table.floats), np.fmax.reduce(table.floats)
+    def _keep(self, views, data):
+        """Take views over, with the threshold and what features add in the mean, from `Data`."""
+        table, counts = data.table, data.counts
+        if counts is None:
+            low, high = np.fmin.reduce(table.floats), np.fmax.reduce(table.floats)
+        else:
+            low, high = counts.lowest, counts.highest
         # Values of the columns that were constant in fitting.
         self.views_, self.constants_ = views, np.where(low == high, low, np.nan)
         scores = self._scores(table)

@@ -20,11 +20,14 @@ class Counts:
     n_rows : int
     missing : tuple of bool, whether a column has missing entries
     categories : tuple, per column the weights of its categories by these, None for others
+    lowest, highest : ndarray of shape (n_columns,), ends of the numbers, NaN where there are none
     """
 
     n_rows: int
     missing: tuple[bool, ...]
     categories: tuple[dict | None, ...]
+    lowest: np.ndarray
+    highest: np.ndarray
 
     @classmethod
     def of(cls, table: Table, weight) -> "Counts":
@@ -47,7 +50,8 @@ class Counts:
                 found[key] = found.get(key, 0) + w
             missing.append(found.pop(None, None) is not None)
             categories.append(found)
-        return cls(len(table), tuple(missing), tuple(categories))
+        ends = np.fmin.reduce(table.floats), np.fmax.reduce(table.floats)
+        return cls(len(table), tuple(missing), tuple(categories), *ends)
 
     def plus(self, others: "Counts") -> "Counts":
         """Counts of the rows of both; of very many categories, those of the frequent ones."""
@@ -62,7 +66,13 @@ class Counts:
                     found = {value: found[value] for value in by_frequency(found)[:_COUNTED]}
             categories.append(found)
         missing = (a or b for a, b in zip(self.missing, others.missing, strict=True))
-        return Counts(self.n_rows + others.n_rows, tuple(missing), tuple(categories))
+        return Counts(
+            self.n_rows + others.n_rows,
+            tuple(missing),
+            tuple(categories),
+            np.fmin(self.lowest, others.lowest),
+            np.fmax(self.highest, others.highest),
+        )
 
 
 def by_frequency(weights) -> list:
