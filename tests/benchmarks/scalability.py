@@ -234,7 +234,7 @@ def measures(found, sizes, unit):
     from side_by_side import table
 
     forms = {
-        "seconds": ("fit, s", ".1f", 1),
+        "seconds": ("fit, s", "#.2g", 1),
         "accuracy": ("test accuracy, %", ".1f", 100),
         "log_loss": ("test log loss, nats", ".3f", 1),
         "memory": ("memory beside the data, MB", ".0f", 1e-6),
@@ -260,8 +260,8 @@ def cell(found, key, what, form, scale):
     mean, deviation = means(found, *key, what)
     if mean is None:
         return ""
-    text = f"{scale * mean:{form}}"
-    return text if deviation is None else f"{text} ± {scale * deviation:{form}}"
+    numbers = [scale * value for value in (mean, deviation) if value is not None]
+    return " ± ".join(f"{x:.0f}" if "g" in form and x >= 10 else f"{x:{form}}" for x in numbers)
 
 
 def report(arguments, found):

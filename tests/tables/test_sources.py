@@ -181,3 +181,44 @@ def test_files_of_text_are_read(tmp_path):
     (part,) = as_source(tmp_path / "rows.csv", "label").parts(10**6)
     assert part.X.column_names == ["a", "b", "times"]
     np.testing.assert_array_equal(part.y, Y)
+
+
+def test_formats_are_told_by_names(tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    FRAME[:3000].to_csv(folder / "0.csv", index=False)
+    FRAME[3000:].to_csv(folder / "1.csv.gz", index=False)
+    (folder / "_SUCCESS").touch()
+    (folder / ".hidden.txt").touch()
+    parts = list(as_source(folder, "label").parts(10**6))
+    np.testing.assert_array_equal(np.concatenate([part.y for part in parts]), Y)
+    FRAME.to_parquet(tmp_path / "0000")
+    (part,) = as_source(tmp_path / "0000", "label").parts(10**6)
+    np.testing.assert_array_equal(part.y, Y)
+
+
+def test_names_of_folders_are_columns(tmp_path):
+    for year in (2020, 2021):
+        (tmp_path / f"year={year}").mkdir()
+        FRAME[year - 2020 :: 2].to_parquet(tmp_path / f"year={year}" / "0.parquet", index=False)
+    parts = list(as_source(tmp_path, "year").parts(10**6))
+    assert [set(part.y.tolist()) for part in parts] == [{2020}, {2021}]
+    assert parts[0].X.column_names == ["a", "label", "b", "times"]
+    numbers = np.concatenate([part.numbers for part in parts])
+    np.testing.assert_array_equal(numbers, np.arange(N_ROWS))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["X.npy"], r"X.npy has files that end in .npy: give files of one format.*numpy.load"),
+        (["rows/0.csv", "rows/1.parquet"], "rows has files that end in .csv, .parquet: give files"),
+        (["rows/.hidden"], "rows has no files"),
+    ],
+)
+def test_files_of_no_table_are_told(names, words, tmp_path):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=words):
+        as_source(tmp_path / names[0].split("/")[0])

@@ -15,7 +15,12 @@ _CHUNK = 1024
 # Rows and numbers of tables in memory that are trained on in windows: more than one epoch's default
 # steps pass over, so that reading them in parts costs no time and spares memory.
 _MANY_ROWS, _MANY_NUMBERS = 1 << 18, 1 << 23
-_FORMATS = {".csv": "csv", ".feather": "feather", ".arrow": "feather", ".orc": "orc"}
+# Formats by the ends of names; files without one are taken for Parquet, as others write them.
+_FORMATS = {
+    ".parquet": "parquet", ".pq": "parquet", "": "parquet", ".csv": "csv", ".feather": "feather",
+    ".arrow": "feather", ".ipc": "feather", ".orc": "orc",
+}  # fmt: skip
+_COMPRESSED = {".gz", ".bz2", ".zst", ".lz4"}
 
 
 class Part(NamedTuple):
@@ -246,11 +251,7 @@ def as_source(X, y=None, sample_weight=None) -> Source | None:
         names = [*names_of("y", y), *names_of("sample_weight", sample_weight)]
         return X.named(y, sample_weight) if names else X
     if isinstance(X, str | os.PathLike):
-        path = Path(X).expanduser()
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is no file or folder with a table.")
-        kind = _FORMATS.get(path.suffix.lower(), "parquet")
-        return DatasetSource(_arrow().dataset(path, format=kind), y, sample_weight)
+        return DatasetSource(_dataset_at(Path(X).expanduser()), y, sample_weight)
     if hasattr(X, "get_fragments") and hasattr(X, "schema"):
         return DatasetSource(X, y, sample_weight)
     on_disk = isinstance(X, np.memmap) or hasattr(X, "chunks")
@@ -304,14 +305,40 @@ def names_of(name: str, given) -> list[str]:
     )
 
 
-def _arrow():
+def _dataset_at(path):
+    """Dataset of a file, or of all files in a folder, whose names tell their one format."""
     try:
         import pyarrow.dataset
     except ImportError as error:
         raise ImportError(
             "Files of tables are read by pyarrow, which is not installed: pip install pyarrow."
         ) from error
-    return pyarrow.dataset
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is no file or folder with a table.")
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if _is_data(p, path)]
+    ends = {_end(file) for file in files}
+    formats = {_FORMATS.get(end) for end in ends}
+    if len(formats) != 1 or None in formats:
+        found = f"files that end in {', '.join(sorted(ends))}" if files else "no files"
+        raise ValueError(
+            f"{path} has {found}: give files of one format, Parquet, CSV, Feather or ORC; a dataset "
+            "of pyarrow.dataset of any other that Arrow reads; or an array, such as "
+            "numpy.load(path, mmap_mode='r')."
+        )
+    options = {"partitioning": "hive"} if path.is_dir() else {}
+    return pyarrow.dataset.dataset(path, format=formats.pop(), **options)
+
+
+def _end(file):
+    """End of a name that tells the format, below that of its compression."""
+    known = [end.lower() for end in file.suffixes if end.lower() not in _COMPRESSED]
+    return known[-1] if known else ""
+
+
+def _is_data(file, folder):
+    """Whether Arrow reads a file of a folder."""
+    hidden = any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+    return file.is_file() and not hidden
 
 
 def _sliceable(array):
