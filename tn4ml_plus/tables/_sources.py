@@ -321,8 +321,8 @@ def _dataset_at(path):
     if len(formats) != 1 or None in formats:
         found = f"files that end in {', '.join(sorted(ends))}" if files else "no files"
         raise ValueError(
-            f"{path} has {found}: give files of one format, Parquet, CSV, Feather or ORC; a dataset "
-            "of pyarrow.dataset of any other that Arrow reads; or an array, such as "
+            f"{path} has {found}: give files of one format, Parquet, CSV, Feather or ORC; for any "
+            "other that Arrow reads, a dataset of pyarrow.dataset; or an array, such as "
             "numpy.load(path, mmap_mode='r')."
         )
     options = {"partitioning": "hive"} if path.is_dir() else {}
