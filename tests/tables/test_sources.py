@@ -192,9 +192,10 @@ def test_formats_are_told_by_names(tmp_path):
     (folder / ".hidden.txt").touch()
     parts = list(as_source(folder, "label").parts(10**6))
     np.testing.assert_array_equal(np.concatenate([part.y for part in parts]), Y)
-    FRAME.to_parquet(tmp_path / "0000")
-    (part,) = as_source(tmp_path / "0000", "label").parts(10**6)
-    np.testing.assert_array_equal(part.y, Y)
+    for name in ("0000", "rows.parquet.gzip", "rows.v1.PARQUET"):
+        FRAME.to_parquet(tmp_path / name)
+        (part,) = as_source(tmp_path / name, "label").parts(10**6)
+        np.testing.assert_array_equal(part.y, Y)
 
 
 def test_names_of_folders_are_columns(tmp_path):

@@ -20,7 +20,7 @@ _FORMATS = {
     ".parquet": "parquet", ".pq": "parquet", "": "parquet", ".csv": "csv", ".feather": "feather",
     ".arrow": "feather", ".ipc": "feather", ".orc": "orc",
 }  # fmt: skip
-_COMPRESSED = {".gz", ".bz2", ".zst", ".lz4"}
+_COMPRESSED = {".gz", ".gzip", ".bz2", ".zst", ".zstd", ".lz4", ".snappy", ".br", ".brotli"}
 
 
 class Part(NamedTuple):
